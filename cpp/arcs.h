@@ -1,0 +1,41 @@
+// arcs.h: operation 1, log-probabilities of the arcs that leave a node, from one row of logits, and its gradient.
+//
+// For a row of logits x[V] with label l and static columns c_0 .. c_{C-1}, K = C + 1:
+//   log_norm     = log sum_v exp(x[v])
+//   log_probs[k] = x[c_k] - log_norm for k < C,   log_probs[C] = x[l] - log_norm
+//   d x[v]       = sum_k ct[k] (1[v is arc k's column] - exp(x[v] - log_norm))
+// Labels: -1 no label (its entry is -inf), -2 padding (the row is not read), any other outside [0, V): NaN.
+// A log_norm of NaN or +inf makes the row NaN; one of -inf makes its entries -inf and its gradient 0.
+#pragma once
+
+#include <cstdint>
+
+#include "float16.h"
+
+namespace jax_rnnt {
+
+constexpr int32_t kNoLabel = -1;
+constexpr int32_t kPadding = -2;
+constexpr int64_t kMaxArcs = 64;  // K; their gradients go through one small table
+
+struct ArcsShape {
+  int64_t vocabulary;      // V
+  const int64_t* columns;  // [num_columns], each in [0, V)
+  int64_t num_columns;
+  bool normalize;  // false: the logits are log-probabilities, log_norm is 0 and only picked entries have a gradient
+
+  int64_t num_arcs() const { return num_columns + 1; }
+};
+
+// Both work on rows [begin, end). Types: float, double, Half, BFloat16.
+template <class T>
+void ArcsForward(const ArcsShape& shape, const T* logits, const int32_t* labels, typename Compute<T>::Type* log_probs,
+                 typename Compute<T>::Type* log_norm, int64_t begin, int64_t end);
+
+// bound: the limit of the gradient's elements for each row, or null. grad may be logits.
+template <class T>
+void ArcsBackward(const ArcsShape& shape, const T* logits, const int32_t* labels,
+                  const typename Compute<T>::Type* log_norm, const typename Compute<T>::Type* cotangent,
+                  const typename Compute<T>::Type* bound, T* grad, int64_t begin, int64_t end);
+
+}  // namespace jax_rnnt

@@ -1,0 +1,116 @@
+// arcs_handlers.cc: XLA's buffers to the kernels of arcs.h; checks, types and the split into rows, no arithmetic.
+#include "arcs.h"
+#include "dispatch.h"
+#include "handlers.h"
+#include "huge_pages.h"
+#include "parallel.h"
+
+namespace jax_rnnt {
+namespace {
+
+constexpr size_t kChunkBytes = 128 << 10;  // of logits: some tens of microseconds of work
+
+// Rows that make a chunk of work.
+int64_t Grain(int64_t vocabulary, size_t element) {
+  return std::max<int64_t>(1, kChunkBytes / (static_cast<size_t>(std::max<int64_t>(vocabulary, 1)) * element));
+}
+
+struct Rows {
+  ArcsShape shape;
+  int64_t count;
+};
+
+// Checks what all operands and results have in common; sizes are in rows of logits.
+ffi::Error Check(const char* operation, const Rows& rows, ffi::AnyBuffer labels, size_t norms, size_t entries) {
+  const auto count = static_cast<size_t>(rows.count);
+  for (int64_t k = 0; k < rows.shape.num_columns; ++k) {
+    if (rows.shape.columns[k] < 0 || rows.shape.columns[k] >= rows.shape.vocabulary) {
+      return ffi::Error::InvalidArgument(std::string(operation) + ": a column is outside the vocabulary");
+    }
+  }
+  if (rows.shape.num_arcs() > kMaxArcs) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": too many columns");
+  }
+  if (labels.element_type() != ffi::S32) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": labels must be S32");
+  }
+  if (auto e = CheckCount(operation, "labels", count, labels.element_count()); e.failure()) return e;
+  if (auto e = CheckCount(operation, "log_norm", count, norms); e.failure()) return e;
+  return CheckCount(operation, "arcs", count * static_cast<size_t>(rows.shape.num_arcs()), entries);
+}
+
+Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, bool normalize) {
+  const auto dims = logits.dimensions();
+  const int64_t vocabulary = dims.size() == 0 ? 1 : dims[dims.size() - 1];
+  return {{vocabulary, columns.begin(), static_cast<int64_t>(columns.size()), normalize},
+          dims.size() == 0 ? 1 : Product(dims, 0, dims.size() - 1)};
+}
+
+ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels,
+                           ffi::Result<ffi::AnyBuffer> log_probs, ffi::Result<ffi::AnyBuffer> log_norm,
+                           ffi::Span<const int64_t> columns, bool normalize) {
+  constexpr const char* kName = "arcs_forward";
+  const Rows rows = RowsOf(logits, columns, normalize);
+  if (auto e = Check(kName, rows, labels, log_norm->element_count(), log_probs->element_count()); e.failure()) return e;
+  return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    using A = typename Compute<T>::Type;
+    ParallelFor(pool, rows.count, Grain(rows.shape.vocabulary, sizeof(T)), [&](int64_t begin, int64_t end) {
+      ArcsForward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), Data<A>(*log_probs),
+                  Data<A>(*log_norm), begin, end);
+    });
+    return ffi::Error::Success();
+  });
+}
+
+ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer log_norm,
+                            ffi::AnyBuffer cotangent, ffi::RemainingArgs bounds, ffi::Result<ffi::AnyBuffer> grad,
+                            ffi::Span<const int64_t> columns, bool normalize) {
+  constexpr const char* kName = "arcs_backward";
+  const Rows rows = RowsOf(logits, columns, normalize);
+  if (auto e = Check(kName, rows, labels, log_norm.element_count(), cotangent.element_count()); e.failure()) return e;
+  if (auto e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
+  const void* bound = nullptr;
+  if (bounds.size() > 0) {
+    auto buffer = bounds.get<ffi::AnyBuffer>(0);
+    if (buffer.has_error()) return buffer.error();
+    if (auto e = CheckCount(kName, "bound", rows.count, buffer->element_count()); e.failure()) return e;
+    bound = buffer->untyped_data();
+  }
+  AdviseHugePages(grad->untyped_data(), grad->size_bytes());
+  return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    using A = typename Compute<T>::Type;
+    ParallelFor(pool, rows.count, Grain(rows.shape.vocabulary, sizeof(T)), [&](int64_t begin, int64_t end) {
+      ArcsBackward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), Data<const A>(log_norm),
+                   Data<const A>(cotangent), static_cast<const A*>(bound), Data<T>(*grad), begin, end);
+    });
+    return ffi::Error::Success();
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsForwardHandler, ArcsForwardImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // logits [..., V]
+                                  .Arg<ffi::AnyBuffer>()  // labels [...]
+                                  .Ret<ffi::AnyBuffer>()  // log_probs [..., K]
+                                  .Ret<ffi::AnyBuffer>()  // log_norm [...]
+                                  .Attr<ffi::Span<const int64_t>>("columns")
+                                  .Attr<bool>("normalize"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsBackwardHandler, ArcsBackwardImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // logits [..., V]
+                                  .Arg<ffi::AnyBuffer>()  // labels [...]
+                                  .Arg<ffi::AnyBuffer>()  // log_norm [...]
+                                  .Arg<ffi::AnyBuffer>()  // cotangent of log_probs [..., K]
+                                  .RemainingArgs()        // bound [...], where the gradient is clipped
+                                  .Ret<ffi::AnyBuffer>()  // d logits [..., V]
+                                  .Attr<ffi::Span<const int64_t>>("columns")
+                                  .Attr<bool>("normalize"));
+
+}  // namespace jax_rnnt

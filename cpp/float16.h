@@ -1,0 +1,70 @@
+// float16.h: float16 and bfloat16 as storage, converted to and from float by integer arithmetic that vectorises.
+#pragma once
+
+#include <cstdint>
+
+#include "fast_exp.h"
+
+namespace jax_rnnt {
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// The type in which values stored as T are computed and accumulated.
+template <class T>
+struct Compute {
+  using Type = float;
+};
+template <>
+struct Compute<double> {
+  using Type = double;
+};
+
+JAX_RNNT_INLINE float Widen(float x) { return x; }
+JAX_RNNT_INLINE double Widen(double x) { return x; }
+JAX_RNNT_INLINE float Widen(BFloat16 x) { return BitCast<float>(static_cast<uint32_t>(x.bits) << 16); }
+JAX_RNNT_INLINE float Widen(Half x) {
+  const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
+  // Multiplying by 2^112 moves the exponent's bias from 15 to 127 and normalises subnormals.
+  const uint32_t finite = BitCast<uint32_t>(BitCast<float>(magnitude) * 5.192296858534828e33f);
+  const uint32_t special = magnitude | 0x7f800000u;
+  const uint32_t value = magnitude >= 0x0f800000u ? special : finite;
+  return BitCast<float>(value | static_cast<uint32_t>(x.bits & 0x8000u) << 16);
+}
+
+template <class T>
+JAX_RNNT_INLINE T Narrow(typename Compute<T>::Type x);
+template <>
+JAX_RNNT_INLINE float Narrow<float>(float x) {
+  return x;
+}
+template <>
+JAX_RNNT_INLINE double Narrow<double>(double x) {
+  return x;
+}
+// To nearest, ties to even.
+template <>
+JAX_RNNT_INLINE BFloat16 Narrow<BFloat16>(float x) {
+  const uint32_t bits = BitCast<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return {static_cast<uint16_t>(x != x ? 0x7fc0u : rounded)};
+}
+template <>
+JAX_RNNT_INLINE Half Narrow<Half>(float x) {
+  const uint32_t bits = BitCast<uint32_t>(x);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  // Normal results: round the mantissa to 10 bits and move the exponent's bias; overflow runs into infinity.
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  // Subnormal results: adding 0.5 lets the addition itself round at 2^-24, the last bit of the sum.
+  const uint32_t subnormal = BitCast<uint32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;
+  return {static_cast<uint16_t>(half | (bits >> 16 & 0x8000u))};
+}
+
+}  // namespace jax_rnnt

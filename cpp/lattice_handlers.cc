@@ -1,0 +1,123 @@
+// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; checks, types and the split into tasks, no arithmetic.
+#include <new>
+
+#include "dispatch.h"
+#include "handlers.h"
+#include "huge_pages.h"
+#include "lattice.h"
+#include "parallel.h"
+
+namespace jax_rnnt {
+namespace {
+
+constexpr int64_t kNodesWorthAThread = 4096;  // below this much work, waking another thread costs more than it gives
+
+template <class R>
+ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, const R* arcs, const int32_t* frames,
+               const int32_t* labels, R* cost, R* posteriors) {
+  std::vector<Lattice<R>> lattices;
+  try {
+    lattices.reserve(static_cast<size_t>(batch));
+    for (int64_t b = 0; b < batch; ++b) {
+      lattices.emplace_back(shape, arcs + b * shape.size(), frames[b], labels[b],
+                            posteriors == nullptr ? nullptr : posteriors + b * shape.size());
+    }
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lattice: no memory for the diagonals of the batch");
+  }
+  // A task is one direction over one utterance.
+  const int64_t tasks = 2 * batch, grain = batch * shape.frames * shape.columns < kNodesWorthAThread ? tasks : 1;
+  ParallelFor(pool, tasks, std::max<int64_t>(grain, 1), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) lattices[i / 2].FirstHalf(i % 2);
+  });
+  for (int64_t b = 0; b < batch; ++b) cost[b] = lattices[b].Meet();
+  if (posteriors == nullptr) return ffi::Error::Success();
+  ParallelFor(pool, tasks, std::max<int64_t>(grain, 1), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) lattices[i / 2].SecondHalf(i % 2);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error Check(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                 ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, LatticeShape& shape, int64_t& batch) {
+  const auto dims = arcs.dimensions();
+  const size_t rank = dims.size();
+  if (rank < 3) return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be [..., T, U+1, K]");
+  batch = Product(dims, 0, rank - 3);
+  shape = {dims[rank - 3], dims[rank - 2], {}, 1};
+  if (shape.columns < 1) return ffi::Error::InvalidArgument(std::string(operation) + ": U+1 must be at least 1");
+  if (auto e = CheckCount(operation, "moves", 2 * static_cast<size_t>(dims[rank - 1]), moves.size()); e.failure()) {
+    return e;
+  }
+  for (size_t k = 0; k < moves.size(); k += 2) {
+    const Move move{moves[k], moves[k + 1]};
+    if (move.dt < 0 || move.du < 0 || move.step() < 1) {
+      return ffi::Error::InvalidArgument(std::string(operation) + ": a move must have dt >= 0, du >= 0, dt + du >= 1");
+    }
+    shape.moves.push_back(move);
+    shape.span = std::max(shape.span, move.step());
+  }
+  if (frames.element_type() != ffi::S32 || labels.element_type() != ffi::S32) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": lengths must be S32");
+  }
+  const auto count = static_cast<size_t>(batch);
+  if (auto e = CheckCount(operation, "logit_lengths", count, frames.element_count()); e.failure()) return e;
+  if (auto e = CheckCount(operation, "target_lengths", count, labels.element_count()); e.failure()) return e;
+  return CheckCount(operation, "cost", count, cost.element_count());
+}
+
+ffi::Error Dispatch(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
+                    ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
+                    ffi::Span<const int64_t> moves) {
+  LatticeShape shape;
+  int64_t batch = 0;
+  if (auto e = Check(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
+  auto run = [&](auto tag) {
+    using R = typename decltype(tag)::Type;
+    return Run(pool, shape, batch, Data<const R>(arcs), Data<const int32_t>(frames), Data<const int32_t>(labels),
+               Data<R>(cost), posteriors == nullptr ? nullptr : Data<R>(*posteriors));
+  };
+  if (arcs.element_type() == ffi::F32) return run(Tag<float>{});
+  if (arcs.element_type() == ffi::F64) return run(Tag<double>{});
+  return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be F32 or F64");
+}
+
+ffi::Error LatticeCostImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                           ffi::Result<ffi::AnyBuffer> cost, ffi::Span<const int64_t> moves) {
+  return Dispatch("lattice_cost", pool, arcs, frames, labels, *cost, nullptr, moves);
+}
+
+ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
+                                 ffi::AnyBuffer labels, ffi::Result<ffi::AnyBuffer> cost,
+                                 ffi::Result<ffi::AnyBuffer> posteriors, ffi::Span<const int64_t> moves) {
+  constexpr const char* kName = "lattice_posteriors";
+  if (moves.size() < 4) return ffi::Error::InvalidArgument(std::string(kName) + ": needs at least two moves");
+  if (auto e = CheckCount(kName, "posteriors", arcs.element_count(), posteriors->element_count()); e.failure()) {
+    return e;
+  }
+  AdviseHugePages(posteriors->untyped_data(), posteriors->size_bytes());
+  return Dispatch(kName, pool, arcs, frames, labels, *cost, &*posteriors, moves);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LatticeCostHandler, LatticeCostImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // arcs [..., T, U+1, K]
+                                  .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
+                                  .Arg<ffi::AnyBuffer>()  // target_lengths [...]
+                                  .Ret<ffi::AnyBuffer>()  // cost [...]
+                                  .Attr<ffi::Span<const int64_t>>("moves"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LatticePosteriorsHandler, LatticePosteriorsImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // arcs [..., T, U+1, K]
+                                  .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
+                                  .Arg<ffi::AnyBuffer>()  // target_lengths [...]
+                                  .Ret<ffi::AnyBuffer>()  // cost [...]
+                                  .Ret<ffi::AnyBuffer>()  // posteriors [..., T, U+1, K]
+                                  .Attr<ffi::Span<const int64_t>>("moves"));
+
+}  // namespace jax_rnnt

@@ -1,0 +1,55 @@
+// parallel.h: shares a loop between the calling thread and XLA's thread pool.
+//
+// The caller works too, and waits only for chunks that another thread has begun. A task that the pool starts too late
+// finds no chunk left and returns, so there is no deadlock even when every thread of the pool is inside a handler.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+namespace jax_rnnt {
+
+// Calls f(begin, end) for pieces of [0, n) of at most `grain` each. f must not throw.
+template <class Pool, class F>
+void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
+  const int64_t chunks = (n + grain - 1) / grain;
+  const int64_t workers = chunks <= 1 ? 1 : std::min<int64_t>(std::max<int64_t>(pool.num_threads(), 1), chunks);
+  if (workers <= 1) {
+    if (n > 0) f(int64_t{0}, n);
+    return;
+  }
+  struct Work {
+    std::atomic<int64_t> next{0};
+    std::mutex mutex;
+    std::condition_variable all_done;
+    int64_t done = 0;  // chunks, guarded by mutex
+    const F* f;        // alive until every chunk is done
+    int64_t n, grain, chunks;
+
+    void Run() {
+      int64_t mine = 0;
+      for (int64_t c; (c = next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++mine) {
+        (*f)(c * grain, std::min(n, (c + 1) * grain));
+      }
+      if (mine == 0) return;
+      std::lock_guard<std::mutex> lock(mutex);
+      done += mine;
+      if (done == chunks) all_done.notify_all();
+    }
+  };
+  auto work = std::make_shared<Work>();  // outlives this call where the pool starts a task after the end
+  work->f = &f;
+  work->n = n;
+  work->grain = grain;
+  work->chunks = chunks;
+  for (int64_t i = 1; i < workers; ++i) pool.Schedule([work] { work->Run(); });
+  work->Run();
+  std::unique_lock<std::mutex> lock(work->mutex);
+  work->all_done.wait(lock, [&] { return work->done == work->chunks; });
+}
+
+}  // namespace jax_rnnt

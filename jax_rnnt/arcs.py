@@ -1,0 +1,110 @@
+"""Operation 1: log-probabilities of the arcs that leave a node, from one row of logits."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.interpreters import ad
+from jax.typing import ArrayLike
+
+from jax_rnnt import checks, scan
+from jax_rnnt.labels import resolve_column
+from jax_rnnt.primitive import Operation, check_implementation
+
+
+def _rows_ndim(logits, *_) -> int:
+    return logits.ndim - 1
+
+
+forward = Operation("arcs_forward", scan.arcs_forward, _rows_ndim)
+backward = Operation("arcs_backward", scan.arcs_backward, _rows_ndim)
+_tangent = Operation("arcs_tangent", scan.arcs_tangent, _rows_ndim, has_kernel=False)
+
+
+def _forward_jvp(primals, tangents, **parameters):
+    logits, labels = primals
+    log_probs, log_norm = forward(logits, labels, **parameters)
+    if type(tangents[0]) is ad.Zero:
+        return [log_probs, log_norm], [ad.Zero.from_primal_value(x) for x in (log_probs, log_norm)]
+    return [log_probs, log_norm], _tangent(tangents[0], logits, labels, log_norm, **parameters)
+
+
+def _tangent_transpose(cotangents, tangent, logits, labels, log_norm, **parameters):
+    ct_log_probs, ct_norm = cotangents
+    dtype = tangent.aval.dtype
+    result = ad.Zero(tangent.aval)
+    if type(ct_log_probs) is not ad.Zero:
+        (result,) = backward(logits, labels, log_norm, ct_log_probs, **parameters)
+    if type(ct_norm) is not ad.Zero and parameters["normalize"]:
+        # Only second derivatives come here, through the log-norm that `backward` reads.
+        through_norm = scan.softmax(logits, labels, log_norm, True) * ct_norm[..., None]
+        result = ad.add_tangents(result, through_norm.astype(dtype))
+    return result, None, None, None
+
+
+forward.def_jvp(_forward_jvp)
+_tangent.def_transpose(_tangent_transpose)
+
+
+def arc_log_probs(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    columns: Sequence[int] = (-1,),
+    *,
+    normalize: bool = True,
+    implementation: str | None = None,
+) -> Array:
+    r"""Log-probabilities of a node's arcs, picked from a row of logits that is normalised on the fly.
+
+    .. math:: y_{n,k} = x_{n,c_k} - \log \sum_v e^{x_{n,v}}, \qquad
+              y_{n,K-1} = x_{n,\ell_n} - \log \sum_v e^{x_{n,v}}
+
+    The gradient with respect to the logits is computed from the logits and the log-norm; no array of their size is
+    kept or written but the gradient itself.
+
+    Args:
+      logits: ``[..., V]``, float16, bfloat16, float32 or float64. Entries of -inf are masked out.
+      labels: ``[...]``, any integer type. In [0, V): the row's own label. -1: no label leaves this node, its entry is
+        -inf. -2: padding: the row is not read (NaN in it does no harm), its entries are -inf and its gradient is 0.
+        Any other value: the row and its gradient are NaN.
+      columns: static integers, the vocabulary entries that every row has an arc for (blank; big blanks). Negative
+        numbers count from the end.
+      normalize: whether to subtract the log-sum-exp. If False, ``logits`` are log-probabilities already, and only the
+        picked entries are read and have a gradient.
+      implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
+
+    Returns:
+      ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for
+      float64 logits, float32 otherwise. A row that holds NaN or +inf is NaN; a row of -inf alone is -inf.
+
+    Raises:
+      TypeError: if ``logits`` is not floating, ``labels`` not integer, or a column not an integer.
+      ValueError: if the shapes do not match, a column is outside the vocabulary, or ``implementation`` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+      >>> jnp.exp(jax_rnnt.arc_log_probs(logits, jnp.array([2, -1]), columns=(0,))).round(3)
+      Array([[0.5 , 0.25],
+             [0.2 , 0.  ]], dtype=float32)
+    """
+    check_implementation(implementation)
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    checks.floating("logits", logits)
+    checks.integer("labels", labels)
+    if logits.ndim < 1:
+        raise ValueError(f"`logits` must have shape [..., V], got a scalar of shape {logits.shape}.")
+    checks.shape("labels", labels, logits.shape[:-1], "logits.shape[:-1]")
+    columns = tuple(resolve_column(c, logits.shape[-1], f"columns[{i}]") for i, c in enumerate(columns))
+    labels = checks.to_int32(labels)
+    parameters = {"columns": columns, "normalize": bool(normalize), "implementation": implementation}
+    return forward(logits, labels, **parameters)[0]
+
+
+def clipped_vjp(
+    logits: Array, labels: Array, log_norm: Array, cotangent: Array, bound: Array, **parameters
+) -> Array:
+    """The gradient with each element clipped to ``+-bound [...]``, a limit a row."""
+    return backward(logits, labels, log_norm, cotangent, bound, **parameters)[0]

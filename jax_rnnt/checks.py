@@ -1,0 +1,80 @@
+"""Checks of types and shapes, made while tracing, with errors that name the argument and give both numbers."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_FLOATING = ("float16", "bfloat16", "float32", "float64")
+
+
+def floating(name: str, x: Array) -> None:
+    if x.dtype.name not in _FLOATING:
+        raise TypeError(f"`{name}` must be one of {', '.join(_FLOATING)}, got {x.dtype.name}.")
+
+
+def integer(name: str, x: Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"`{name}` must have an integer dtype, got {x.dtype.name}.")
+
+
+def rank(name: str, x: Array, letters: str) -> None:
+    expected = len(letters.split(","))
+    if x.ndim != expected:
+        hint = " (use jax.vmap for further batch dimensions)" if x.ndim > expected else ""
+        raise ValueError(f"`{name}` must have {expected} dimensions [{letters}], got {x.ndim}: shape {x.shape}{hint}.")
+
+
+def shape(name: str, x: Array, expected: tuple[int, ...], source: str) -> None:
+    if x.shape != expected:
+        raise ValueError(f"`{name}` must have shape {expected} ({source}), got {x.shape}.")
+
+
+def to_int32(x: Array) -> Array:
+    """int32, with values that do not fit turned into one that no argument of ours allows: the lowest int32."""
+    if x.dtype == jnp.int32:
+        return x
+    info, wide = jnp.iinfo(jnp.int32), jnp.iinfo(x.dtype)
+    if wide.min >= info.min and wide.max <= info.max:
+        return x.astype(jnp.int32)
+    fits = x <= jnp.asarray(info.max, x.dtype)
+    if wide.min < info.min:
+        fits &= x >= jnp.asarray(info.min, x.dtype)
+    return jnp.where(fits, x, 0).astype(jnp.int32) + jnp.where(fits, 0, info.min).astype(jnp.int32)
+
+
+def loss_arguments(logits: Array, targets: Array, logit_lengths: Array, target_lengths: Array) -> None:
+    """The types and shapes of the four arrays of a transducer loss: [B, T, U+1, V], [B, U], [B], [B]."""
+    floating("logits", logits)
+    rank("logits", logits, "B, T, U+1, V")
+    integer("targets", targets)
+    rank("targets", targets, "B, U")
+    b, _, u1, v = logits.shape
+    if targets.shape[0] != b:
+        raise ValueError(f"`targets` must have logits.shape[0] == {b} rows, got {targets.shape[0]}: shape {targets.shape}.")
+    if targets.shape[1] + 1 != u1:
+        help_ = ""
+        if targets.shape[1] == u1:
+            help_ = (
+                " The predictor must also emit a row for the start symbol, before the first label: "
+                "prepend it to its input, so that U labels give U + 1 rows of logits."
+            )
+        raise ValueError(
+            f"`logits` of shape [B, T, U+1, V] = {logits.shape} needs `targets` of shape [B, U] = ({b}, {u1 - 1}), "
+            f"got {targets.shape}: expected logits.shape[2] == targets.shape[1] + 1 == {targets.shape[1] + 1}, "
+            f"got {u1}.{help_}"
+        )
+    if v < 1:
+        raise ValueError(f"`logits` must have V >= 1 vocabulary entries, got shape {logits.shape}.")
+    lengths(b, logit_lengths, target_lengths, "logits.shape[0]")
+
+
+def lengths(b: int, logit_lengths: Array, target_lengths: Array, source: str) -> None:
+    for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths)):
+        integer(name, x)
+        rank(name, x, "B")
+        if x.shape[0] != b:
+            raise ValueError(f"`{name}` must have shape ({b},), one a row of the batch ({source} == {b}), got {x.shape}.")
+
+
+def is_tracer(x: object) -> bool:
+    return isinstance(x, jax.core.Tracer)

@@ -1,0 +1,39 @@
+"""What the integers at the door of the two operations mean: labels of rows, columns of blanks, moves of arcs."""
+
+from collections.abc import Sequence
+
+NO_LABEL = -1  # no label leaves this node: its entry is -inf
+PADDING = -2  # the row is neither read nor given a gradient
+INVALID = -3  # like every other label outside the vocabulary: the row is NaN
+
+Moves = tuple[tuple[int, int], ...]
+
+RNNT_MOVES: Moves = ((1, 0), (0, 1))
+"""The moves of RNN-T (Graves 2012): blank takes (t, u) to (t + 1, u), a label takes it to (t, u + 1)."""
+
+
+def resolve_column(column: int, vocabulary: int, name: str) -> int:
+    """The index in [0, V) that ``column`` names; negative numbers count from the end."""
+    if isinstance(column, bool) or not hasattr(column, "__index__"):
+        raise TypeError(f"`{name}` must be an integer, got {column!r} of type {type(column).__name__}.")
+    index = column.__index__()
+    if not -vocabulary <= index < vocabulary:
+        raise ValueError(
+            f"`{name}` must be in [{-vocabulary}, {vocabulary}) for a vocabulary of {vocabulary} entries "
+            f"(logits.shape[-1]), got {index}."
+        )
+    return index % vocabulary
+
+
+def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:
+    """``moves`` as a tuple of pairs, one for each of the ``arcs`` entries of a node."""
+    try:
+        pairs = tuple((dt.__index__(), du.__index__()) for dt, du in moves)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TypeError(f"`moves` must be a sequence of (dt, du) pairs of integers, got {moves!r}.") from error
+    if len(pairs) != arcs:
+        raise ValueError(f"`moves` must hold one (dt, du) pair for each of log_probs.shape[-1] == {arcs} arcs, got {len(pairs)} pairs.")
+    for k, (dt, du) in enumerate(pairs):
+        if dt < 0 or du < 0 or dt + du < 1:
+            raise ValueError(f"`moves[{k}]` must have dt >= 0, du >= 0 and dt + du >= 1, got ({dt}, {du}).")
+    return pairs

@@ -1,0 +1,196 @@
+"""The RNN-T loss: arcs, then lattice, then a reduction."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jax_rnnt import arcs, checks, lattice
+from jax_rnnt.labels import INVALID, NO_LABEL, PADDING, RNNT_MOVES, resolve_column
+from jax_rnnt.primitive import check_implementation
+
+Reduction = Literal["none", "mean", "sum"]
+_REDUCTIONS = ("none", "mean", "sum")
+
+
+def rnnt_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int = -1,
+    clamp: float = -1.0,
+    reduction: Reduction = "mean",
+    fused_log_softmax: bool = True,
+    *,
+    implementation: str | None = None,
+) -> Array:
+    r"""The RNN transducer loss: minus the log-probability of the targets, summed over all alignments.
+
+    .. math:: \mathrm{loss}_b = -\log \sum_{\pi} \prod_{(t,u) \to (t+1,u)} p(\varnothing | t, u)
+                                \prod_{(t,u) \to (t,u+1)} p(y_{u+1} | t, u)
+
+    over the paths :math:`\pi` from (0, 0) to :math:`(T_b, U_b)`. Names, order, defaults and meaning of the arguments
+    are those of ``torchaudio.functional.rnnt_loss``, with fewer limits: lengths may all be shorter than T.
+
+    Args:
+      logits: ``[B, T, U+1, V]``, float16, bfloat16, float32 or float64: the joint network's output.
+      targets: ``[B, U]``, any integer type, labels in [0, V) that are not blank. Read up to U_b only.
+      logit_lengths: ``[B]``, any integer type, the frames T_b of each utterance, in [0, T].
+      target_lengths: ``[B]``, any integer type, the labels U_b of each utterance, in [0, U].
+      blank: static index of the blank in the vocabulary, in [-V, V); negative numbers count from the end.
+      clamp: if > 0, each element of the gradient of one utterance's cost is clipped to [-clamp, clamp], before it is
+        multiplied by the incoming cotangent (so with "mean" the bound is ``clamp / B``). A clipped gradient is no
+        derivative: with ``clamp`` there is no forward mode (``jax.jvp``) and no second order.
+      reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B.
+      fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
+        the entries of blank and of the targets are read and have a gradient.
+      implementation: None chooses by platform (compiled kernels where there are any, else the ``lax`` form); "native"
+        insists on the kernels; "scan" is the ``lax`` form.
+
+    Returns:
+      float32, float64 for float64 logits: a scalar, or ``[B]`` for "none". The gradient has the dtype of ``logits``.
+
+      ======================================================== ========= ========================================
+      case                                                     cost      gradient
+      ======================================================== ========= ========================================
+      U_b = 0                                                  T_b blanks as usual
+      T_b = 0 and U_b = 0 (a filler row)                       0         0
+      T_b = 0 and U_b > 0, or every path has a -inf arc        +inf      0
+      NaN or +inf inside the lattice                           NaN       NaN, in that example's lattice only
+      length or label out of range, label == blank             NaN       NaN, in that example only
+      beyond T_b, U_b                                          not read  exactly 0
+      ======================================================== ========= ========================================
+
+    Raises:
+      TypeError: if a dtype is wrong.
+      ValueError: if a rank or shape does not match, or ``blank``, ``reduction`` or ``implementation`` is unknown.
+      Values of arrays are not known while tracing; :func:`check_inputs` checks those of concrete ones.
+
+    References:
+      Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jnp.zeros((2, 4, 3, 5))  # B = 2, T = 4, U = 2, V = 5
+      >>> targets = jnp.array([[1, 2], [3, 0]])
+      >>> lengths = jnp.array([4, 3]), jnp.array([2, 1])
+      >>> jax_rnnt.rnnt_loss(logits, targets, *lengths, blank=4, reduction="none").round(4)
+      Array([7.354 , 5.3391], dtype=float32)
+      >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
+      (2, 4, 3, 5)
+    """
+    check_implementation(implementation)
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+    t_b, u_b = jnp.asarray(logit_lengths), jnp.asarray(target_lengths)
+    checks.loss_arguments(logits, targets, t_b, u_b)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}.")
+    column = resolve_column(blank, logits.shape[-1], "blank")
+    labels, t_b = _row_labels(logits.shape, checks.to_int32(targets), checks.to_int32(t_b), checks.to_int32(u_b), column)
+    parameters = _Parameters((column,), bool(fused_log_softmax), implementation)
+    if clamp > 0:
+        costs = _clamped_costs(logits, labels, t_b, checks.to_int32(u_b), parameters, float(clamp))
+    else:
+        costs = _costs(logits, labels, t_b, checks.to_int32(u_b), parameters)
+    if reduction == "none":
+        return costs
+    total = jnp.sum(costs)
+    # max(B, 1): the mean over an empty batch is 0, as a batch of filler rows has it, and not 0 / 0.
+    return total if reduction == "sum" else total / max(costs.shape[0], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parameters:
+    columns: tuple[int, ...]
+    normalize: bool
+    implementation: str | None
+
+
+def _row_labels(shape: tuple[int, ...], targets: Array, t_b: Array, u_b: Array, blank: int) -> tuple[Array, Array]:
+    """The label of every node's row ``[B, T, U+1]``, and T_b with -1 where an example is invalid."""
+    b, t_max, u1, v = shape
+    u = jnp.arange(u1, dtype=jnp.int32)[None]
+    padded = jnp.concatenate([targets, jnp.full_like(targets, NO_LABEL, shape=(b, 1))], axis=1)
+    wrong = (u < u_b[:, None]) & ((padded < 0) | (padded >= v) | (padded == blank))
+    invalid = (t_b < 0) | (t_b > t_max) | (u_b < 0) | (u_b >= u1) | jnp.any(wrong, axis=1)
+    label = jnp.where(u < u_b[:, None], padded, jnp.where(u == u_b[:, None], NO_LABEL, PADDING))
+    inside = jnp.arange(t_max, dtype=jnp.int32)[None, :, None] < t_b[:, None, None]
+    rows = jnp.where(inside, label[:, None, :], PADDING)
+    return jnp.where(invalid[:, None, None], INVALID, rows), jnp.where(invalid, -1, t_b)
+
+
+def _costs(logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: _Parameters) -> Array:
+    log_probs, _ = arcs.forward(logits, labels, **dataclasses.asdict(parameters))
+    return lattice.cost(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _clamped_costs(logits, labels, t_b, u_b, parameters: _Parameters, clamp: float):
+    return _costs(logits, labels, t_b, u_b, parameters)
+
+
+def _clamped_fwd(logits, labels, t_b, u_b, parameters: _Parameters, clamp: float):
+    log_probs, log_norm = arcs.forward(logits, labels, **dataclasses.asdict(parameters))
+    costs, posterior = lattice.posteriors(
+        log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation
+    )
+    return costs, (logits, labels, log_norm, posterior)
+
+
+def _clamped_bwd(parameters: _Parameters, clamp: float, residuals, cotangent):
+    logits, labels, log_norm, posterior = residuals
+    # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
+    bound = jnp.broadcast_to(clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
+    arc_cotangent = -posterior * cotangent[:, None, None, None]
+    (grad,) = arcs.backward(logits, labels, log_norm, arc_cotangent, bound, **dataclasses.asdict(parameters))
+    none = np.zeros(labels.shape, jax.dtypes.float0)
+    return grad, none, np.zeros(cotangent.shape, jax.dtypes.float0), np.zeros(cotangent.shape, jax.dtypes.float0)
+
+
+_clamped_costs.defvjp(_clamped_fwd, _clamped_bwd)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class RNNTLoss:
+    """:func:`rnnt_loss` with its options set beforehand: a static value, for fields of Flax modules and jit arguments.
+
+    It holds no parameters, so it is no ``nn.Module``. Options mean what they mean in :func:`rnnt_loss`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> loss = jax_rnnt.RNNTLoss(blank=0, reduction="sum")
+      >>> loss(jnp.zeros((1, 2, 2, 4)), jnp.array([[3]]), jnp.array([2]), jnp.array([1])).round(4)
+      Array(3.4657, dtype=float32)
+    """
+
+    blank: int = -1
+    clamp: float = -1.0
+    reduction: Reduction = "mean"
+    fused_log_softmax: bool = True
+    _: dataclasses.KW_ONLY
+    implementation: str | None = None
+
+    def __call__(
+        self, logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
+    ) -> Array:
+        """The loss of ``logits [B, T, U+1, V]`` and ``targets [B, U]``; see :func:`rnnt_loss`."""
+        return rnnt_loss(
+            logits,
+            targets,
+            logit_lengths,
+            target_lengths,
+            self.blank,
+            self.clamp,
+            self.reduction,
+            self.fused_log_softmax,
+            implementation=self.implementation,
+        )

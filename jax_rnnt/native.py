@@ -1,0 +1,103 @@
+"""The compiled kernels: loads the module, decides whether this jaxlib can run it, registers it, tells what was built."""
+
+import functools
+import importlib
+import pathlib
+import re
+import warnings
+
+import jax
+import numpy as np
+
+_PREFIX = "jax_rnnt_"
+
+
+def _load():
+    """The compiled module, or None, and the reason why the kernels can't be used ("" if they can)."""
+    try:
+        module = importlib.import_module("jax_rnnt._native")
+    except ImportError as error:
+        return None, f"the compiled module could not be imported ({error})"
+    header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    found = re.search(r"#define\s+XLA_FFI_API_MINOR\s+(\d+)", header.read_text()) if header.is_file() else None
+    built = module.ffi_api_minor
+    if found is not None and built > int(found[1]):
+        # Registering it all the same would stop the CPU backend of JAX from starting.
+        return module, (
+            f"the compiled module speaks version 0.{built} of XLA's FFI and the installed jaxlib only 0.{found[1]}; "
+            "rebuild jax_rnnt on this machine or install a newer jaxlib"
+        )
+    return module, ""
+
+
+_module, _reason = _load()
+
+
+def _register() -> frozenset[str]:
+    """Registers every handler of the module and returns the platforms that have kernels."""
+    if _reason:
+        warnings.warn(f"jax_rnnt runs without its compiled kernels: {_reason}.", RuntimeWarning, stacklevel=2)
+        return frozenset()
+    platforms = _module.handlers()
+    for platform, handlers in platforms.items():
+        for name, handler in handlers.items():
+            jax.ffi.register_ffi_target(_PREFIX + name, handler, platform=platform)
+            jax.ffi.register_ffi_target_as_batch_partitionable(_PREFIX + name)
+    return frozenset(platforms)
+
+
+platforms = _register()
+"""Platforms with compiled kernels, by the names that lowering rules go by ("cpu", "cuda")."""
+
+
+def target(name: str) -> str:
+    """The name of the custom call of the operation ``name``."""
+    return _PREFIX + name
+
+
+def ffi_targets() -> list[str]:
+    """Names of the custom calls, for ``jax.export``'s ``DisabledSafetyCheck.custom_call(name)``.
+
+    >>> import jax, jax_rnnt
+    >>> checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    """
+    return [] if _reason else sorted({_PREFIX + name for handlers in _module.handlers().values() for name in handlers})
+
+
+def native_available(platform: str = "cpu") -> bool:
+    """Whether compiled kernels run on ``platform`` ("cpu" or "cuda")."""
+    return platform in platforms
+
+
+def missing_reason(platform: str) -> str:
+    """Why there is no kernel for ``platform``, and what to do: the end of an error message."""
+    if _reason:
+        return f"{_reason}. Reinstall with a C++17 compiler at hand: pip install --force-reinstall --no-deps jax_rnnt"
+    return f"this build has kernels for {', '.join(sorted(platforms))} only"
+
+
+@functools.cache
+def ffi_lowering(name: str):
+    return jax.ffi.ffi_lowering(_PREFIX + name)
+
+
+def build_info() -> dict[str, object]:
+    """What was built, and what runs where.
+
+    Returns a dictionary: ``version``; ``ffi_api`` (version of XLA's FFI that the module speaks, or None);
+    ``cuda`` (``{"version": ..., "architectures": ...}`` or None); ``simd`` (the instruction set in use on this CPU, or
+    None); ``implementations`` (platform -> "native" or "scan"); ``reason`` (why kernels are not in use, or None).
+
+    >>> import jax_rnnt
+    >>> sorted(jax_rnnt.build_info())
+    ['cuda', 'ffi_api', 'implementations', 'reason', 'simd', 'version']
+    """
+    built = _module.build_info() if _module is not None else {}
+    return {
+        "version": importlib.metadata.version("jax_rnnt"),
+        "ffi_api": f"0.{_module.ffi_api_minor}" if _module is not None else None,
+        "cuda": built.get("cuda"),
+        "simd": built.get("simd"),
+        "implementations": {p: "native" if p in platforms else "scan" for p in ("cpu", "cuda", "tpu", "rocm")},
+        "reason": _reason or None,
+    }

@@ -1,0 +1,114 @@
+"""Turns a kernel and its ``lax`` form into one JAX primitive: lowering by platform, batching, sharding, derivatives.
+
+A primitive lowers to the compiled custom call where there is one and to the ``lax`` form elsewhere, at lowering time
+and per platform, so that a function exported for another platform gets the right one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jax_rnnt import native, sharding
+
+IMPLEMENTATIONS = (None, "native", "scan")
+
+
+def check_implementation(implementation: str | None) -> None:
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
+
+
+class Operation:
+    """A primitive on arrays that share their leading dimensions (the batch), called with static parameters.
+
+    Args:
+      name: of the primitive; with a prefix, also of the custom call.
+      lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
+      batch_ndim: maps the operands' types to the number of batch dimensions.
+      has_kernel: whether there is a compiled form at all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lax_form: Callable[..., list[Array]],
+        batch_ndim: Callable[..., int],
+        has_kernel: bool = True,
+    ):
+        self.name = name
+        self._lax_form = lax_form
+        self._batch_ndim = batch_ndim
+        self.primitive = Primitive(f"jax_rnnt_{name}")
+        self.primitive.multiple_results = True
+        self.primitive.def_impl(self._eager)
+        self.primitive.def_abstract_eval(self._abstract)
+        batching.primitive_batchers[self.primitive] = self._batch
+        ad.primitive_jvps[self.primitive] = self._jvp_of_lax_form
+        mlir.register_lowering(self.primitive, functools.partial(self._lower, None))
+        for platform in native.platforms if has_kernel else ():
+            mlir.register_lowering(self.primitive, functools.partial(self._lower, platform), platform=platform)
+
+    def __call__(self, *args: Array, implementation: str | None, **parameters) -> list[Array]:
+        args = sharding.match_manual_axes(args)
+        return self.primitive.bind(*args, implementation=implementation, **parameters)
+
+    def def_jvp(self, rule: Callable) -> None:
+        ad.primitive_jvps[self.primitive] = rule
+
+    def def_transpose(self, rule: Callable) -> None:
+        ad.primitive_transposes[self.primitive] = rule
+
+    def _eager(self, *args, **parameters):
+        return _jitted(self.primitive, tuple(sorted(parameters.items())))(*args)
+
+    def _abstract(self, *avals, implementation, **parameters):
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+        results = jax.eval_shape(functools.partial(self._lax_form, **parameters), *shapes)
+        batch_ndim = self._batch_ndim(*avals)
+        return [sharding.result_aval(self.name, avals[0], batch_ndim, r.shape, r.dtype) for r in results]
+
+    def _batch(self, args, dims, **parameters):
+        size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+        moved = [
+            jax.numpy.broadcast_to(a[None], (size, *a.shape)) if d is None else jax.numpy.moveaxis(a, d, 0)
+            for a, d in zip(args, dims, strict=True)
+        ]
+        results = self(*moved, **parameters)
+        return results, [0] * len(results)
+
+    def _jvp_of_lax_form(self, primals, tangents, *, implementation, **parameters):
+        """Results by the primitive itself, tangents by differentiating the ``lax`` form."""
+        results = self(*primals, implementation=implementation, **parameters)
+        tangents = tuple(ad.instantiate_zeros(t) for t in tangents)
+        _, tangents_out = jax.jvp(functools.partial(self._lax_form, **parameters), tuple(primals), tangents)
+        return results, tangents_out
+
+    def _lower(self, platform, ctx, *args, implementation, **parameters):
+        if platform is None or implementation == "scan":
+            if implementation == "native":
+                names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
+                raise NotImplementedError(
+                    f"implementation='native' was asked for, and there is no kernel for {', '.join(names)}: "
+                    f"{native.missing_reason(names[0])}. implementation=None uses the lax form there."
+                )
+            return mlir.lower_fun(functools.partial(self._lax_form, **parameters), multiple_results=True)(ctx, *args)
+        attributes = sharding.ffi_attributes(ctx.avals_in, ctx.avals_out, self._batch_ndim(*ctx.avals_in))
+        lowering = jax.ffi.ffi_lowering(native.target(self.name), extra_attributes=attributes)
+        return lowering(ctx, *args, **{k: _ffi_attribute(v) for k, v in parameters.items()})
+
+
+@functools.cache
+def _jitted(primitive: Primitive, parameters: Sequence) -> Callable:
+    return jax.jit(functools.partial(primitive.bind, **dict(parameters)))
+
+
+def _ffi_attribute(value) -> np.ndarray | np.generic:
+    """Static parameters as the exact types that C++ decodes: a bool, or a flat list of int64."""
+    if isinstance(value, bool):
+        return np.bool_(value)
+    return np.asarray(value, np.int64).ravel()

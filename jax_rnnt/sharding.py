@@ -1,0 +1,83 @@
+"""How an operation divides over a mesh: its leading (batch) dimensions may be sharded, every other one may not.
+
+Three descriptions of that one fact are needed: a rule for the Shardy partitioner, the count of batch dimensions for
+GSPMD, and result types with the right sharding and manual axes for meshes whose axes are explicit or manual.
+"""
+
+import string
+from collections.abc import Sequence
+
+import jax
+from jax import Array
+from jax.sharding import PartitionSpec
+from jaxlib.mlir import ir
+
+
+def match_manual_axes(args: Sequence[Array]) -> list[Array]:
+    """Inside ``shard_map`` all operands of a primitive must vary over the same mesh axes."""
+
+    def varying(x: Array) -> frozenset[str]:
+        aval = jax.typeof(x)
+        manual = getattr(aval, "manual_axis_type", None)
+        return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
+
+    axes = [varying(x) for x in args]
+    union = frozenset[str]().union(*axes)
+
+    def cast(x: Array, missing: frozenset[str]) -> Array:
+        if not missing:
+            return x
+        if hasattr(jax.lax, "pcast"):
+            return jax.lax.pcast(x, tuple(sorted(missing)), to="varying")
+        return jax.lax.pvary(x, tuple(sorted(missing)))
+
+    return [cast(x, union - has) for x, has in zip(args, axes, strict=True)]
+
+
+def result_aval(name: str, like, batch_ndim: int, shape: Sequence[int], dtype):
+    """The type of a result whose batch dimensions are those of the operand type ``like``."""
+    changes = {}
+    sharding = getattr(like, "sharding", None)
+    if sharding is not None and not sharding.mesh.empty:
+        spec = (*sharding.spec, *(None,) * (like.ndim - len(sharding.spec)))
+        if any(s is not None for s in spec[batch_ndim:]):
+            raise TypeError(
+                f"{name}: only the first {batch_ndim} dimensions of the operand of shape {like.shape} may be sharded, "
+                f"got {sharding.spec}. Use jax.sharding.reshard (or with_sharding_constraint) on the operand first."
+            )
+        replicated = (None,) * (len(shape) - batch_ndim)
+        changes["sharding"] = sharding.update(spec=PartitionSpec(*spec[:batch_ndim], *replicated))
+    return like.update(shape=tuple(shape), dtype=jax.numpy.dtype(dtype), weak_type=False, **changes)
+
+
+def ffi_attributes(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> dict[str, ir.Attribute]:
+    """Attributes of a custom call that let both partitioners run it on each device's part of the batch."""
+    if not all(isinstance(d, int) for aval in (*avals_in, *avals_out) for d in aval.shape):
+        return {}  # neither notation knows symbolic shapes
+    count = ir.DictAttr.get({"num_batch_dims": ir.StringAttr.get(str(batch_ndim))})
+    attributes: dict[str, ir.Attribute] = {"mhlo.frontend_attributes": count}
+    if jax.config.jax_use_shardy_partitioner:
+        attributes["sdy.sharding_rule"] = ir.Attribute.parse(_shardy_rule(avals_in, avals_out, batch_ndim))
+    return attributes
+
+
+def _shardy_rule(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> str:
+    sizes = list(avals_in[0].shape[:batch_ndim])  # of each factor: first the shared ones, then a private one a dimension
+
+    def dimensions(aval) -> str:
+        private = range(len(sizes), len(sizes) + len(aval.shape) - batch_ndim)
+        sizes.extend(aval.shape[batch_ndim:])
+        return "[" + ", ".join(_factor(i) for i in (*range(batch_ndim), *private)) + "]"
+
+    operands = ", ".join(map(dimensions, avals_in))
+    results = ", ".join(map(dimensions, avals_out))
+    factors = ", ".join(f"{_factor(i)}={size}" for i, size in enumerate(sizes))
+    private = ", ".join(map(_factor, range(batch_ndim, len(sizes))))
+    replicate = f" need_replication={{{private}}}" if private else ""
+    return f"#sdy.op_sharding_rule<({operands})->({results}) {{{factors}}}{replicate}, custom>"
+
+
+def _factor(i: int) -> str:
+    """Shardy's names of factors: i, j, ..., z, z_1, z_2, ..."""
+    letters = string.ascii_lowercase[string.ascii_lowercase.index("i") :]
+    return letters[i] if i < len(letters) else f"z_{i - len(letters) + 1}"
