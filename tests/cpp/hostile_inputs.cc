@@ -1,0 +1,169 @@
+// hostile_inputs.cc: drives the kernels, on several threads, over ragged and hostile inputs; for sanitizers to watch.
+//
+// Every array is an allocation of exactly its size, so that one element too far is an error. Values are checked only
+// for what a sanitizer can't see: a bad example is NaN, it does not touch its neighbours, and padding is zero.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "arcs.h"
+#include "lattice.h"
+#include "parallel.h"
+
+using namespace jax_rnnt;
+
+namespace {
+
+int failures = 0;
+
+void Expect(bool ok, const char* what) {
+  if (!ok) std::printf("FAILED: %s\n", what), ++failures;
+}
+
+// A pool as careless as XLA's may be: tasks start late, some in the caller.
+struct ThreadPool {
+  std::vector<std::thread> threads;
+  int scheduled = 0;
+  int64_t num_threads() const { return 4; }
+  template <class F>
+  void Schedule(F f) {
+    if (++scheduled % 3 == 0) return f();
+    threads.emplace_back(f);
+  }
+  ~ThreadPool() {
+    for (auto& thread : threads) thread.join();
+  }
+};
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr int32_t kHuge = std::numeric_limits<int32_t>::max();
+constexpr int32_t kTiny = std::numeric_limits<int32_t>::min();
+
+template <class T>
+std::unique_ptr<T[]> Array(int64_t n) {
+  return std::unique_ptr<T[]>(new T[static_cast<size_t>(n)]);
+}
+
+template <class T>
+void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
+  using A = typename Compute<T>::Type;
+  std::normal_distribution<float> normal(0, 3);
+  auto logits = Array<T>(rows * vocabulary), grad = Array<T>(rows * vocabulary);
+  for (int64_t i = 0; i < rows * vocabulary; ++i) {
+    const int special = static_cast<int>(random() % 400);
+    logits[i] = Narrow<T>(special == 0 ? -kInfinity : special == 1 ? kInfinity : special == 2 ? kNaN : normal(random));
+  }
+  auto columns = Array<int64_t>(2);
+  columns[0] = vocabulary - 1;
+  columns[1] = 0;
+  const int32_t labels_pool[] = {kNoLabel, kPadding, -3, kTiny, kHuge, static_cast<int32_t>(vocabulary), 0,
+                                 static_cast<int32_t>(vocabulary - 1)};
+  auto labels = Array<int32_t>(rows);
+  for (int64_t n = 0; n < rows; ++n) labels[n] = labels_pool[random() % 8];
+  for (int64_t num_columns = 0; num_columns <= 2; ++num_columns) {
+    for (bool normalize : {true, false}) {
+      const ArcsShape shape{vocabulary, columns.get(), num_columns, normalize};
+      auto entries = Array<A>(rows * shape.num_arcs()), cotangent = Array<A>(rows * shape.num_arcs());
+      auto norm = Array<A>(rows), bound = Array<A>(rows);
+      for (int64_t i = 0; i < rows * shape.num_arcs(); ++i) cotangent[i] = static_cast<A>(normal(random));
+      for (int64_t i = 0; i < rows; ++i) bound[i] = static_cast<A>(std::fabs(normal(random)));
+      ThreadPool pool;
+      ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
+        ArcsForward(shape, logits.get(), labels.get(), entries.get(), norm.get(), begin, end);
+      });
+      ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
+        ArcsBackward(shape, logits.get(), labels.get(), norm.get(), cotangent.get(), num_columns ? bound.get() : nullptr,
+                     grad.get(), begin, end);
+      });
+      for (int64_t n = 0; n < rows; ++n) {
+        const A entry = entries[n * shape.num_arcs()];
+        const float first = static_cast<float>(Widen(grad[n * vocabulary]));
+        const bool invalid = labels[n] < kPadding || labels[n] >= vocabulary;
+        if (labels[n] == kPadding) Expect(entry == -kInfinity && first == 0, "a padded row is -inf and has gradient 0");
+        if (invalid) Expect(std::isnan(entry) && std::isnan(first), "a row with an invalid label is NaN");
+      }
+    }
+  }
+}
+
+template <class R>
+void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& moves, std::mt19937& random) {
+  std::normal_distribution<double> normal(-2, 3);
+  LatticeShape shape{frames, columns, moves, 1};
+  for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
+  const int32_t t = static_cast<int32_t>(frames), u = static_cast<int32_t>(columns - 1);
+  const int32_t lengths[][2] = {{t, u}, {t / 2, u / 2}, {1, u}, {t, 0}, {1, 0}, {0, 0},   {0, 1},    {-5, u},
+                                {t, -5}, {kHuge, u}, {t, kHuge}, {kHuge, kHuge}, {kTiny, kTiny}, {t + 1, u}, {t, u + 1}};
+  for (const auto& length : lengths) {
+    for (bool with_posteriors : {true, false}) {
+      auto arcs = Array<R>(shape.size()), posteriors = Array<R>(shape.size());
+      for (int64_t i = 0; i < shape.size(); ++i) {
+        const int special = static_cast<int>(random() % 3000);
+        arcs[i] = static_cast<R>(special == 0 ? kNaN : special < 30 ? -kInfinity : special == 30 ? -1e30 : normal(random));
+        posteriors[i] = static_cast<R>(kNaN);
+      }
+      Lattice<R> lattice(shape, arcs.get(), length[0], length[1], with_posteriors ? posteriors.get() : nullptr);
+      {
+        std::thread other([&] { lattice.FirstHalf(0); });
+        lattice.FirstHalf(1);
+        other.join();
+      }
+      const R cost = lattice.Meet();
+      if (with_posteriors) {
+        std::thread other([&] { lattice.SecondHalf(0); });
+        lattice.SecondHalf(1);
+        other.join();
+      }
+      const bool invalid = length[0] < 0 || length[0] > t || length[1] < 0 || length[1] > u;
+      Expect(!invalid || std::isnan(cost), "a length out of range gives a NaN cost");
+      if (!with_posteriors) continue;
+      const int64_t k = shape.num_arcs();
+      for (int64_t node = 0; node < frames * columns; ++node) {
+        const bool outside = node / columns >= length[0] || node % columns > length[1];
+        for (int64_t i = node * k; i < node * k + k; ++i) {
+          if (invalid) Expect(std::isnan(posteriors[i]), "an invalid example has NaN posteriors");
+          if (!invalid && outside) Expect(posteriors[i] == 0, "padding has posterior 0");
+          if (!invalid && !outside && !std::isnan(cost)) {
+            Expect(posteriors[i] >= 0 && posteriors[i] < 1.001, "a posterior lies in [0, 1]");
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(1);
+  for (int64_t vocabulary : {1, 2, 3, 7, 16, 28, 31, 64, 100, 500, 2049, 5000}) {
+    for (int64_t rows : {0, 1, 40}) {
+      CheckArcs<float>(rows, vocabulary, random);
+      CheckArcs<double>(rows, vocabulary, random);
+      CheckArcs<Half>(rows, vocabulary, random);
+      CheckArcs<BFloat16>(rows, vocabulary, random);
+    }
+  }
+  const std::vector<std::vector<Move>> topologies = {{{1, 0}, {0, 1}},
+                                                     {{1, 0}, {1, 1}},
+                                                     {{1, 0}, {2, 0}, {4, 0}, {0, 1}},
+                                                     {{1, 0}, {2, 0}, {0, 1}, {1, 1}, {2, 1}},
+                                                     {{0, 2}, {3, 1}, {1, 0}},
+                                                     {{40, 0}, {0, 40}}};
+  for (const auto& moves : topologies) {
+    for (int64_t frames : {0, 1, 2, 5, 33}) {
+      for (int64_t columns : {1, 2, 6, 21}) {
+        CheckLattice<float>(frames, columns, moves, random);
+        CheckLattice<double>(frames, columns, moves, random);
+      }
+    }
+  }
+  std::printf("%s\n", failures ? "hostile inputs: FAILED" : "hostile inputs: ok");
+  return failures != 0;
+}
