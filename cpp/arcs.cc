@@ -126,9 +126,8 @@ JAX_RNNT_CLONES void ArcsForward(const ArcsShape& shape, const T* logits, const 
 
 template <class T>
 JAX_RNNT_CLONES void ArcsBackward(const ArcsShape& shape, const T* logits, const int32_t* labels,
-                                  const typename Compute<T>::Type* log_norm,
-                                  const typename Compute<T>::Type* cotangent, const typename Compute<T>::Type* bound,
-                                  T* grad, int64_t begin, int64_t end) {
+                                  const typename Compute<T>::Type* log_norm, const typename Compute<T>::Type* cotangent,
+                                  const typename Compute<T>::Type* bound, T* grad, int64_t begin, int64_t end) {
   using A = typename Compute<T>::Type;
   constexpr A kInfinity = std::numeric_limits<A>::infinity();
   constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
@@ -146,10 +145,10 @@ JAX_RNNT_CLONES void ArcsBackward(const ArcsShape& shape, const T* logits, const
   }
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                                     \
-  template void ArcsForward<T>(const ArcsShape&, const T*, const int32_t*, Compute<T>::Type*, Compute<T>::Type*,    \
-                               int64_t, int64_t);                                                                   \
-  template void ArcsBackward<T>(const ArcsShape&, const T*, const int32_t*, const Compute<T>::Type*,                \
+#define JAX_RNNT_INSTANTIATE(T)                                                                                  \
+  template void ArcsForward<T>(const ArcsShape&, const T*, const int32_t*, Compute<T>::Type*, Compute<T>::Type*, \
+                               int64_t, int64_t);                                                                \
+  template void ArcsBackward<T>(const ArcsShape&, const T*, const int32_t*, const Compute<T>::Type*,             \
                                 const Compute<T>::Type*, const Compute<T>::Type*, T*, int64_t, int64_t);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)

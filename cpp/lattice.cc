@@ -91,7 +91,8 @@ JAX_RNNT_INLINE void Normalise(Diagonal d, Range range) {
   for (int64_t u = range.first; u <= range.last; ++u) {
     const double m = d.m[u];
     const bool zero = m == 0.0;
-    const double power = BitCast<double>((BitCast<uint64_t>(m) >> 52) | 0x4330000000000000u) - (4503599627370496.0 + 1023.0);
+    const double power =
+        BitCast<double>((BitCast<uint64_t>(m) >> 52) | 0x4330000000000000u) - (4503599627370496.0 + 1023.0);
     d.m[u] = zero ? 0.0 : m * Pow2(-power);
     d.e[u] = zero ? kZeroExponent : d.e[u] + power;
   }
@@ -173,7 +174,8 @@ JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total)
   }
   if (n % s.period == 0) Normalise(alpha, nodes);
   if (mode == Mode::kStore && s.store != nullptr) Store(s, alpha, n);
-  if (mode == Mode::kPosteriors && n + s.shape.span <= s.end) Load(s, s.At(s.other, n + s.shape.span), n + s.shape.span);
+  if (mode == Mode::kPosteriors && n + s.shape.span <= s.end)
+    Load(s, s.At(s.other, n + s.shape.span), n + s.shape.span);
   for (size_t k = 0; k < s.product.size(); ++k) {
     const Move& move = s.shape.moves[k];
     const Diagonal product = s.At(s.product[k], n);

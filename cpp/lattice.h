@@ -23,10 +23,10 @@ struct Move {
 };
 
 struct LatticeShape {
-  int64_t frames;            // T
-  int64_t columns;           // U + 1
-  std::vector<Move> moves;   // K of them; at least two where posteriors are wanted
-  int64_t span;              // the longest step
+  int64_t frames;           // T
+  int64_t columns;          // U + 1
+  std::vector<Move> moves;  // K of them; at least two where posteriors are wanted
+  int64_t span;             // the longest step
 
   int64_t num_arcs() const { return static_cast<int64_t>(moves.size()); }
   int64_t size() const { return frames * columns * num_arcs(); }

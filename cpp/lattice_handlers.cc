@@ -1,4 +1,5 @@
-// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; checks, types and the split into tasks, no arithmetic.
+// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; checks, types and the split into tasks, no
+// arithmetic.
 #include <new>
 
 #include "dispatch.h"

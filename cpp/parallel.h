@@ -33,7 +33,7 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
     void Run() {
       int64_t mine = 0;
       for (int64_t c; (c = next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++mine) {
-        (*f)(c * grain, std::min(n, (c + 1) * grain));
+        (*f)(c* grain, std::min(n, (c + 1) * grain));
       }
       if (mine == 0) return;
       std::lock_guard<std::mutex> lock(mutex);

@@ -5,7 +5,8 @@
 // architectures, compilers or C libraries) the plain loop is compiled once, for NEON or SSE2.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(JAX_RNNT_NO_CLONES)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(JAX_RNNT_NO_CLONES)
 #define JAX_RNNT_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #define JAX_RNNT_HAS_CLONES 1
 #else

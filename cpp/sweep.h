@@ -75,7 +75,9 @@ struct Sweep {
   // Nodes of diagonal n < end lie at these u.
   Range Nodes(int64_t n) const { return {std::max<int64_t>(0, n - frames + 1), std::min(labels, n)}; }
 
-  Diagonal At(const std::vector<Diagonal>& ring, int64_t n) const { return ring[n % static_cast<int64_t>(ring.size())]; }
+  Diagonal At(const std::vector<Diagonal>& ring, int64_t n) const {
+    return ring[n % static_cast<int64_t>(ring.size())];
+  }
 
   // The nodes of diagonal n from which arc k stays in the lattice or ends it; first > last if there are none.
   Range Sources(int64_t n, const Move& move) const {

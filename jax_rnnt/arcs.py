@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.interpreters import ad
@@ -25,15 +24,13 @@ _tangent = Operation("arcs_tangent", scan.arcs_tangent, _rows_ndim, has_kernel=F
 def _forward_jvp(primals, tangents, **parameters):
     logits, labels = primals
     log_probs, log_norm = forward(logits, labels, **parameters)
-    if type(tangents[0]) is ad.Zero:
-        return [log_probs, log_norm], [ad.Zero.from_primal_value(x) for x in (log_probs, log_norm)]
     return [log_probs, log_norm], _tangent(tangents[0], logits, labels, log_norm, **parameters)
 
 
 def _tangent_transpose(cotangents, tangent, logits, labels, log_norm, **parameters):
     ct_log_probs, ct_norm = cotangents
     dtype = tangent.aval.dtype
-    result = ad.Zero(tangent.aval)
+    result: Array | ad.Zero = ad.Zero(tangent.aval)
     if type(ct_log_probs) is not ad.Zero:
         (result,) = backward(logits, labels, log_norm, ct_log_probs, **parameters)
     if type(ct_norm) is not ad.Zero and parameters["normalize"]:
@@ -99,12 +96,4 @@ def arc_log_probs(
     checks.shape("labels", labels, logits.shape[:-1], "logits.shape[:-1]")
     columns = tuple(resolve_column(c, logits.shape[-1], f"columns[{i}]") for i, c in enumerate(columns))
     labels = checks.to_int32(labels)
-    parameters = {"columns": columns, "normalize": bool(normalize), "implementation": implementation}
-    return forward(logits, labels, **parameters)[0]
-
-
-def clipped_vjp(
-    logits: Array, labels: Array, log_norm: Array, cotangent: Array, bound: Array, **parameters
-) -> Array:
-    """The gradient with each element clipped to ``+-bound [...]``, a limit a row."""
-    return backward(logits, labels, log_norm, cotangent, bound, **parameters)[0]
+    return forward(logits, labels, columns=columns, normalize=bool(normalize), implementation=implementation)[0]

@@ -2,29 +2,32 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+Shaped = Array | np.ndarray | jax.ShapeDtypeStruct
 
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
-def floating(name: str, x: Array) -> None:
+def floating(name: str, x: Shaped) -> None:
     if x.dtype.name not in _FLOATING:
         raise TypeError(f"`{name}` must be one of {', '.join(_FLOATING)}, got {x.dtype.name}.")
 
 
-def integer(name: str, x: Array) -> None:
+def integer(name: str, x: Shaped) -> None:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"`{name}` must have an integer dtype, got {x.dtype.name}.")
 
 
-def rank(name: str, x: Array, letters: str) -> None:
+def rank(name: str, x: Shaped, letters: str) -> None:
     expected = len(letters.split(","))
     if x.ndim != expected:
         hint = " (use jax.vmap for further batch dimensions)" if x.ndim > expected else ""
         raise ValueError(f"`{name}` must have {expected} dimensions [{letters}], got {x.ndim}: shape {x.shape}{hint}.")
 
 
-def shape(name: str, x: Array, expected: tuple[int, ...], source: str) -> None:
+def shape(name: str, x: Shaped, expected: tuple[int, ...], source: str) -> None:
     if x.shape != expected:
         raise ValueError(f"`{name}` must have shape {expected} ({source}), got {x.shape}.")
 
@@ -42,7 +45,7 @@ def to_int32(x: Array) -> Array:
     return jnp.where(fits, x, 0).astype(jnp.int32) + jnp.where(fits, 0, info.min).astype(jnp.int32)
 
 
-def loss_arguments(logits: Array, targets: Array, logit_lengths: Array, target_lengths: Array) -> None:
+def loss_arguments(logits: Shaped, targets: Shaped, logit_lengths: Shaped, target_lengths: Shaped) -> None:
     """The types and shapes of the four arrays of a transducer loss: [B, T, U+1, V], [B, U], [B], [B]."""
     floating("logits", logits)
     rank("logits", logits, "B, T, U+1, V")
@@ -50,7 +53,9 @@ def loss_arguments(logits: Array, targets: Array, logit_lengths: Array, target_l
     rank("targets", targets, "B, U")
     b, _, u1, v = logits.shape
     if targets.shape[0] != b:
-        raise ValueError(f"`targets` must have logits.shape[0] == {b} rows, got {targets.shape[0]}: shape {targets.shape}.")
+        raise ValueError(
+            f"`targets` must have logits.shape[0] == {b} rows, got {targets.shape[0]}: shape {targets.shape}."
+        )
     if targets.shape[1] + 1 != u1:
         help_ = ""
         if targets.shape[1] == u1:
@@ -68,12 +73,14 @@ def loss_arguments(logits: Array, targets: Array, logit_lengths: Array, target_l
     lengths(b, logit_lengths, target_lengths, "logits.shape[0]")
 
 
-def lengths(b: int, logit_lengths: Array, target_lengths: Array, source: str) -> None:
+def lengths(b: int, logit_lengths: Shaped, target_lengths: Shaped, source: str) -> None:
     for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths)):
         integer(name, x)
         rank(name, x, "B")
         if x.shape[0] != b:
-            raise ValueError(f"`{name}` must have shape ({b},), one a row of the batch ({source} == {b}), got {x.shape}.")
+            raise ValueError(
+                f"`{name}` must have shape ({b},), one a row of the batch ({source} == {b}), got {x.shape}."
+            )
 
 
 def is_tracer(x: object) -> bool:

@@ -32,11 +32,13 @@ def check_inputs(
       >>> jax_rnnt.check_inputs(logits, np.array([[1, 4]]), np.array([4]), np.array([2]))
       Traceback (most recent call last):
         ...
-      ValueError: `targets[0, 1]` is 4, the blank (blank=-1 of V=5). Targets must not contain blank: the loss inserts it.
+      ValueError: `targets[0, 1]` is 4, the blank (blank=-1). Targets must not contain blank: the loss inserts it.
     """
     arrays = (targets, logit_lengths, target_lengths)
     if any(checks.is_tracer(x) for x in (logits, *arrays)):
-        raise TypeError("`check_inputs` needs concrete arrays; it was called on traced ones (inside jit, grad or vmap).")
+        raise TypeError(
+            "`check_inputs` needs concrete arrays; it was called on traced ones (inside jit, grad or vmap)."
+        )
     labels, t_b, u_b = (np.asarray(x) for x in arrays)
     shaped = logits if isinstance(logits, jax.ShapeDtypeStruct) else np.asarray(logits)
     checks.loss_arguments(shaped, labels, t_b, u_b)
@@ -46,13 +48,15 @@ def check_inputs(
         for b in np.flatnonzero((x < 0) | (x > limit))[:1]:
             raise ValueError(f"`{name}[{b}]` must be in [0, {letter}] = [0, {limit}], got {x[b]}.")
     for b in np.flatnonzero((t_b == 0) & (u_b > 0))[:1]:
-        raise ValueError(f"`logit_lengths[{b}]` is 0 with target_lengths[{b}] == {u_b[b]}: labels need at least one frame.")
+        raise ValueError(
+            f"`logit_lengths[{b}]` is 0 with target_lengths[{b}] == {u_b[b]}: labels need at least one frame."
+        )
     used = np.arange(u1 - 1)[None] < u_b[:, None]
     for b, u in np.argwhere(used & ((labels < 0) | (labels >= v) | (labels == column)))[:1]:
         value = labels[b, u]
         if value == column:
             raise ValueError(
-                f"`targets[{b}, {u}]` is {value}, the blank (blank={blank} of V={v}). "
+                f"`targets[{b}, {u}]` is {value}, the blank (blank={blank}). "
                 "Targets must not contain blank: the loss inserts it."
             )
         raise ValueError(f"`targets[{b}, {u}]` must be in [0, V) = [0, {v}), got {value}.")

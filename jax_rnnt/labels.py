@@ -32,7 +32,9 @@ def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:
     except (AttributeError, TypeError, ValueError) as error:
         raise TypeError(f"`moves` must be a sequence of (dt, du) pairs of integers, got {moves!r}.") from error
     if len(pairs) != arcs:
-        raise ValueError(f"`moves` must hold one (dt, du) pair for each of log_probs.shape[-1] == {arcs} arcs, got {len(pairs)} pairs.")
+        raise ValueError(
+            f"`moves` must hold a (dt, du) pair for each of log_probs.shape[-1] == {arcs} arcs, got {len(pairs)} pairs."
+        )
     for k, (dt, du) in enumerate(pairs):
         if dt < 0 or du < 0 or dt + du < 1:
             raise ValueError(f"`moves[{k}]` must have dt >= 0, du >= 0 and dt + du >= 1, got ({dt}, {du}).")

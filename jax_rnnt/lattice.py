@@ -5,7 +5,6 @@ from typing import Literal, overload
 
 import jax.numpy as jnp
 from jax import Array
-from jax.interpreters import ad
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks, scan
@@ -30,9 +29,6 @@ posteriors = Operation("lattice_posteriors", _with_posteriors, _lattice_ndim)
 
 
 def _cost_jvp(primals, tangents, **parameters):
-    if type(tangents[0]) is ad.Zero:
-        (value,) = cost(*primals, **parameters)
-        return [value], [ad.Zero.from_primal_value(value)]
     value, posterior = posteriors(*primals, **parameters)
     return [value], [-jnp.sum(posterior * tangents[0], axis=(-3, -2, -1))]
 

@@ -81,8 +81,8 @@ def rnnt_loss(
       >>> logits = jnp.zeros((2, 4, 3, 5))  # B = 2, T = 4, U = 2, V = 5
       >>> targets = jnp.array([[1, 2], [3, 0]])
       >>> lengths = jnp.array([4, 3]), jnp.array([2, 1])
-      >>> jax_rnnt.rnnt_loss(logits, targets, *lengths, blank=4, reduction="none").round(4)
-      Array([7.354 , 5.3391], dtype=float32)
+      >>> [round(float(x), 3) for x in jax_rnnt.rnnt_loss(logits, targets, *lengths, blank=4, reduction="none")]
+      [7.354, 5.339]
       >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
       (2, 4, 3, 5)
     """
@@ -93,7 +93,9 @@ def rnnt_loss(
     if reduction not in _REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}.")
     column = resolve_column(blank, logits.shape[-1], "blank")
-    labels, t_b = _row_labels(logits.shape, checks.to_int32(targets), checks.to_int32(t_b), checks.to_int32(u_b), column)
+    labels, t_b = _row_labels(
+        logits.shape, checks.to_int32(targets), checks.to_int32(t_b), checks.to_int32(u_b), column
+    )
     parameters = _Parameters((column,), bool(fused_log_softmax), implementation)
     if clamp > 0:
         costs = _clamped_costs(logits, labels, t_b, checks.to_int32(u_b), parameters, float(clamp))

@@ -1,13 +1,12 @@
-"""The compiled kernels: loads the module, decides whether this jaxlib can run it, registers it, tells what was built."""
+"""The compiled kernels: loads the module, decides whether this jaxlib can run it, registers it, says what was built."""
 
-import functools
 import importlib
+import importlib.metadata
 import pathlib
 import re
 import warnings
 
 import jax
-import numpy as np
 
 _PREFIX = "jax_rnnt_"
 
@@ -17,6 +16,12 @@ def _load():
     try:
         module = importlib.import_module("jax_rnnt._native")
     except ImportError as error:
+        here = pathlib.Path(__file__).resolve().parent
+        if (here.parent / "CMakeLists.txt").is_file():
+            return None, (
+                f"{here} is the source tree, where nothing is compiled, and comes first on Python's path; run from "
+                "another folder, or install in place with pip install -e ."
+            )
         return None, f"the compiled module could not be imported ({error})"
     header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
     found = re.search(r"#define\s+XLA_FFI_API_MINOR\s+(\d+)", header.read_text()) if header.is_file() else None
@@ -74,11 +79,6 @@ def missing_reason(platform: str) -> str:
     if _reason:
         return f"{_reason}. Reinstall with a C++17 compiler at hand: pip install --force-reinstall --no-deps jax_rnnt"
     return f"this build has kernels for {', '.join(sorted(platforms))} only"
-
-
-@functools.cache
-def ffi_lowering(name: str):
-    return jax.ffi.ffi_lowering(_PREFIX + name)
 
 
 def build_info() -> dict[str, object]:

@@ -54,8 +54,7 @@ class Operation:
             mlir.register_lowering(self.primitive, functools.partial(self._lower, platform), platform=platform)
 
     def __call__(self, *args: Array, implementation: str | None, **parameters) -> list[Array]:
-        args = sharding.match_manual_axes(args)
-        return self.primitive.bind(*args, implementation=implementation, **parameters)
+        return self.primitive.bind(*sharding.match_manual_axes(args), implementation=implementation, **parameters)
 
     def def_jvp(self, rule: Callable) -> None:
         ad.primitive_jvps[self.primitive] = rule

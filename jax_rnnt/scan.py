@@ -179,9 +179,7 @@ def _shift_scaled(x: Scaled, by: int) -> Scaled:
     return m, jnp.where(m == 0, _ZERO_EXPONENT, _shift(x[1], by))
 
 
-def lattice(
-    arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool
-) -> list[Array]:
+def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool) -> list[Array]:
     """``cost [...]`` of ``arcs [..., T, U+1, K]``, and the arc posteriors if they are asked for."""
     *batch, t_max, u1, _ = arcs.shape
     steps = [dt + du for dt, du in moves]

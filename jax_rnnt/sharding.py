@@ -29,7 +29,8 @@ def match_manual_axes(args: Sequence[Array]) -> list[Array]:
             return x
         if hasattr(jax.lax, "pcast"):
             return jax.lax.pcast(x, tuple(sorted(missing)), to="varying")
-        return jax.lax.pvary(x, tuple(sorted(missing)))
+        pvary = getattr(jax.lax, "pvary")  # noqa: B009  (its name until jax 0.10)
+        return pvary(x, tuple(sorted(missing)))
 
     return [cast(x, union - has) for x, has in zip(args, axes, strict=True)]
 
@@ -56,13 +57,15 @@ def ffi_attributes(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> 
         return {}  # neither notation knows symbolic shapes
     count = ir.DictAttr.get({"num_batch_dims": ir.StringAttr.get(str(batch_ndim))})
     attributes: dict[str, ir.Attribute] = {"mhlo.frontend_attributes": count}
-    if jax.config.jax_use_shardy_partitioner:
+    if getattr(jax.config, "jax_use_shardy_partitioner", True):
         attributes["sdy.sharding_rule"] = ir.Attribute.parse(_shardy_rule(avals_in, avals_out, batch_ndim))
     return attributes
 
 
 def _shardy_rule(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> str:
-    sizes = list(avals_in[0].shape[:batch_ndim])  # of each factor: first the shared ones, then a private one a dimension
+    sizes = list(
+        avals_in[0].shape[:batch_ndim]
+    )  # of each factor: first the shared ones, then a private one a dimension
 
     def dimensions(aval) -> str:
         private = range(len(sizes), len(sizes) + len(aval.shape) - batch_ndim)

@@ -108,7 +108,8 @@ void CheckBFloat16() {
       continue;
     }
     const float up = jax_rnnt::Widen(jax_rnnt::BFloat16{static_cast<uint16_t>(got.bits + 1)});
-    const float down = got.bits & 0x7fff ? jax_rnnt::Widen(jax_rnnt::BFloat16{static_cast<uint16_t>(got.bits - 1)}) : -up;
+    const float down =
+        got.bits & 0x7fff ? jax_rnnt::Widen(jax_rnnt::BFloat16{static_cast<uint16_t>(got.bits - 1)}) : -up;
     const double error = std::fabs(static_cast<double>(x) - back);
     const double next = std::fmin(std::fabs(static_cast<double>(x) - up), std::fabs(static_cast<double>(x) - down));
     wrong += error > next || (error == next && (got.bits & 1));

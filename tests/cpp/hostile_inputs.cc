@@ -62,8 +62,8 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
   auto columns = Array<int64_t>(2);
   columns[0] = vocabulary - 1;
   columns[1] = 0;
-  const int32_t labels_pool[] = {kNoLabel, kPadding, -3, kTiny, kHuge, static_cast<int32_t>(vocabulary), 0,
-                                 static_cast<int32_t>(vocabulary - 1)};
+  const int32_t labels_pool[] = {
+      kNoLabel, kPadding, -3, kTiny, kHuge, static_cast<int32_t>(vocabulary), 0, static_cast<int32_t>(vocabulary - 1)};
   auto labels = Array<int32_t>(rows);
   for (int64_t n = 0; n < rows; ++n) labels[n] = labels_pool[random() % 8];
   for (int64_t num_columns = 0; num_columns <= 2; ++num_columns) {
@@ -78,8 +78,8 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
         ArcsForward(shape, logits.get(), labels.get(), entries.get(), norm.get(), begin, end);
       });
       ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
-        ArcsBackward(shape, logits.get(), labels.get(), norm.get(), cotangent.get(), num_columns ? bound.get() : nullptr,
-                     grad.get(), begin, end);
+        ArcsBackward(shape, logits.get(), labels.get(), norm.get(), cotangent.get(),
+                     num_columns ? bound.get() : nullptr, grad.get(), begin, end);
       });
       for (int64_t n = 0; n < rows; ++n) {
         const A entry = entries[n * shape.num_arcs()];
@@ -98,14 +98,18 @@ void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& move
   LatticeShape shape{frames, columns, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
   const int32_t t = static_cast<int32_t>(frames), u = static_cast<int32_t>(columns - 1);
-  const int32_t lengths[][2] = {{t, u}, {t / 2, u / 2}, {1, u}, {t, 0}, {1, 0}, {0, 0},   {0, 1},    {-5, u},
-                                {t, -5}, {kHuge, u}, {t, kHuge}, {kHuge, kHuge}, {kTiny, kTiny}, {t + 1, u}, {t, u + 1}};
+  const int32_t lengths[][2] = {{t, u},     {t / 2, u / 2}, {1, u},         {t, 0},     {1, 0},
+                                {0, 0},     {0, 1},         {-5, u},        {t, -5},    {kHuge, u},
+                                {t, kHuge}, {kHuge, kHuge}, {kTiny, kTiny}, {t + 1, u}, {t, u + 1}};
   for (const auto& length : lengths) {
     for (bool with_posteriors : {true, false}) {
       auto arcs = Array<R>(shape.size()), posteriors = Array<R>(shape.size());
       for (int64_t i = 0; i < shape.size(); ++i) {
         const int special = static_cast<int>(random() % 3000);
-        arcs[i] = static_cast<R>(special == 0 ? kNaN : special < 30 ? -kInfinity : special == 30 ? -1e30 : normal(random));
+        arcs[i] = static_cast<R>(special == 0    ? kNaN
+                                 : special < 30  ? -kInfinity
+                                 : special == 30 ? -1e30
+                                                 : normal(random));
         posteriors[i] = static_cast<R>(kNaN);
       }
       Lattice<R> lattice(shape, arcs.get(), length[0], length[1], with_posteriors ? posteriors.get() : nullptr);
