@@ -32,7 +32,7 @@ template <class T>
 void ArcsForward(const ArcsShape& shape, const T* logits, const int32_t* labels, typename Compute<T>::Type* log_probs,
                  typename Compute<T>::Type* log_norm, int64_t begin, int64_t end);
 
-// bound: the limit of the gradient's elements for each row, or null. grad may be logits.
+// bound: the limit of the gradient's elements for each row, or null. grad may not overlap logits.
 template <class T>
 void ArcsBackward(const ArcsShape& shape, const T* logits, const int32_t* labels,
                   const typename Compute<T>::Type* log_norm, const typename Compute<T>::Type* cotangent,

@@ -56,15 +56,15 @@ JAX_RNNT_INLINE BFloat16 Narrow<BFloat16>(float x) {
 template <>
 JAX_RNNT_INLINE Half Narrow<Half>(float x) {
   const uint32_t bits = BitCast<uint32_t>(x);
-  const uint32_t magnitude = bits & 0x7fffffffu;
+  const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffffu);  // signed: vectors compare those
   // Normal results: round the mantissa to 10 bits and move the exponent's bias; overflow runs into infinity.
-  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  const int32_t normal = (magnitude - (112 << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
   // Subnormal results: adding 0.5 lets the addition itself round at 2^-24, the last bit of the sum.
-  const uint32_t subnormal = BitCast<uint32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000u;
-  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
-  half = magnitude >= 0x477ff000u ? 0x7c00u : half;
-  half = magnitude > 0x7f800000u ? 0x7e00u : half;
-  return {static_cast<uint16_t>(half | (bits >> 16 & 0x8000u))};
+  const int32_t subnormal = BitCast<int32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000;
+  int32_t half = magnitude < 0x38800000 ? subnormal : normal;
+  half = magnitude >= 0x477ff000 ? 0x7c00 : half;
+  half = magnitude > 0x7f800000 ? 0x7e00 : half;
+  return {static_cast<uint16_t>(static_cast<uint32_t>(half) | (bits >> 16 & 0x8000u))};
 }
 
 }  // namespace jax_rnnt

@@ -15,6 +15,7 @@
 #endif
 
 #define JAX_RNNT_INLINE inline __attribute__((always_inline))
+#define JAX_RNNT_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace jax_rnnt {
 
