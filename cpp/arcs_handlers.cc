@@ -11,14 +11,21 @@ namespace {
 constexpr size_t kChunkBytes = 128 << 10;  // of logits: some tens of microseconds of work
 
 // Rows that make a chunk of work.
-int64_t Grain(int64_t vocabulary, size_t element) {
-  return std::max<int64_t>(1, kChunkBytes / (static_cast<size_t>(std::max<int64_t>(vocabulary, 1)) * element));
+int64_t Grain(int64_t width, size_t element) {
+  return std::max<int64_t>(1, kChunkBytes / (static_cast<size_t>(std::max<int64_t>(width, 1)) * element));
 }
 
 struct Rows {
   ArcsShape shape;
   int64_t count;
 };
+
+Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize) {
+  const auto dims = logits.dimensions();
+  const int64_t width = dims.size() == 0 ? 1 : dims[dims.size() - 1];
+  return {{width, vocabulary, columns.begin(), static_cast<int64_t>(columns.size()), normalize},
+          dims.size() == 0 ? 1 : Product(dims, 0, dims.size() - 1)};
+}
 
 // Checks what all operands and results have in common; sizes are in rows of logits.
 ffi::Error Check(const char* operation, const Rows& rows, ffi::AnyBuffer labels, size_t norms, size_t entries) {
@@ -28,9 +35,6 @@ ffi::Error Check(const char* operation, const Rows& rows, ffi::AnyBuffer labels,
       return ffi::Error::InvalidArgument(std::string(operation) + ": a column is outside the vocabulary");
     }
   }
-  if (rows.shape.num_arcs() > kMaxArcs) {
-    return ffi::Error::InvalidArgument(std::string(operation) + ": too many columns");
-  }
   if (labels.element_type() != ffi::S32) {
     return ffi::Error::InvalidArgument(std::string(operation) + ": labels must be S32");
   }
@@ -39,51 +43,55 @@ ffi::Error Check(const char* operation, const Rows& rows, ffi::AnyBuffer labels,
   return CheckCount(operation, "arcs", count * static_cast<size_t>(rows.shape.num_arcs()), entries);
 }
 
-Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, bool normalize) {
-  const auto dims = logits.dimensions();
-  const int64_t vocabulary = dims.size() == 0 ? 1 : dims[dims.size() - 1];
-  return {{vocabulary, columns.begin(), static_cast<int64_t>(columns.size()), normalize},
-          dims.size() == 0 ? 1 : Product(dims, 0, dims.size() - 1)};
+// The optional operand at `index`, which has an element a row; null if it is not there.
+ffi::ErrorOr<const void*> Optional(const char* operation, const Rows& rows, ffi::RemainingArgs args, size_t index) {
+  if (index >= args.size()) return static_cast<const void*>(nullptr);
+  auto buffer = args.get<ffi::AnyBuffer>(index);
+  if (!buffer.has_value()) return ffi::Unexpected(buffer.error());
+  auto e = CheckCount(operation, "optional operand", static_cast<size_t>(rows.count), buffer->element_count());
+  if (e.failure()) return ffi::Unexpected(e);
+  return static_cast<const void*>(buffer->untyped_data());
 }
 
 ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels,
-                           ffi::Result<ffi::AnyBuffer> log_probs, ffi::Result<ffi::AnyBuffer> log_norm,
-                           ffi::Span<const int64_t> columns, bool normalize) {
+                           ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> log_probs,
+                           ffi::Result<ffi::AnyBuffer> log_norm, ffi::Span<const int64_t> columns, int64_t vocabulary,
+                           bool normalize) {
   constexpr const char* kName = "arcs_forward";
-  const Rows rows = RowsOf(logits, columns, normalize);
+  const Rows rows = RowsOf(logits, columns, vocabulary, normalize);
   if (auto e = Check(kName, rows, labels, log_norm->element_count(), log_probs->element_count()); e.failure()) return e;
+  const auto offsets = Optional(kName, rows, optional, 0);
+  if (!offsets.has_value()) return offsets.error();
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
-    ParallelFor(pool, rows.count, Grain(rows.shape.vocabulary, sizeof(T)), [&](int64_t begin, int64_t end) {
-      ArcsForward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), Data<A>(*log_probs),
-                  Data<A>(*log_norm), begin, end);
+    ParallelFor(pool, rows.count, Grain(rows.shape.width, sizeof(T)), [&](int64_t begin, int64_t end) {
+      ArcsForward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), static_cast<const int32_t*>(*offsets),
+                  Data<A>(*log_probs), Data<A>(*log_norm), begin, end);
     });
     return ffi::Error::Success();
   });
 }
 
 ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer log_norm,
-                            ffi::AnyBuffer cotangent, ffi::RemainingArgs bounds, ffi::Result<ffi::AnyBuffer> grad,
-                            ffi::Span<const int64_t> columns, bool normalize) {
+                            ffi::AnyBuffer cotangent, ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> grad,
+                            ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize, bool clipped) {
   constexpr const char* kName = "arcs_backward";
-  const Rows rows = RowsOf(logits, columns, normalize);
+  const Rows rows = RowsOf(logits, columns, vocabulary, normalize);
   if (auto e = Check(kName, rows, labels, log_norm.element_count(), cotangent.element_count()); e.failure()) return e;
   if (auto e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
-  const void* bound = nullptr;
-  if (bounds.size() > 0) {
-    auto buffer = bounds.get<ffi::AnyBuffer>(0);
-    if (buffer.has_error()) return buffer.error();
-    if (auto e = CheckCount(kName, "bound", rows.count, buffer->element_count()); e.failure()) return e;
-    bound = buffer->untyped_data();
-  }
+  const auto bound = Optional(kName, rows, optional, clipped ? 0 : optional.size());
+  if (!bound.has_value()) return bound.error();
+  const auto offsets = Optional(kName, rows, optional, clipped ? 1 : 0);
+  if (!offsets.has_value()) return offsets.error();
   AdviseHugePages(grad->untyped_data(), grad->size_bytes());
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
-    ParallelFor(pool, rows.count, Grain(rows.shape.vocabulary, sizeof(T)), [&](int64_t begin, int64_t end) {
-      ArcsBackward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), Data<const A>(log_norm),
-                   Data<const A>(cotangent), static_cast<const A*>(bound), Data<T>(*grad), begin, end);
+    ParallelFor(pool, rows.count, Grain(rows.shape.width, sizeof(T)), [&](int64_t begin, int64_t end) {
+      ArcsBackward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels),
+                   static_cast<const int32_t*>(*offsets), Data<const A>(log_norm), Data<const A>(cotangent),
+                   static_cast<const A*>(*bound), Data<T>(*grad), begin, end);
     });
     return ffi::Error::Success();
   });
@@ -96,9 +104,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsForwardHandler, ArcsForwardImpl,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()  // logits [..., V]
                                   .Arg<ffi::AnyBuffer>()  // labels [...]
+                                  .RemainingArgs()        // offsets [...], where the vocabulary is divided
                                   .Ret<ffi::AnyBuffer>()  // log_probs [..., K]
                                   .Ret<ffi::AnyBuffer>()  // log_norm [...]
                                   .Attr<ffi::Span<const int64_t>>("columns")
+                                  .Attr<int64_t>("vocabulary")
                                   .Attr<bool>("normalize"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsBackwardHandler, ArcsBackwardImpl,
@@ -108,9 +118,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsBackwardHandler, ArcsBackwardImpl,
                                   .Arg<ffi::AnyBuffer>()  // labels [...]
                                   .Arg<ffi::AnyBuffer>()  // log_norm [...]
                                   .Arg<ffi::AnyBuffer>()  // cotangent of log_probs [..., K]
-                                  .RemainingArgs()        // bound [...], where the gradient is clipped
+                                  .RemainingArgs()        // bound [...], where clipped; then offsets [...]
                                   .Ret<ffi::AnyBuffer>()  // d logits [..., V]
                                   .Attr<ffi::Span<const int64_t>>("columns")
-                                  .Attr<bool>("normalize"));
+                                  .Attr<int64_t>("vocabulary")
+                                  .Attr<bool>("normalize")
+                                  .Attr<bool>("clipped"));
 
 }  // namespace jax_rnnt

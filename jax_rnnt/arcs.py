@@ -1,6 +1,8 @@
 """Operation 1: log-probabilities of the arcs that leave a node, from one row of logits."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,6 +12,19 @@ from jax.typing import ArrayLike
 from jax_rnnt import checks, scan
 from jax_rnnt.labels import resolve_column
 from jax_rnnt.primitive import Operation, check_implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class ArcParameters:
+    """The static parameters of operation 1."""
+
+    columns: tuple[int, ...]
+    vocabulary: int
+    normalize: bool
+    implementation: str | None
+
+    def asdict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 def _rows_ndim(logits, *_) -> int:
@@ -32,10 +47,10 @@ def _tangent_transpose(cotangents, tangent, logits, labels, log_norm, **paramete
     dtype = tangent.aval.dtype
     result: Array | ad.Zero = ad.Zero(tangent.aval)
     if type(ct_log_probs) is not ad.Zero:
-        (result,) = backward(logits, labels, log_norm, ct_log_probs, **parameters)
+        (result,) = backward(logits, labels, log_norm, ct_log_probs, clipped=False, **parameters)
     if type(ct_norm) is not ad.Zero and parameters["normalize"]:
         # Only second derivatives come here, through the log-norm that `backward` reads.
-        through_norm = scan.softmax(logits, labels, log_norm, True) * ct_norm[..., None]
+        through_norm = scan.softmax(logits, labels, log_norm, parameters["vocabulary"], True) * ct_norm[..., None]
         result = ad.add_tangents(result, through_norm.astype(dtype))
     return result, None, None, None
 
@@ -96,4 +111,5 @@ def arc_log_probs(
     checks.shape("labels", labels, logits.shape[:-1], "logits.shape[:-1]")
     columns = tuple(resolve_column(c, logits.shape[-1], f"columns[{i}]") for i, c in enumerate(columns))
     labels = checks.to_int32(labels)
-    return forward(logits, labels, columns=columns, normalize=bool(normalize), implementation=implementation)[0]
+    parameters = ArcParameters(columns, logits.shape[-1], bool(normalize), implementation)
+    return forward(logits, labels, **parameters.asdict())[0]

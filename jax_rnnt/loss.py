@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt import arcs, checks, lattice
+from jax_rnnt import arcs, checks, lattice, vocabulary
+from jax_rnnt.arcs import ArcParameters
 from jax_rnnt.labels import INVALID, NO_LABEL, PADDING, RNNT_MOVES, resolve_column
 from jax_rnnt.primitive import check_implementation
 
@@ -29,6 +30,7 @@ def rnnt_loss(
     fused_log_softmax: bool = True,
     *,
     implementation: str | None = None,
+    vocab_axis_name: str | None = None,
 ) -> Array:
     r"""The RNN transducer loss: minus the log-probability of the targets, summed over all alignments.
 
@@ -52,6 +54,10 @@ def rnnt_loss(
         the entries of blank and of the targets are read and have a gradient.
       implementation: None chooses by platform (compiled kernels where there are any, else the ``lax`` form); "native"
         insists on the kernels; "scan" is the ``lax`` form.
+      vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
+        ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
+        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` count in the whole vocabulary.
+        No device sees another's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no forward mode.
 
     Returns:
       float32, float64 for float64 logits: a scalar, or ``[B]`` for "none". The gradient has the dtype of ``logits``.
@@ -92,27 +98,28 @@ def rnnt_loss(
     checks.loss_arguments(logits, targets, t_b, u_b)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}.")
-    column = resolve_column(blank, logits.shape[-1], "blank")
-    labels, t_b = _row_labels(
-        logits.shape, checks.to_int32(targets), checks.to_int32(t_b), checks.to_int32(u_b), column
-    )
-    parameters = _Parameters((column,), bool(fused_log_softmax), implementation)
-    if clamp > 0:
-        costs = _clamped_costs(logits, labels, t_b, checks.to_int32(u_b), parameters, float(clamp))
+    if vocab_axis_name is not None and not vocabulary.is_bound(vocab_axis_name):
+        part = RNNTLoss(
+            blank, clamp, reduction, fused_log_softmax, implementation=implementation, vocab_axis_name=vocab_axis_name
+        )
+        return vocabulary.over_mesh(part, vocab_axis_name)(logits, targets, t_b, u_b)
+    parts = 1 if vocab_axis_name is None else jax.lax.psum(1, vocab_axis_name)
+    size = logits.shape[-1] * parts
+    column = resolve_column(blank, size, "blank")
+    t_b, u_b = checks.to_int32(t_b), checks.to_int32(u_b)
+    labels, t_b = _row_labels((*logits.shape[:-1], size), checks.to_int32(targets), t_b, u_b, column)
+    parameters = ArcParameters((column,), size, bool(fused_log_softmax), implementation)
+    if vocab_axis_name is not None:
+        costs = vocabulary.divided_costs(logits, labels, t_b, u_b, parameters, float(clamp), vocab_axis_name)
+    elif clamp > 0:
+        costs = _clamped_costs(logits, labels, t_b, u_b, parameters, float(clamp))
     else:
-        costs = _costs(logits, labels, t_b, checks.to_int32(u_b), parameters)
+        costs = _costs(logits, labels, t_b, u_b, parameters)
     if reduction == "none":
         return costs
     total = jnp.sum(costs)
     # max(B, 1): the mean over an empty batch is 0, as a batch of filler rows has it, and not 0 / 0.
     return total if reduction == "sum" else total / max(costs.shape[0], 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parameters:
-    columns: tuple[int, ...]
-    normalize: bool
-    implementation: str | None
 
 
 def _row_labels(shape: tuple[int, ...], targets: Array, t_b: Array, u_b: Array, blank: int) -> tuple[Array, Array]:
@@ -128,30 +135,30 @@ def _row_labels(shape: tuple[int, ...], targets: Array, t_b: Array, u_b: Array, 
     return jnp.where(invalid[:, None, None], INVALID, rows), jnp.where(invalid, -1, t_b)
 
 
-def _costs(logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: _Parameters) -> Array:
-    log_probs, _ = arcs.forward(logits, labels, **dataclasses.asdict(parameters))
+def _costs(logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: ArcParameters) -> Array:
+    log_probs, _ = arcs.forward(logits, labels, **parameters.asdict())
     return lattice.cost(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _clamped_costs(logits, labels, t_b, u_b, parameters: _Parameters, clamp: float):
+def _clamped_costs(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float):
     return _costs(logits, labels, t_b, u_b, parameters)
 
 
-def _clamped_fwd(logits, labels, t_b, u_b, parameters: _Parameters, clamp: float):
-    log_probs, log_norm = arcs.forward(logits, labels, **dataclasses.asdict(parameters))
+def _clamped_fwd(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float):
+    log_probs, log_norm = arcs.forward(logits, labels, **parameters.asdict())
     costs, posterior = lattice.posteriors(
         log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation
     )
     return costs, (logits, labels, log_norm, posterior)
 
 
-def _clamped_bwd(parameters: _Parameters, clamp: float, residuals, cotangent):
+def _clamped_bwd(parameters: ArcParameters, clamp: float, residuals, cotangent):
     logits, labels, log_norm, posterior = residuals
     # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
     bound = jnp.broadcast_to(clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
     arc_cotangent = -posterior * cotangent[:, None, None, None]
-    (grad,) = arcs.backward(logits, labels, log_norm, arc_cotangent, bound, **dataclasses.asdict(parameters))
+    (grad,) = arcs.backward(logits, labels, log_norm, arc_cotangent, bound, clipped=True, **parameters.asdict())
     none = np.zeros(labels.shape, jax.dtypes.float0)
     return grad, none, np.zeros(cotangent.shape, jax.dtypes.float0), np.zeros(cotangent.shape, jax.dtypes.float0)
 
@@ -180,6 +187,7 @@ class RNNTLoss:
     fused_log_softmax: bool = True
     _: dataclasses.KW_ONLY
     implementation: str | None = None
+    vocab_axis_name: str | None = None
 
     def __call__(
         self, logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
@@ -195,4 +203,5 @@ class RNNTLoss:
             self.reduction,
             self.fused_log_softmax,
             implementation=self.implementation,
+            vocab_axis_name=self.vocab_axis_name,
         )

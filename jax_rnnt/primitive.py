@@ -107,7 +107,9 @@ def _jitted(primitive: Primitive, parameters: Sequence) -> Callable:
 
 
 def _ffi_attribute(value) -> np.ndarray | np.generic:
-    """Static parameters as the exact types that C++ decodes: a bool, or a flat list of int64."""
+    """Static parameters as the exact types that C++ decodes: a bool, an int64, or a flat list of int64."""
     if isinstance(value, bool):
         return np.bool_(value)
+    if isinstance(value, int):
+        return np.int64(value)
     return np.asarray(value, np.int64).ravel()

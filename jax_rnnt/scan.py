@@ -30,52 +30,82 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
 # --------------------------------------------------------------------------------------------- operation 1: arcs
 
 
-def _row_state(logits: Array, labels: Array, log_norm: Array) -> tuple[Array, Array, Array]:
+def _row_state(labels: Array, log_norm: Array, vocabulary: int) -> tuple[Array, Array, Array]:
     """Masks [...] of rows that are padding, that are invalid (their values are NaN), and that have no mass at all."""
     padding = labels == PADDING
-    outside = (labels < PADDING) | (labels >= logits.shape[-1])
+    outside = (labels < PADDING) | (labels >= vocabulary)
     invalid = outside | (~padding & ~(log_norm < jnp.inf))
     return padding, invalid, log_norm == -jnp.inf
 
 
-def _picks(x: Array, labels: Array, columns: Sequence[int]) -> list[Array]:
-    """Entries of ``x[..., V]`` in each static column, then in the row's own label (clamped into range)."""
-    index = jnp.clip(labels, 0, x.shape[-1] - 1)[..., None]
-    return [x[..., c] for c in columns] + [jnp.take_along_axis(x, index, axis=-1)[..., 0]]
+def places_of_arcs(labels: Array, columns: Sequence[int], offsets: Array | None) -> list[Array]:
+    """Where in its row [...] each arc points to: each static column, then the row's own label."""
+    places = [jnp.full_like(labels, c) for c in columns] + [labels]
+    return places if offsets is None else [p - offsets for p in places]
 
 
-def arcs_forward(logits: Array, labels: Array, *, columns: tuple[int, ...], normalize: bool) -> list[Array]:
-    """``log_probs [..., K]`` and ``log_norm [...]``."""
-    dtype = compute_dtype(logits.dtype)
-    x = jnp.where((labels == PADDING)[..., None], 0, logits.astype(dtype))
+def _pick(x: Array, place: Array) -> Array:
+    """The entry of ``x [..., V]`` in this place; an arbitrary one where that is not in the row."""
+    return jnp.take_along_axis(x, jnp.clip(place, 0, x.shape[-1] - 1)[..., None], axis=-1)[..., 0]
+
+
+def _dead(labels: Array, columns: Sequence[int], row: Array) -> Array:
+    """Mask [..., K] of arcs that do not exist: those of the given rows [...], and labels where there is none."""
+    return jnp.stack([row] * len(columns) + [(labels < 0) | row], axis=-1)
+
+
+def assemble(picks: Sequence[Array], labels: Array, log_norm: Array, columns: Sequence[int], vocabulary: int) -> Array:
+    """``log_probs [..., K]`` from the logits [...] that arcs point to and the log-norm [...]."""
+    padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
+    entries = jnp.stack(picks, axis=-1) - jnp.where(massless, 0, log_norm)[..., None]
+    entries = jnp.where(_dead(labels, columns, padding | massless), -jnp.inf, entries)
+    return jnp.where(invalid[..., None], jnp.nan, entries)
+
+
+def arcs_forward(
+    logits: Array, labels: Array, *offsets: Array, columns: tuple[int, ...], vocabulary: int, normalize: bool
+) -> list[Array]:
+    """``log_probs [..., K]`` and ``log_norm [...]``.
+
+    With ``offsets [...]``, rows hold the entries from their offset on of a ``vocabulary`` that is divided over devices;
+    arcs that point elsewhere have entries of -inf.
+    """
+    x = jnp.where((labels == PADDING)[..., None], 0, logits.astype(compute_dtype(logits.dtype)))
     log_norm = jax.nn.logsumexp(x, axis=-1) if normalize else jnp.zeros_like(x[..., 0])
-    padding, invalid, massless = _row_state(logits, labels, log_norm)
-    entries = jnp.stack(_picks(x, labels, columns), axis=-1) - jnp.where(massless, 0, log_norm)[..., None]
-    has_label = labels >= 0
-    absent = jnp.stack([padding] * len(columns) + [~has_label], axis=-1)
-    log_probs = jnp.where(absent | massless[..., None], -jnp.inf, entries)
-    log_probs = jnp.where(invalid[..., None], jnp.nan, log_probs)
-    return [log_probs, jnp.where(padding, 0, log_norm)]
+    if offsets:
+        places = places_of_arcs(labels, columns, offsets[0])
+        picks = [jnp.where((p >= 0) & (p < x.shape[-1]), _pick(x, p), -jnp.inf) for p in places]
+    else:
+        picks = [*(x[..., c] for c in columns), _pick(x, labels)]
+    log_probs = assemble(picks, labels, log_norm, columns, vocabulary)
+    return [log_probs, jnp.where(labels == PADDING, 0, log_norm)]
 
 
-def softmax(logits: Array, labels: Array, log_norm: Array, normalize: bool) -> Array:
+def softmax(logits: Array, labels: Array, log_norm: Array, vocabulary: int, normalize: bool) -> Array:
     """``exp(logits - log_norm)``, 0 in padding and in rows without mass; 0 everywhere if rows are not normalised."""
     if not normalize:
         return jnp.zeros(logits.shape, compute_dtype(logits.dtype))
-    padding, invalid, massless = _row_state(logits, labels, log_norm)
+    padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
     x = jnp.where((padding | massless)[..., None], -jnp.inf, logits.astype(compute_dtype(logits.dtype)))
     return jnp.where(invalid[..., None], jnp.nan, jnp.exp(x - jnp.where(massless, 0, log_norm)[..., None]))
 
 
 def arcs_tangent(
-    tangent: Array, logits: Array, labels: Array, log_norm: Array, *, columns: tuple[int, ...], normalize: bool
+    tangent: Array,
+    logits: Array,
+    labels: Array,
+    log_norm: Array,
+    *,
+    columns: tuple[int, ...],
+    vocabulary: int,
+    normalize: bool,
 ) -> list[Array]:
     """Tangents of ``log_probs`` and ``log_norm``, linear in ``tangent [..., V]``, the tangent of ``logits``."""
-    padding, invalid, massless = _row_state(logits, labels, log_norm)
+    padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
     dx = jnp.where(padding[..., None], 0, tangent.astype(log_norm.dtype))
-    d_norm = jnp.sum(softmax(logits, labels, log_norm, normalize) * dx, axis=-1)
-    absent = jnp.stack([padding | massless] * len(columns) + [(labels < 0) | massless], axis=-1)
-    d_log_probs = jnp.where(absent, 0, jnp.stack(_picks(dx, labels, columns), axis=-1) - d_norm[..., None])
+    d_norm = jnp.sum(softmax(logits, labels, log_norm, vocabulary, normalize) * dx, axis=-1)
+    d_entries = jnp.stack([*(dx[..., c] for c in columns), _pick(dx, labels)], axis=-1) - d_norm[..., None]
+    d_log_probs = jnp.where(_dead(labels, columns, padding | massless), 0, d_entries)
     return [jnp.where(invalid[..., None], jnp.nan, d_log_probs), d_norm]
 
 
@@ -84,20 +114,27 @@ def arcs_backward(
     labels: Array,
     log_norm: Array,
     cotangent: Array,
-    *bound: Array,
+    *optional: Array,
     columns: tuple[int, ...],
+    vocabulary: int,
     normalize: bool,
+    clipped: bool,
 ) -> list[Array]:
-    """``d logits [..., V]`` from ``cotangent [..., K]``, clipped to ``+-bound [...]`` if one is given."""
-    padding, invalid, massless = _row_state(logits, labels, log_norm)
-    absent = jnp.stack([padding | massless] * len(columns) + [(labels < 0) | massless], axis=-1)
-    ct = jnp.where(absent, 0, cotangent)
-    grad = -jnp.sum(ct, axis=-1, keepdims=True) * softmax(logits, labels, log_norm, normalize)
-    vocabulary = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    for k, column in enumerate([*columns, labels[..., None]]):
-        grad = grad + jnp.where(vocabulary == column, ct[..., k, None], 0)
-    for limit in bound:
-        grad = jnp.clip(grad, -limit[..., None], limit[..., None])
+    """``d logits [..., V]`` from ``cotangent [..., K]``.
+
+    ``optional`` holds, if the gradient is ``clipped``, the limit of each row's elements ``[...]``; then, if the
+    vocabulary is divided, the ``offsets [...]`` of :func:`arcs_forward`.
+    """
+    offsets = optional[1 if clipped else 0 :]
+    padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
+    ct = jnp.where(_dead(labels, columns, padding | massless), 0, cotangent)
+    total = jnp.sum(ct, axis=-1, keepdims=True)
+    grad = -total * softmax(logits, labels, log_norm, vocabulary, normalize)
+    entry = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    for k, place in enumerate(places_of_arcs(labels, columns, *(offsets or (None,)))):
+        grad = grad + jnp.where(entry == place[..., None], ct[..., k, None], 0)
+    if clipped:
+        grad = jnp.clip(grad, -optional[0][..., None], optional[0][..., None])
     return [jnp.where(invalid[..., None], jnp.nan, grad).astype(logits.dtype)]
 
 

@@ -13,15 +13,16 @@ from jax.sharding import PartitionSpec
 from jaxlib.mlir import ir
 
 
+def varying_axes(x: Array) -> frozenset[str]:
+    """The manual mesh axes along which ``x`` may differ from device to device, as far as its type knows."""
+    aval = jax.typeof(x)
+    manual = getattr(aval, "manual_axis_type", None)
+    return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
+
+
 def match_manual_axes(args: Sequence[Array]) -> list[Array]:
     """Inside ``shard_map`` all operands of a primitive must vary over the same mesh axes."""
-
-    def varying(x: Array) -> frozenset[str]:
-        aval = jax.typeof(x)
-        manual = getattr(aval, "manual_axis_type", None)
-        return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
-
-    axes = [varying(x) for x in args]
+    axes = [varying_axes(x) for x in args]
     union = frozenset[str]().union(*axes)
 
     def cast(x: Array, missing: frozenset[str]) -> Array:

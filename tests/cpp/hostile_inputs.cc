@@ -68,17 +68,17 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
   for (int64_t n = 0; n < rows; ++n) labels[n] = labels_pool[random() % 8];
   for (int64_t num_columns = 0; num_columns <= 2; ++num_columns) {
     for (bool normalize : {true, false}) {
-      const ArcsShape shape{vocabulary, columns.get(), num_columns, normalize};
+      const ArcsShape shape{vocabulary, vocabulary, columns.get(), num_columns, normalize};
       auto entries = Array<A>(rows * shape.num_arcs()), cotangent = Array<A>(rows * shape.num_arcs());
       auto norm = Array<A>(rows), bound = Array<A>(rows);
       for (int64_t i = 0; i < rows * shape.num_arcs(); ++i) cotangent[i] = static_cast<A>(normal(random));
       for (int64_t i = 0; i < rows; ++i) bound[i] = static_cast<A>(std::fabs(normal(random)));
       ThreadPool pool;
       ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
-        ArcsForward(shape, logits.get(), labels.get(), entries.get(), norm.get(), begin, end);
+        ArcsForward(shape, logits.get(), labels.get(), nullptr, entries.get(), norm.get(), begin, end);
       });
       ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
-        ArcsBackward(shape, logits.get(), labels.get(), norm.get(), cotangent.get(),
+        ArcsBackward(shape, logits.get(), labels.get(), nullptr, norm.get(), cotangent.get(),
                      num_columns ? bound.get() : nullptr, grad.get(), begin, end);
       });
       for (int64_t n = 0; n < rows; ++n) {

@@ -1,0 +1,43 @@
+"""README tells the truth: its Python runs as it stands, and its two commands are those that CI runs."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_in_order():
+    # As a user runs them: one after the other in one session, under JAX's default settings.
+    pytest.importorskip("flax")
+    namespace: dict[str, object] = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks("python"):
+            exec(compile(block, "README.md", "exec"), namespace)  # names carry over from block to block
+    assert float(namespace["loss"]) > 0
+    assert namespace["grads"] is not None
+    assert namespace["posteriors"].shape == (2, 50, 11, 2)
+
+
+def test_ci_runs_the_two_commands():
+    # .ci/run reads them from here, by line; what it finds must be what a reader sees.
+    (commands,) = blocks("bash")
+    job, tests = commands.strip().splitlines()
+    assert README.splitlines()[4:7] == ["```bash", job, tests]
+    assert "examples/train_speech.py" in job
+    assert tests.endswith("pytest")
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "sed -n 6p README.md" in script
+    assert "sed -n 7p README.md" in script
+
+
+def test_relative_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
