@@ -56,7 +56,7 @@ def rnnt_loss(
         insists on the kernels; "scan" is the ``lax`` form.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
         ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
-        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` count in the whole vocabulary.
+        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` count in the whole one.
         No device sees another's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no forward mode.
 
     Returns:
