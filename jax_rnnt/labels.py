@@ -1,5 +1,6 @@
 """What the integers at the door of the two operations mean: labels of rows, columns of blanks, moves of arcs."""
 
+import operator
 from collections.abc import Sequence
 
 NO_LABEL = -1  # no label leaves this node: its entry is -inf
@@ -14,9 +15,10 @@ RNNT_MOVES: Moves = ((1, 0), (0, 1))
 
 def resolve_column(column: int, vocabulary: int, name: str) -> int:
     """The index in [0, V) that ``column`` names; negative numbers count from the end."""
-    if isinstance(column, bool) or not hasattr(column, "__index__"):
-        raise TypeError(f"`{name}` must be an integer, got {column!r} of type {type(column).__name__}.")
-    index = column.__index__()
+    try:
+        index = operator.index(column)
+    except TypeError as error:
+        raise TypeError(f"`{name}` must be an integer, got {column!r} of type {type(column).__name__}.") from error
     if not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"`{name}` must be in [{-vocabulary}, {vocabulary}) for a vocabulary of {vocabulary} entries "
@@ -28,8 +30,8 @@ def resolve_column(column: int, vocabulary: int, name: str) -> int:
 def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:
     """``moves`` as a tuple of pairs, one for each of the ``arcs`` entries of a node."""
     try:
-        pairs = tuple((dt.__index__(), du.__index__()) for dt, du in moves)
-    except (AttributeError, TypeError, ValueError) as error:
+        pairs = tuple((operator.index(dt), operator.index(du)) for dt, du in moves)
+    except (TypeError, ValueError) as error:
         raise TypeError(f"`moves` must be a sequence of (dt, du) pairs of integers, got {moves!r}.") from error
     if len(pairs) != arcs:
         raise ValueError(

@@ -43,6 +43,7 @@ class Operation:
         self.name = name
         self._lax_form = lax_form
         self._batch_ndim = batch_ndim
+        self._has_kernel = has_kernel
         self.primitive = Primitive(f"jax_rnnt_{name}")
         self.primitive.multiple_results = True
         self.primitive.def_impl(self._eager)
@@ -89,7 +90,7 @@ class Operation:
 
     def _lower(self, platform, ctx, *args, implementation, **parameters):
         if platform is None or implementation == "scan":
-            if implementation == "native":
+            if implementation == "native" and self._has_kernel:
                 names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
                 raise NotImplementedError(
                     f"implementation='native' was asked for, and there is no kernel for {', '.join(names)}: "

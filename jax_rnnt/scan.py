@@ -24,7 +24,7 @@ Scaled = tuple[Array, Array]  # (m, e): the value m * 2**e
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
     """float64 for float64, float32 for every narrower type."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 # --------------------------------------------------------------------------------------------- operation 1: arcs
@@ -70,7 +70,7 @@ def arcs_forward(
     With ``offsets [...]``, rows hold the entries from their offset on of a ``vocabulary`` that is divided over devices;
     arcs that point elsewhere have entries of -inf.
     """
-    x = jnp.where((labels == PADDING)[..., None], 0, logits.astype(compute_dtype(logits.dtype)))
+    x = logits.astype(compute_dtype(logits.dtype))  # what stands in padding is masked out of the small arrays below
     log_norm = jax.nn.logsumexp(x, axis=-1) if normalize else jnp.zeros_like(x[..., 0])
     if offsets:
         places = places_of_arcs(labels, columns, offsets[0])
@@ -86,8 +86,9 @@ def softmax(logits: Array, labels: Array, log_norm: Array, vocabulary: int, norm
     if not normalize:
         return jnp.zeros(logits.shape, compute_dtype(logits.dtype))
     padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
-    x = jnp.where((padding | massless)[..., None], -jnp.inf, logits.astype(compute_dtype(logits.dtype)))
-    return jnp.where(invalid[..., None], jnp.nan, jnp.exp(x - jnp.where(massless, 0, log_norm)[..., None]))
+    p = jnp.exp(logits.astype(log_norm.dtype) - jnp.where(massless, 0, log_norm)[..., None])
+    constant = jnp.where(invalid, jnp.nan, 0).astype(log_norm.dtype)
+    return jnp.where((padding | invalid | massless)[..., None], constant[..., None], p)
 
 
 def arcs_tangent(
@@ -128,14 +129,24 @@ def arcs_backward(
     offsets = optional[1 if clipped else 0 :]
     padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
     ct = jnp.where(_dead(labels, columns, padding | massless), 0, cotangent)
-    total = jnp.sum(ct, axis=-1, keepdims=True)
-    grad = -total * softmax(logits, labels, log_norm, vocabulary, normalize)
+    x = logits.astype(log_norm.dtype)
+    shift = jnp.where(massless, 0, log_norm)
+    scale = -jnp.sum(ct, axis=-1) if normalize else jnp.zeros_like(log_norm)
+    grad = scale[..., None] * jnp.exp(x - shift[..., None]) if normalize else jnp.zeros_like(x)
+    # Entries that an arc points to are computed apart and selected: sums of arrays of the size of the logits would each
+    # be written to memory by XLA's CPU backend.
     entry = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    for k, place in enumerate(places_of_arcs(labels, columns, *(offsets or (None,)))):
-        grad = grad + jnp.where(entry == place[..., None], ct[..., k, None], 0)
+    places = places_of_arcs(labels, columns, *(offsets or (None,)))
+    for place in places:
+        own = scale * jnp.exp(_pick(x, place) - shift) if normalize else jnp.zeros_like(scale)
+        for k, other in enumerate(places):
+            own = own + jnp.where(other == place, ct[..., k], 0)
+        grad = jnp.where(entry == place[..., None], own[..., None], grad)
     if clipped:
         grad = jnp.clip(grad, -optional[0][..., None], optional[0][..., None])
-    return [jnp.where(invalid[..., None], jnp.nan, grad).astype(logits.dtype)]
+    constant = jnp.where(invalid, jnp.nan, 0).astype(x.dtype)
+    grad = jnp.where((padding | invalid | massless)[..., None], constant[..., None], grad)
+    return [grad.astype(logits.dtype)]
 
 
 # ------------------------------------------------------------------------------------------ operation 2: lattice
