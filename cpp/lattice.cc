@@ -53,26 +53,44 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
   }
 }
 
-// sum = sum + term, where term is read at u + shift.
-JAX_RNNT_INLINE void Add(Diagonal sum, Diagonal term, int64_t shift, Range range) {
-  const double* tm = term.m + shift;
-  const double* te = term.e + shift;
+// A diagonal that is read `shift` places further on.
+struct Term {
+  Diagonal values;
+  int64_t shift;
+};
+
+// sum = a + b. b may be sum itself, in place.
+JAX_RNNT_INLINE void Add(Diagonal sum, Term a, Term b, Range range) {
+  const double* am = a.values.m + a.shift;
+  const double* ae = a.values.e + a.shift;
+  const double* bm = b.values.m + b.shift;
+  const double* be = b.values.e + b.shift;
 #pragma omp simd
   for (int64_t u = range.first; u <= range.last; ++u) {
-    const double d = te[u] - sum.e[u];
+    const double d = ae[u] - be[u];
     const bool larger = d > 0.0;
     const double scale = Pow2(larger ? -d : d);
-    sum.m[u] = larger ? sum.m[u] * scale + tm[u] : sum.m[u] + tm[u] * scale;
-    sum.e[u] = larger ? te[u] : sum.e[u];
+    const double m = larger ? bm[u] * scale + am[u] : bm[u] + am[u] * scale;
+    const double e = larger ? ae[u] : be[u];
+    sum.m[u] = m;
+    sum.e[u] = e;
   }
 }
 
-JAX_RNNT_INLINE void Copy(Diagonal to, Diagonal from, int64_t shift, Range range) {
+JAX_RNNT_INLINE void Copy(Diagonal to, Term from, Range range) {
 #pragma omp simd
   for (int64_t u = range.first; u <= range.last; ++u) {
-    to.m[u] = from.m[u + shift];
-    to.e[u] = from.e[u + shift];
+    to.m[u] = from.values.m[u + from.shift];
+    to.e[u] = from.values.e[u + from.shift];
   }
+}
+
+// sum = the sum of term(0) ... term(count - 1).
+template <class F>
+JAX_RNNT_INLINE void Sum(Diagonal sum, size_t count, Range range, const F& term) {
+  if (count == 1) return Copy(sum, term(0), range);
+  Add(sum, term(0), term(1), range);
+  for (size_t k = 2; k < count; ++k) Add(sum, term(k), {sum, 0}, range);
 }
 
 JAX_RNNT_INLINE void Multiply(Diagonal to, Diagonal a, Diagonal b, int64_t shift, Range range) {
@@ -162,15 +180,8 @@ JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total)
     alpha.m[0] = 1.0;
     alpha.e[0] = 0.0;
   } else {
-    for (size_t k = 0; k < s.product.size(); ++k) {
-      const Move& move = s.shape.moves[k];
-      const Diagonal into = s.At(s.product[k], n);  // the slot of n - step: there are `step` of them
-      if (k == 0) {
-        Copy(alpha, into, -move.du, nodes);
-      } else {
-        Add(alpha, into, -move.du, nodes);
-      }
-    }
+    // The slot of diagonal n in a ring of `step` is still that of n - step.
+    Sum(alpha, s.product.size(), nodes, [&](size_t k) { return Term{s.At(s.product[k], n), -s.shape.moves[k].du}; });
   }
   if (n % s.period == 0) Normalise(alpha, nodes);
   if (mode == Mode::kStore && s.store != nullptr) Store(s, alpha, n);
@@ -199,13 +210,7 @@ JAX_RNNT_INLINE void StepBackward(Sweep<R>& s, int64_t n, Mode mode, Total total
     Multiply(product, s.probability[k], s.At(s.value, n + move.step()), move.du, nodes);
     if (mode == Mode::kPosteriors) Posterior(s, n, k, product, alpha, 0, total);
   }
-  for (size_t k = 0; k < s.product.size(); ++k) {
-    if (k == 0) {
-      Copy(beta, s.product[k][0], 0, nodes);
-    } else {
-      Add(beta, s.product[k][0], 0, nodes);
-    }
-  }
+  Sum(beta, s.product.size(), nodes, [&](size_t k) { return Term{s.product[k][0], 0}; });
   ClearMargins(s, beta, nodes);
   if (n % s.period == 0) Normalise(beta, nodes);
   if (mode == Mode::kStore && s.store != nullptr) Store(s, beta, n);
