@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 Shaped = Array | np.ndarray | jax.ShapeDtypeStruct
 
@@ -30,6 +31,14 @@ def rank(name: str, x: Shaped, letters: str) -> None:
 def shape(name: str, x: Shaped, expected: tuple[int, ...], source: str) -> None:
     if x.shape != expected:
         raise ValueError(f"`{name}` must have shape {expected} ({source}), got {x.shape}.")
+
+
+def as_integers(x: ArrayLike) -> Array:
+    """``jnp.asarray``, but 64-bit values that do not fit are not wrapped around when JAX works in 32 bits."""
+    if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
+        info = np.iinfo(np.int32)
+        x = np.where((x >= info.min) & (x <= info.max), x, info.min).astype(np.int32)
+    return jnp.asarray(x)
 
 
 def to_int32(x: Array) -> Array:

@@ -93,8 +93,8 @@ def rnnt_loss(
       (2, 4, 3, 5)
     """
     check_implementation(implementation)
-    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
-    t_b, u_b = jnp.asarray(logit_lengths), jnp.asarray(target_lengths)
+    logits, targets = jnp.asarray(logits), checks.as_integers(targets)
+    t_b, u_b = checks.as_integers(logit_lengths), checks.as_integers(target_lengths)
     checks.loss_arguments(logits, targets, t_b, u_b)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}.")

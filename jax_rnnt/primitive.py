@@ -28,6 +28,7 @@ class Operation:
 
     Args:
       name: of the primitive; with a prefix, also of the custom call.
+      results: ``results(*types, **parameters)``: shape and dtype of each result.
       lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
       batch_ndim: maps the operands' types to the number of batch dimensions.
       has_kernel: whether there is a compiled form at all.
@@ -36,11 +37,13 @@ class Operation:
     def __init__(
         self,
         name: str,
+        results: Callable[..., list[jax.ShapeDtypeStruct]],
         lax_form: Callable[..., list[Array]],
         batch_ndim: Callable[..., int],
         has_kernel: bool = True,
     ):
         self.name = name
+        self._results = results
         self._lax_form = lax_form
         self._batch_ndim = batch_ndim
         self._has_kernel = has_kernel
@@ -67,9 +70,8 @@ class Operation:
         return _jitted(self.primitive, tuple(sorted(parameters.items())))(*args)
 
     def _abstract(self, *avals, implementation, **parameters):
-        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-        results = jax.eval_shape(functools.partial(self._lax_form, **parameters), *shapes)
         batch_ndim = self._batch_ndim(*avals)
+        results = self._results(*avals, **parameters)
         return [sharding.result_aval(self.name, avals[0], batch_ndim, r.shape, r.dtype) for r in results]
 
     def _batch(self, args, dims, **parameters):
