@@ -79,39 +79,38 @@ def arc_log_probs(
 ) -> Array:
     r"""Log-probabilities of a node's arcs, picked from a row of logits that is normalised on the fly.
 
-        .. math:: y_{n,k} = x_{n,c_k} - \log \sum_v e^{x_{n,v}}, \qquad
-                  y_{n,K-1} = x_{n,\ell_n} - \log \sum_v e^{x_{n,v}}
+    .. math:: y_{n,k} = x_{n,c_k} - \log \sum_v e^{x_{n,v}}, \qquad
+              y_{n,K-1} = x_{n,\ell_n} - \log \sum_v e^{x_{n,v}}
 
-        The gradient with respect to the logits is computed from the logits and the log-norm; no array of their size is
-        kept or written but the gradient itself.
+    The gradient with respect to the logits is computed from the logits and the log-norm; no array of their size is
+    kept or written but the gradient itself.
 
-        Args:
-          logits: ``[..., V]``, float16, bfloat16, float32 or float64. Entries of -inf are masked out.
-          labels: ``[...]``, any integer type. In [0, V): the row's own label. -1: no label leaves this node, its entry is
-            -inf. -2: padding: the row is not read (NaN in it does no harm), its entries are -inf and its gradient is 0.
-            Any other value: the row and its gradient are NaN.
-          columns: static integers, the vocabulary entries that every row has an arc for (blank; big blanks). Negative
-            numbers count from the end.
-          normalize: whether to subtract the log-sum-exp. If False, ``logits`` are log-probabilities already, and only the
-            picked entries are read and have a gradient.
-          implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
+    Args:
+      logits: ``[..., V]``, float16, bfloat16, float32 or float64. Entries of -inf are masked out.
+      labels: ``[...]``, any integer type. In [0, V): the row's own label. -1: no label leaves this node, its entry is
+        -inf. -2: padding: the row is not read (NaN in it does no harm), its entries are -inf and its gradient is 0.
+        Any other value: the row and its gradient are NaN.
+      columns: static integers, the vocabulary entries that every row has an arc for (blank; big blanks). Negative
+        numbers count from the end.
+      normalize: whether to subtract the log-sum-exp. If False, ``logits`` are log-probabilities already, and only the
+        picked entries are read and have a gradient.
+      implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
 
-        Returns:
-          ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for
-          float64 logits, float32 otherwise. A row that holds NaN or +inf is NaN; a row of -inf alone is -inf.
+    Returns:
+      ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for
+      float64 logits, float32 otherwise. A row that holds NaN or +inf is NaN; a row of -inf alone is -inf.
 
-        Raises:
-          TypeError: if ``logits`` is not floating, ``labels`` not integer, or a column not an integer.
-          ValueError: if the shapes do not match, a column is outside the vocabulary, or ``implementation`` is unknown.
+    Raises:
+      TypeError: if ``logits`` is not floating, ``labels`` not integer, or a column not an integer.
+      ValueError: if the shapes do not match, a column is outside the vocabulary, or ``implementation`` is unknown.
 
-        Example:
-          >>> import jax
-    import jax.numpy as jnp
-          >>> import jax_rnnt
-          >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
-          >>> jnp.exp(jax_rnnt.arc_log_probs(logits, jnp.array([2, -1]), columns=(0,))).round(3)
-          Array([[0.5 , 0.25],
-                 [0.2 , 0.  ]], dtype=float32)
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+      >>> jnp.exp(jax_rnnt.arc_log_probs(logits, jnp.array([2, -1]), columns=(0,))).round(3)
+      Array([[0.5 , 0.25],
+             [0.2 , 0.  ]], dtype=float32)
     """
     check_implementation(implementation)
     logits, labels = jnp.asarray(logits), checks.as_integers(labels)

@@ -76,42 +76,41 @@ def lattice_cost(
 ) -> Array | tuple[Array, Array]:
     r"""Minus the log of the summed probability of all paths through a lattice, for any set of moves.
 
-        Arc ``k`` leaves node ``(t, u)`` for ``(t + dt_k, u + du_k)``. A path starts at (0, 0) and must land exactly on
-        ``(T_b, U_b)``; on its way it visits nodes with ``t < T_b`` and ``u <= U_b`` only.
+    Arc ``k`` leaves node ``(t, u)`` for ``(t + dt_k, u + du_k)``. A path starts at (0, 0) and must land exactly on
+    ``(T_b, U_b)``; on its way it visits nodes with ``t < T_b`` and ``u <= U_b`` only.
 
-        .. math:: \mathrm{cost}_b = -\log \sum_{\pi} \prod_{(t,u,k) \in \pi} e^{\mathrm{log\_probs}_{b,t,u,k}}
+    .. math:: \mathrm{cost}_b = -\log \sum_{\pi} \prod_{(t,u,k) \in \pi} e^{\mathrm{log\_probs}_{b,t,u,k}}
 
-        Args:
-          log_probs: ``[B, T, U+1, K]``, floating; any scores will do, they need not be normalised. Arcs that leave the
-            lattice are not read. Computed in float64 on the CPU, kept in float32 (float64 for float64).
-          logit_lengths: ``[B]``, integers T_b in [0, T].
-          target_lengths: ``[B]``, integers U_b in [0, U].
-          moves: ``K`` static pairs ``(dt, du)`` with ``dt >= 0``, ``du >= 0`` and ``dt + du >= 1``. RNN-T:
-            ``((1, 0), (0, 1))``, the default. One label a frame: ``((1, 0), (1, 1))``. Multi-blank:
-            ``((1, 0), (2, 0), (4, 0), (0, 1))``.
-          return_posteriors: whether to return also the posterior of each arc.
-          implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
+    Args:
+      log_probs: ``[B, T, U+1, K]``, floating; any scores will do, they need not be normalised. Arcs that leave the
+        lattice are not read. Computed in float64 on the CPU, kept in float32 (float64 for float64).
+      logit_lengths: ``[B]``, integers T_b in [0, T].
+      target_lengths: ``[B]``, integers U_b in [0, U].
+      moves: ``K`` static pairs ``(dt, du)`` with ``dt >= 0``, ``du >= 0`` and ``dt + du >= 1``. RNN-T:
+        ``((1, 0), (0, 1))``, the default. One label a frame: ``((1, 0), (1, 1))``. Multi-blank:
+        ``((1, 0), (2, 0), (4, 0), (0, 1))``.
+      return_posteriors: whether to return also the posterior of each arc.
+      implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
 
-        Returns:
-          ``cost [B]``; with ``return_posteriors``, also ``[B, T, U+1, K]``: the probability that a path drawn from the
-          lattice takes the arc, which is the gradient of ``-cost``. +inf, with posteriors 0, where there is no path;
-          NaN where an arc inside the lattice is NaN or +inf (its posteriors are NaN inside the lattice) or where a length
-          is out of range (NaN throughout). Posteriors beyond T_b and U_b are exactly 0.
+    Returns:
+      ``cost [B]``; with ``return_posteriors``, also ``[B, T, U+1, K]``: the probability that a path drawn from the
+      lattice takes the arc, which is the gradient of ``-cost``. +inf, with posteriors 0, where there is no path;
+      NaN where an arc inside the lattice is NaN or +inf (its posteriors are NaN inside the lattice) or where a length
+      is out of range (NaN throughout). Posteriors beyond T_b and U_b are exactly 0.
 
-        Raises:
-          TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
-          ValueError: if a shape does not match, a move does not advance, or ``implementation`` is unknown.
+    Raises:
+      TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
+      ValueError: if a shape does not match, a move does not advance, or ``implementation`` is unknown.
 
-        References:
-          Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.
+    References:
+      Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.
 
-        Example:
-          >>> import jax
-    import jax.numpy as jnp
-          >>> import jax_rnnt
-          >>> log_probs = jnp.log(jnp.full((1, 2, 2, 2), 0.5))  # T = 2 frames, U = 1 label: two paths of three arcs
-          >>> jnp.exp(-jax_rnnt.lattice_cost(log_probs, jnp.array([2]), jnp.array([1])))
-          Array([0.25], dtype=float32)
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> log_probs = jnp.log(jnp.full((1, 2, 2, 2), 0.5))  # T = 2 frames, U = 1 label: two paths of three arcs
+      >>> jnp.exp(-jax_rnnt.lattice_cost(log_probs, jnp.array([2]), jnp.array([1])))
+      Array([0.25], dtype=float32)
     """
     check_implementation(implementation)
     arcs = jnp.asarray(log_probs)
