@@ -1,0 +1,30 @@
+"""Strict arithmetic, eight host devices, reproducible hypothesis, and one fixture over all implementations."""
+
+import hypothesis
+import jax
+import pytest
+
+# Before anything starts a backend. Strict promotion finds silent bf16 -> f32 and f32 -> f64 casts, rank promotion
+# accidental broadcasting: the two classic mistakes in a loss.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import implementations  # noqa: E402
+
+# The same examples on every run, so that a red run can be repeated; no deadline, because the first example compiles.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=25, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", params=implementations.IMPLEMENTATIONS, ids=lambda i: i.name)
+def implementation(request: pytest.FixtureRequest) -> str:
+    """The name to pass as `implementation=`; skips what is missing unless the environment demands it."""
+    chosen: implementations.Implementation = request.param
+    reason = chosen.why_missing()
+    if reason is not None and implementations.is_required(chosen):
+        pytest.fail(f"{chosen.required_by}=1 demands {chosen.name!r}, but {reason}")
+    if reason is not None:
+        pytest.skip(f"{chosen.name}: {reason}")
+    return chosen.name

@@ -1,0 +1,34 @@
+"""What the tests of examples/train_speech.py share; importing it skips where the extra `examples` is not installed.
+
+The tests import the example's modules from here, because only after the lines below can they be imported.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for needed in ("espeakng_loader", "flax", "jiwer", "matplotlib", "optax", "orbax.checkpoint", "rich", "soundfile"):
+    pytest.importorskip(needed, exc_type=ImportError)
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "train_speech.py"
+sys.path.insert(0, str(SCRIPT.parent))
+
+import soundfile as soundfile  # noqa: E402
+import speech_batches as speech_batches  # noqa: E402
+import speech_checkpoints as speech_checkpoints  # noqa: E402
+import speech_corpus as speech_corpus  # noqa: E402
+import speech_decode as speech_decode  # noqa: E402
+import speech_features as speech_features  # noqa: E402
+import speech_model as speech_model  # noqa: E402
+import speech_problems as speech_problems  # noqa: E402
+import speech_synth as speech_synth  # noqa: E402
+import train_speech as train_speech  # noqa: E402
+
+SAMPLES = range(speech_model.SHORTEST, 20 * speech_features.SAMPLE_RATE + 1)
+
+
+def tone(seconds: float, rate: int = speech_features.SAMPLE_RATE) -> np.ndarray:
+    time_axis = np.arange(int(seconds * rate)) / rate
+    return 0.3 * np.sin(2 * np.pi * 440 * time_axis) * np.sin(2 * np.pi * 3 * time_axis)

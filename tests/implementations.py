@@ -1,0 +1,33 @@
+"""The implementations that the suite runs over. A new one is one more line in IMPLEMENTATIONS."""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+with warnings.catch_warnings():
+    # The package says once, on import, that it runs without kernels; the suite says so by its skips (test_import.py
+    # holds it to the warning).
+    warnings.filterwarnings("ignore", "jax_rnnt runs without its compiled kernels", RuntimeWarning)
+    import jax_rnnt
+
+
+def _native_missing() -> str | None:
+    return None if jax_rnnt.native_available() else f"the compiled module is not usable: {jax_rnnt.build_info()}"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    name: str  # what is passed as `implementation=`
+    why_missing: Callable[[], str | None] = lambda: None  # None: it can run here
+    required_by: str | None = None  # the environment variable that turns "missing" from a skip into an error
+
+
+IMPLEMENTATIONS = (
+    Implementation("scan"),
+    Implementation("native", _native_missing, required_by="JAX_RNNT_REQUIRE_NATIVE"),
+)
+
+
+def is_required(implementation: Implementation) -> bool:
+    return implementation.required_by is not None and os.environ.get(implementation.required_by) == "1"

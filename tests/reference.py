@@ -1,0 +1,204 @@
+"""The definition of the loss in float64 numpy: what every implementation is measured against.
+
+Nothing here is shared with the library. Two forms of the lattice stand side by side: `lattice`, the recursion in logs
+over anti-diagonals for any moves (fast enough for T = 1500), and `enumerate_lattice`, which lists every path of a tiny
+lattice and adds their probabilities. test_reference.py holds them to each other and to finite differences.
+
+A lattice of T_b frames and U_b labels has the nodes (t, u) with 0 <= t < T_b and 0 <= u <= U_b, and the end (T_b, U_b).
+Arc k of node (t, u) leads to (t + dt_k, u + du_k); one that leads anywhere but to a node is not there.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+Moves = tuple[tuple[int, int], ...]
+RNNT: Moves = ((1, 0), (0, 1))
+MONOTONIC: Moves = ((1, 0), (1, 1))
+MULTI_BLANK: Moves = ((1, 0), (2, 0), (4, 0), (0, 1))
+TDT: Moves = ((1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1), (3, 1))  # durations 0 to 3; blank needs at least one
+
+
+# --- operation 1: log-probabilities of the arcs that leave a row of logits --------------------------------------------
+
+
+def log_normaliser(logits: np.ndarray) -> np.ndarray:
+    """log(sum(exp(logits))) over the last axis; NaN where it is NaN or +inf, -inf for a row of nothing but -inf."""
+    x = np.asarray(logits, np.float64)
+    with np.errstate(invalid="ignore"):
+        top = np.max(x, axis=-1)
+        shift = np.where(np.isfinite(top), top, 0.0)
+        total = np.sum(np.exp(x - shift[..., None]), axis=-1)
+    with np.errstate(divide="ignore"):
+        norm = np.log(total) + shift
+    return np.where(np.isposinf(top) | np.isnan(top), np.nan, norm)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(logits - log_normaliser); a row of nothing but -inf has no mass, so its entries are 0."""
+    x = np.asarray(logits, np.float64)
+    norm = log_normaliser(x)[..., None]
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(norm), 0.0, np.exp(np.where(np.isneginf(norm), -np.inf, x - norm)))
+
+
+def arc_log_probs(
+    logits: np.ndarray, labels: np.ndarray, columns: tuple[int, ...], normalize: bool = True
+) -> np.ndarray:
+    """[..., V] and [...] -> [..., K]: the static columns, then the row's label (-1: none, -2: the row is padding)."""
+    x = np.asarray(logits, np.float64)
+    labels = np.asarray(labels)
+    vocabulary = x.shape[-1]
+    norm = log_normaliser(x) if normalize else np.zeros(x.shape[:-1])
+    with np.errstate(invalid="ignore"):
+        y = np.where(np.isneginf(norm)[..., None], -np.inf, x - norm[..., None])
+    out = np.full((*labels.shape, len(columns) + 1), np.nan)
+    for row in np.ndindex(*labels.shape):
+        label = int(labels[row])
+        if label == -2:
+            out[row] = -np.inf
+        elif -1 <= label < vocabulary:
+            out[row][:-1] = y[row][list(columns)]
+            out[row][-1] = y[row][label] if label >= 0 else -np.inf
+            if normalize and np.isnan(norm[row]):
+                out[row] = np.nan
+    return out
+
+
+# --- operation 2: the lattice -----------------------------------------------------------------------------------------
+
+
+def _weights(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> np.ndarray:
+    """[T_b + 1, U_b + 1, K]: the log-probability of each arc that exists, -inf for all others."""
+    w = np.full((frames + 1, labels + 1, len(moves)), -np.inf)
+    w[:frames] = log_probs[:frames, : labels + 1]
+    t, u = np.meshgrid(np.arange(frames + 1), np.arange(labels + 1), indexing="ij")
+    for k, (dt, du) in enumerate(moves):
+        to_node = (t + dt < frames) & (u + du <= labels)
+        to_end = (t + dt == frames) & (u + du == labels)
+        w[..., k] = np.where(to_node | to_end, w[..., k], -np.inf)
+    return w
+
+
+def _in_range(log_probs: np.ndarray, frames: int, labels: int) -> bool:
+    return 0 <= frames <= log_probs.shape[0] and 0 <= labels <= log_probs.shape[1] - 1
+
+
+def lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves = RNNT) -> tuple[float, np.ndarray]:
+    """One example, [T, U+1, K] -> its cost and the posterior of each arc, by the recursion over anti-diagonals."""
+    log_probs = np.asarray(log_probs, np.float64)
+    frames, labels = int(frames), int(labels)
+    posteriors = np.zeros(log_probs.shape)
+    if not _in_range(log_probs, frames, labels):
+        return np.nan, np.full(log_probs.shape, np.nan)
+    w = _weights(log_probs, frames, labels, moves)
+    if np.isnan(w).any() or np.isposinf(w).any():
+        posteriors[:frames, : labels + 1] = np.nan
+        return np.nan, posteriors
+    # A margin of -inf as wide as the longest move stands in for everything outside the lattice.
+    pad_t, pad_u = max(dt for dt, _ in moves), max(du for _, du in moves)
+    alpha = np.full((pad_t + frames + 1, pad_u + labels + 1), -np.inf)
+    beta = np.full((frames + 1 + pad_t, labels + 1 + pad_u), -np.inf)
+    w_alpha = np.pad(w, ((pad_t, 0), (pad_u, 0), (0, 0)), constant_values=-np.inf)
+    alpha[pad_t, pad_u] = 0.0
+    beta[frames, labels] = 0.0
+    last = frames + labels
+    for n in range(1, last + 1):
+        t = np.arange(max(0, n - labels), min(n, frames) + 1)
+        source = [(t + pad_t - dt, n - t + pad_u - du) for dt, du in moves]
+        terms = [alpha[s] + w_alpha[(*s, k)] for k, s in enumerate(source)]
+        alpha[t + pad_t, n - t + pad_u] = np.logaddexp.reduce(terms, axis=0)
+    for n in range(last - 1, -1, -1):
+        t = np.arange(max(0, n - labels), min(n, frames) + 1)
+        terms = [w[t, n - t, k] + beta[t + dt, n - t + du] for k, (dt, du) in enumerate(moves)]
+        beta[t, n - t] = np.logaddexp.reduce(terms, axis=0)
+    log_likelihood = alpha[pad_t + frames, pad_u + labels]
+    if log_likelihood == -np.inf:
+        return np.inf, posteriors
+    for k, (dt, du) in enumerate(moves):
+        after = beta[dt : dt + frames, du : du + labels + 1]
+        before = alpha[pad_t : pad_t + frames, pad_u:]
+        posteriors[:frames, : labels + 1, k] = np.exp(before + w[:frames, :, k] + after - log_likelihood)
+    return 0.0 - log_likelihood, posteriors
+
+
+def paths(
+    frames: int, labels: int, moves: Moves, node: tuple[int, int] = (0, 0)
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Every path from `node` to the end (frames, labels), as the list of its arcs (t, u, k)."""
+    t, u = node
+    if node == (frames, labels):
+        yield []
+    elif t < frames and u <= labels:
+        for k, (dt, du) in enumerate(moves):
+            for rest in paths(frames, labels, moves, (t + dt, u + du)):
+                yield [(t, u, k), *rest]
+
+
+def enumerate_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> tuple[float, np.ndarray]:
+    """`lattice` for tiny sizes and finite or -inf entries, by adding up the paths one after the other."""
+    posteriors = np.zeros(np.shape(log_probs))
+    total = 0.0
+    for path in paths(frames, labels, moves):
+        probability = np.exp(sum(float(log_probs[arc]) for arc in path))
+        total += probability
+        for arc in path:
+            posteriors[arc] += probability
+    if total == 0.0:
+        return np.inf, np.zeros(np.shape(log_probs))
+    return -np.log(total) + 0.0, posteriors / total
+
+
+def lattice_cost(log_probs, frames, labels, moves: Moves = RNNT) -> tuple[np.ndarray, np.ndarray]:
+    """`lattice` for a batch: [B, T, U+1, K] -> [B] and [B, T, U+1, K]."""
+    costs, posteriors = np.zeros(len(log_probs)), np.zeros(np.shape(log_probs))
+    for b in range(len(log_probs)):
+        costs[b], posteriors[b] = lattice(log_probs[b], frames[b], labels[b], moves)
+    return costs, posteriors
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def rnnt_example(logits, targets, frames, labels, blank=-1, clamp=-1.0, fused=True) -> tuple[float, np.ndarray]:
+    """One example, [T, U+1, V] and [U] -> its cost and d cost / d logits at unit cotangent.
+
+    Where the gradient of a log-probability input (`fused=False`) is NaN, only the entries that are read are: the
+    contract leaves open whether the others are 0 or NaN.
+    """
+    x = np.asarray(logits, np.float64)
+    t_size, u_size, vocabulary = x.shape
+    frames, labels = int(frames), int(labels)
+    blank = blank % vocabulary
+    if not _in_range(x, frames, labels):
+        return np.nan, np.full(x.shape, np.nan)
+    real = [int(label) for label in targets[:labels]]
+    if any(not 0 <= label < vocabulary or label == blank for label in real):
+        return np.nan, np.full(x.shape, np.nan)
+    node_labels = np.full((t_size, u_size), -2)
+    node_labels[:frames, : labels + 1] = [*real, -1]
+    log_probs = arc_log_probs(x, node_labels, (blank,), normalize=fused)
+    cost, posteriors = lattice(log_probs, frames, labels)
+    gradient = np.zeros(x.shape)
+    inside = x[:frames, : labels + 1]
+    if fused:
+        with np.errstate(invalid="ignore"):
+            gradient[:frames, : labels + 1] = softmax(inside) * posteriors[:frames, : labels + 1].sum(-1, keepdims=True)
+    gradient[..., blank] -= posteriors[..., 0]
+    for u, label in enumerate(real):
+        gradient[:, u, label] -= posteriors[:, u, 1]
+    if clamp > 0:
+        gradient = np.clip(gradient, -clamp, clamp)
+    return cost, gradient
+
+
+def rnnt_loss(
+    logits, targets, logit_lengths, target_lengths, blank=-1, clamp=-1.0, fused=True
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch: costs [B] and their unit-cotangent gradients [B, T, U+1, V]."""
+    costs, gradients = np.zeros(len(logits)), np.zeros(np.shape(logits))
+    for b in range(len(logits)):
+        costs[b], gradients[b] = rnnt_example(
+            logits[b], targets[b], logit_lengths[b], target_lengths[b], blank, clamp, fused
+        )
+    return costs, gradients

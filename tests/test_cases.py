@@ -1,0 +1,24 @@
+"""The table of cases, on every implementation and dtype: values, gradients, corner cases, dtypes of the results."""
+
+import numpy as np
+import pytest
+
+import reference
+import runner
+from cases import CASES, Case
+
+RUNS = [pytest.param(case, dtype, id=f"{name}-{dtype}") for name, case in CASES.items() for dtype in case.dtypes]
+
+
+@pytest.mark.parametrize(("case", "dtype"), RUNS)
+def test_case(case: Case, dtype: str, implementation: str) -> None:
+    result = runner.evaluate(implementation, *case.arrays, **case.options, dtype=dtype)
+    runner.assert_matches_oracle(result, *case.arrays, **case.options, dtype=dtype)
+    if case.costs is not None:
+        np.testing.assert_allclose(result.cost, case.costs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES.values() if c.costs is not None], ids=lambda c: c.name)
+def test_oracle_agrees_with_values_by_hand(case: Case) -> None:
+    cost, _ = reference.rnnt_loss(*case.arrays, **case.options)
+    np.testing.assert_allclose(cost, case.costs, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,180 @@
+"""examples/train_speech.py as a user runs it: it learns, continues exactly, and says what is wrong with its input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from example_support import (
+    SAMPLES,
+    SCRIPT,
+    soundfile,
+    speech_corpus,
+    speech_features,
+    speech_model,
+    speech_problems,
+    tone,
+    train_speech,
+)
+
+TINY = ("--width", "16", "--layers", "1", "--buckets", "1", "--batch-size", "8")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Callable[..., subprocess.Popen]:
+    """Starts a run; all of them share a compilation cache, because they compile the same few programs."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start_run(*arguments: object) -> subprocess.Popen:
+        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start_run
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Exit code and everything it printed."""
+    try:
+        printed, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return process.returncode, printed
+
+
+def metrics_of(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
+def write_corpus(root: Path, lines: dict[str, str], suffixes: dict[str, str] | None = None) -> None:
+    """A tone of 0.4 s and up for each ID; every speaker's files and transcripts in a folder of their own."""
+    for number, (name, text) in enumerate(lines.items()):
+        speaker = name.split("-")[0]
+        folder = root / speaker / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (name + (suffixes or {}).get(name, ".flac"))
+        soundfile.write(path, tone(0.4 + 0.05 * number), speech_features.SAMPLE_RATE)
+        with (folder / f"{speaker}-1.trans.txt").open("a") as transcript:
+            transcript.write(f"{name} {text}\n")
+
+
+@pytest.fixture
+def hostile_corpus(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """Two good speakers and one of every kind of bad input: the folder, and file name -> kind."""
+    root = tmp_path / "corpus"
+    good = {f"{speaker}-1-{n}": "HELLO IT'S ME" for speaker in ("10", "20", "30") for n in range(4)}
+    write_corpus(root, good, {"10-1-0": ".wav", "20-1-1": ".wav"})
+    folder = root / "10" / "1"
+    rate = speech_features.SAMPLE_RATE
+    soundfile.write(folder / "10-1-slow.wav", tone(1, rate // 2), rate // 2)
+    soundfile.write(folder / "10-1-stereo.flac", np.stack([tone(1), tone(1)], axis=1), rate)
+    soundfile.write(folder / "10-1-short.wav", tone(1)[: speech_model.SHORTEST - 1], rate)
+    soundfile.write(folder / "10-1-long.wav", tone(21), rate)
+    soundfile.write(folder / "10-1-unlisted.flac", tone(1), rate)
+    soundfile.write(folder / "10-1-strange.flac", tone(1), rate)
+    soundfile.write(folder / "10-1-empty.flac", tone(1), rate)
+    (folder / "10-1-broken.flac").write_bytes(b"this is no audio")
+    (folder / "10-1-nothing.wav").write_bytes(b"")
+    with (folder / "10-1.trans.txt").open("a") as transcript:
+        for name in ("slow", "stereo", "short", "long", "broken", "nothing", "gone"):
+            transcript.write(f"10-1-{name} WORDS\n")
+        transcript.write("10-1-strange NAÏVE 7\n10-1-empty\n\n10-1-0 AGAIN\n")
+    (root / "latin1.trans.txt").write_bytes(b"10-1-9 caf\xe9\n")
+    return root, {
+        "10-1-slow.wav": "wrong sample rate",
+        "10-1-stereo.flac": "not mono",
+        "10-1-short.wav": "too short",
+        "10-1-long.wav": "too long",
+        "10-1-unlisted.flac": "no transcript",
+        "10-1-strange.flac": "outside the alphabet",
+        "10-1-empty.flac": "empty transcript",
+        "10-1-broken.flac": "unreadable audio",
+        "10-1-nothing.wav": "unreadable audio",
+        "10-1-0.wav": "repeated transcript",
+        "10-1.trans.txt": "no audio",
+        "latin1.trans.txt": "unreadable transcript",
+    }
+
+
+def test_every_bad_input_is_named_and_the_rest_is_read(hostile_corpus):
+    root, expected = hostile_corpus
+    problems: list[speech_problems.Problem] = []
+    utterances = speech_corpus.read_corpus(root, SAMPLES, problems.append)
+    assert {problem.path.name: problem.kind for problem in problems} == expected
+    assert len(problems) == len(expected)
+    assert len(utterances) == 12
+    assert {utterance.text for utterance in utterances} == {"hello it's me"}
+    assert "'7ï' in 'naïve 7'" in next(p.detail for p in problems if p.kind == "outside the alphabet")
+    assert "8000 Hz" in next(p.detail for p in problems if p.kind == "wrong sample rate")
+
+
+@pytest.mark.slow
+def test_trains_on_a_folder_with_bad_files_in_it(start, hostile_corpus, tmp_path):
+    root, expected = hostile_corpus
+    # A header that promises what does not follow: found only when the file is read for its batch.
+    cut = root / "30" / "1" / "30-1-3.flac"
+    cut.write_bytes(cut.read_bytes()[:200])
+    out = tmp_path / "out"
+    code, printed = finish(start("--data", root, "--out", out, "--steps", 6, *TINY))
+    assert code == 0, printed
+    metrics = metrics_of(out)
+    assert metrics["utterances"] == {"training": 8, "heldout": 4}
+    assert np.isfinite(metrics["losses"]).all() and len(metrics["losses"]) == 6
+    skipped = (out / "skipped.txt").read_text()
+    for name, kind in {**expected, cut.name: "unreadable audio"}.items():
+        assert f"{name}: {kind}: " in skipped
+        assert f"{name}: {kind}: " in printed
+    assert sum(metrics["skipped"].values()) == len(expected) + 1
+    assert metrics["skipped"]["unreadable audio"] == 3
+    assert (out / "picture.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("content", ["missing", "empty", "one speaker"])
+def test_a_folder_that_cannot_be_used_is_a_sentence(content, tmp_path, capsys):
+    root = tmp_path / "data"
+    if content != "missing":
+        root.mkdir()
+    if content == "one speaker":
+        write_corpus(root, {"10-1-0": "a", "10-1-1": "b"})
+    code = train_speech.main(["--data", str(root), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert code == 2
+    sentence = {"missing": "no such folder", "empty": "no usable utterance", "one speaker": "'10'"}[content]
+    assert "error: " in printed and sentence in printed
+    if content != "one speaker":
+        assert str(root) in printed
+
+
+@pytest.mark.slow
+def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
+    steps = ("--steps", 80, "--checkpoint-every", 20, "--evaluate-every", 40)
+    data = ("--train-utterances", 60, "--heldout-utterances", 10, *TINY)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, printed = finish(start("--out", whole, *steps, *data))
+    assert code == 0, printed
+    losses = metrics_of(whole)["losses"]
+    assert len(losses) == 80
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+    process = start("--out", killed, *steps, *data)
+    while process.poll() is None and not (killed / "checkpoints" / "20").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL, "it ended before it could be killed"
+    assert not (killed / "metrics.json").exists()
+    code, printed = finish(start("--out", killed, "--resume", *steps, *data))
+    assert code == 0 and "resumed after step" in printed, printed
+    assert metrics_of(killed)["losses"] == losses
+    assert metrics_of(killed)["error_rates"] == metrics_of(whole)["error_rates"]
+
+    # An earlier run's checkpoints are never overwritten.
+    assert train_speech.main(["--out", str(killed)]) == 2
+    assert "--resume" in capsys.readouterr().out

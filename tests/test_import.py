@@ -1,0 +1,138 @@
+"""What importing does and does not do, in processes of its own: silent, quick, no backend, no compiled module."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import jax_rnnt
+
+IMPORT_LIMIT_MS = 50.0
+
+
+def run(script: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *flags, "-c", textwrap.dedent(script)]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+# Makes every compiled module of the package look absent.
+WITHOUT_COMPILED_MODULE = """
+    import importlib.machinery, sys
+
+    class Missing:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith("jax_rnnt.") and path is not None:
+                spec = importlib.machinery.PathFinder.find_spec(name, path)
+                if spec is None or isinstance(spec.loader, importlib.machinery.ExtensionFileLoader):
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return None
+
+    sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.mark.skipif(not jax_rnnt.native_available(), reason="without kernels the import warns, see below")
+def test_import_is_silent() -> None:
+    done = run("import jax_rnnt", "-W", "error")
+    assert done.stdout == ""
+    assert done.stderr == ""
+
+
+def test_import_starts_no_backend() -> None:
+    """The number of devices can still be chosen afterwards, which JAX refuses once a backend runs."""
+    done = run("""
+        import warnings
+        warnings.simplefilter("ignore")
+        import jax
+        import jax_rnnt
+        jax_rnnt.build_info(), jax_rnnt.native_available(), jax_rnnt.RNNTLoss()
+        jax.config.update("jax_num_cpu_devices", 3)
+        print(jax.device_count())
+    """)
+    assert done.stdout.split() == ["3"]
+
+
+def test_import_is_quick() -> None:
+    """Beyond `import jax` and numpy. The smallest of several: a busy machine only ever adds."""
+    times = []
+    for _ in range(8):
+        done = run("""
+            import jax, numpy, time
+            start = time.perf_counter()
+            import jax_rnnt
+            print(1000 * (time.perf_counter() - start))
+        """, "-W", "ignore")  # fmt: skip
+        times.append(float(done.stdout))
+        if times[-1] < IMPORT_LIMIT_MS:
+            break
+    assert min(times) < IMPORT_LIMIT_MS, f"milliseconds: {times}"
+
+
+def test_core_needs_jax_and_numpy_only() -> None:
+    done = run("""
+        import sys, warnings
+        warnings.simplefilter("ignore")
+        for name in ("flax", "optax", "chex", "scipy.special", "torch"):
+            sys.modules[name] = None  # importing it fails
+        import jax_rnnt, jax.numpy as jnp
+        arrays = jnp.zeros((1, 1, 1, 2)), jnp.zeros((1, 0), int), jnp.array([1]), jnp.array([0])
+        print(float(jax_rnnt.rnnt_loss(*arrays)))
+    """)
+    assert float(done.stdout) == pytest.approx(0.6931472)
+
+
+def test_without_the_compiled_module() -> None:
+    """One warning with the reason, then the lax form; "native" is an error with the remedy; build_info says it all."""
+    done = run(
+        textwrap.dedent(WITHOUT_COMPILED_MODULE)
+        + textwrap.dedent("""
+        import warnings
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import jax, jax.numpy as jnp
+            import jax_rnnt
+            arrays = jnp.zeros((1, 2, 2, 3)), jnp.array([[1]]), jnp.array([2]), jnp.array([1])
+            for _ in range(2):
+                print(float(jax_rnnt.rnnt_loss(*arrays)), jax.grad(jax_rnnt.rnnt_loss)(*arrays).shape)
+        ours = [str(w.message) for w in caught if "jax_rnnt" in str(w.message)]
+        print(len(ours), ours)
+        print(jax_rnnt.native_available(), jax_rnnt.build_info())
+        try:
+            jax_rnnt.rnnt_loss(*arrays, implementation="native")
+        except Exception as error:
+            print(type(error).__name__, str(error).splitlines()[0])
+        else:
+            print("no error")
+        """)
+    )
+    first, second, warned, info, error = done.stdout.splitlines()
+    # Two paths of three arcs of probability 1/3 each: -log(2 / 27).
+    assert first == second
+    assert float(first.split()[0]) == pytest.approx(2.6026897)
+    assert warned.startswith("1 "), warned
+    assert "native" in warned or "compiled" in warned
+    assert info.startswith("False ")
+    assert "scan" in info
+    assert "native" in error
+    assert "scan" in error or "install" in error or "implementation=None" in error, error
+
+
+def test_build_info() -> None:
+    info = jax_rnnt.build_info()
+    assert isinstance(info, dict)
+    assert "version" in info
+    assert jax_rnnt.native_available() == (info["implementations"]["cpu"] == "native")
+    assert info["implementations"]["tpu"] == "scan"
+
+
+def test_public_names() -> None:
+    for name in ("rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "check_inputs"):
+        documentation = getattr(jax_rnnt, name).__doc__
+        assert documentation, name
+        assert ">>>" in documentation, f"{name} has a doctest"
+    assert jax_rnnt.RNNT_MOVES == ((1, 0), (0, 1))

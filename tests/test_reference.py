@@ -1,0 +1,126 @@
+"""The oracle itself: recursion against enumeration, gradients against finite differences, values known by hand.
+
+A mistake in reference.py would be built into every other test, so nothing of the library is used here.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import reference
+
+MOVE_SETS = {
+    "rnnt": reference.RNNT,
+    "monotonic": reference.MONOTONIC,
+    "multi_blank": reference.MULTI_BLANK,
+    "tdt": reference.TDT,
+    "two_labels_at_once": ((1, 0), (0, 1), (0, 2), (2, 1)),
+    "single": ((1, 1),),
+}
+
+
+@pytest.mark.parametrize(("frames", "labels"), [(0, 0), (0, 2), (1, 0), (1, 2), (3, 0), (3, 2), (4, 3), (2, 3)])
+@pytest.mark.parametrize("moves", MOVE_SETS.values(), ids=MOVE_SETS.keys())
+def test_recursion_equals_enumeration(moves: reference.Moves, frames: int, labels: int) -> None:
+    rng = np.random.default_rng(frames * 10 + labels)
+    log_probs = rng.normal(size=(4, 4, len(moves))) - 1.0
+    log_probs[rng.random(log_probs.shape) < 0.1] = -np.inf
+    cost, posteriors = reference.lattice(log_probs, frames, labels, moves)
+    expected_cost, expected_posteriors = reference.enumerate_lattice(log_probs, frames, labels, moves)
+    np.testing.assert_allclose(cost, expected_cost, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(posteriors, expected_posteriors, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("frames", "labels"), [(1, 0), (1, 3), (4, 2), (5, 5)])
+def test_number_of_rnnt_paths(frames: int, labels: int) -> None:
+    """The last move is a blank; the labels may stand anywhere among the moves before it: a binomial coefficient."""
+    count = math.comb(frames - 1 + labels, labels)
+    assert len(list(reference.paths(frames, labels, reference.RNNT))) == count
+    cost, _ = reference.lattice(np.zeros((frames, labels + 1, 2)), frames, labels)
+    assert cost == pytest.approx(-math.log(count))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("blank", [0, 2, -1])
+def test_gradient_equals_finite_differences(fused: bool, blank: int) -> None:
+    rng = np.random.default_rng(7)
+    logits = rng.normal(size=(3, 3, 4))
+    targets = [1, 3] if blank != -1 else [1, 0]
+    _, gradient = reference.rnnt_example(logits, targets, 2, 2, blank, fused=fused)
+    step = 1e-5
+    for index in np.ndindex(*logits.shape):
+        up, down = logits.copy(), logits.copy()
+        up[index] += step
+        down[index] -= step
+        higher, _ = reference.rnnt_example(up, targets, 2, 2, blank, fused=fused)
+        lower, _ = reference.rnnt_example(down, targets, 2, 2, blank, fused=fused)
+        assert gradient[index] == pytest.approx((higher - lower) / (2 * step), abs=1e-9)
+
+
+def test_posteriors_are_the_gradient_of_minus_the_cost() -> None:
+    moves = reference.TDT
+    log_probs = np.random.default_rng(3).normal(size=(5, 3, len(moves))) - 2.0
+    _, posteriors = reference.lattice(log_probs, 4, 2, moves)
+    step = 1e-5
+    for index in np.ndindex(*log_probs.shape):
+        up, down = log_probs.copy(), log_probs.copy()
+        up[index] += step
+        down[index] -= step
+        slope = (reference.lattice(up, 4, 2, moves)[0] - reference.lattice(down, 4, 2, moves)[0]) / (2 * step)
+        assert posteriors[index] == pytest.approx(-slope, abs=1e-9)
+
+
+def test_one_path_by_hand() -> None:
+    """T = 1: every label at frame 0, then one blank."""
+    logits = np.log([[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]])
+    cost, gradient = reference.rnnt_example(logits, [1, 2], 1, 2, blank=0)
+    assert cost == pytest.approx(-math.log(0.3 * 0.7 * 0.6))
+    np.testing.assert_allclose(gradient, [[[0.5, -0.7, 0.2], [0.1, 0.2, -0.3], [-0.4, 0.3, 0.1]]], atol=1e-15)
+
+
+def test_two_frames_one_label_by_hand() -> None:
+    """Label in frame 0 or in frame 1: two paths of three arcs each."""
+    blank, label = np.array([[0.4, 0.7], [0.6, 0.8]]), np.array([[0.6, 0.3], [0.4, 0.2]])
+    cost, posteriors = reference.lattice(np.log(np.stack([blank, label], -1)), 2, 1)
+    first, second = 0.6 * 0.7 * 0.8, 0.4 * 0.4 * 0.8
+    assert cost == pytest.approx(-math.log(first + second))
+    assert posteriors[0, 0, 1] == pytest.approx(first / (first + second))
+    assert posteriors[1, 0, 1] == pytest.approx(second / (first + second))
+    assert posteriors[1, 0, 0] == 0.0, "a blank that leads past the last frame before the last label is not an arc"
+
+
+def test_all_label_sequences_have_probability_one() -> None:
+    """With no label possible after the third, the sequences of up to three labels are all there are."""
+    frames, most, vocabulary = 3, 3, 3
+    logits = np.random.default_rng(5).normal(size=(frames, most + 1, vocabulary))
+    logits[:, most, 1:] = -np.inf
+    total = sum(
+        np.exp(-reference.rnnt_example(logits, labels, frames, len(labels), blank=0)[0])
+        for length in range(most + 1)
+        for labels in itertools.product((1, 2), repeat=length)
+    )
+    assert total == pytest.approx(1.0, abs=1e-14)
+
+
+def test_corner_cases() -> None:
+    logits = np.random.default_rng(1).normal(size=(3, 3, 4))
+    run = reference.rnnt_example
+    assert run(logits, [1, 2], 0, 0, 0)[0] == 0.0
+    assert run(logits, [1, 2], 0, 1, 0)[0] == np.inf
+    for frames, labels in [(-1, 1), (4, 1), (2, -1), (2, 3), (2**40, 1)]:
+        cost, gradient = run(logits, [1, 2], frames, labels, 0)
+        assert np.isnan(cost)
+        assert np.isnan(gradient).all()
+    for targets in ([0, 1], [4, 1], [-1, 1]):
+        assert np.isnan(run(logits, targets, 2, 1, 0)[0])
+        assert np.isfinite(run(logits, targets, 2, 0, 0)[0]), "labels beyond U_b are not read"
+    logits[1, 1, 3] = np.nan
+    cost, gradient = run(logits, [1, 2], 2, 1, 0)
+    assert np.isnan(cost)
+    assert np.isnan(gradient[:2, :2]).all()
+    assert (gradient[2:] == 0).all()
+    assert (gradient[:, 2:] == 0).all()
+    assert np.isfinite(run(logits, [1, 2], 1, 1, 0)[0]), "beyond T_b nothing is read"
+    assert np.isfinite(run(logits, [1, 2], 2, 1, 0, fused=False)[0]), "entry 3 is neither blank nor a label"

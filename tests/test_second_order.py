@@ -1,0 +1,116 @@
+"""Forward mode and second order, in f64, against finite differences of the oracle's gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_rnnt
+import reference
+import tolerances
+from cases import lengths, random_batch
+
+T_B, U_B = lengths(5, 3, 4, 0), lengths(3, 3, 1, 0)
+LOGITS, TARGETS = random_batch("second_order")
+DIRECTION = np.random.default_rng(1).normal(size=LOGITS.shape)
+WEIGHTS = np.array([1.0, -2.0, 0.5, 1.0])
+
+
+def _total(implementation: str, fused: bool):
+    def total(x):
+        costs = jax_rnnt.rnnt_loss(x, TARGETS, T_B, U_B, -1, -1.0, "none", fused, implementation=implementation)
+        return jnp.sum(costs * WEIGHTS)
+
+    return total
+
+
+def _oracle_gradient(x, fused: bool) -> np.ndarray:
+    return reference.rnnt_loss(x, TARGETS, T_B, U_B, fused=fused)[1] * WEIGHTS[:, None, None, None]
+
+
+@functools.cache
+def _oracle_hvp() -> np.ndarray:
+    h = tolerances.FINITE_STEP
+    up, down = (_oracle_gradient(LOGITS + s * DIRECTION, True) for s in (h, -h))
+    return (up - down) / (2 * h)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
+    total = _total(implementation, fused)
+    slope = (_oracle_gradient(LOGITS, fused) * DIRECTION).sum()
+    value, tangent = jax.jit(lambda x, v: jax.jvp(total, (x,), (v,)))(LOGITS, DIRECTION)
+    cost, _ = reference.rnnt_loss(LOGITS, TARGETS, T_B, U_B, fused=fused)
+    np.testing.assert_allclose(value, (cost * WEIGHTS).sum(), rtol=1e-12)
+    np.testing.assert_allclose(tangent, slope, rtol=1e-12)
+    _, linear = jax.linearize(total, jnp.asarray(LOGITS))
+    np.testing.assert_allclose(linear(jnp.asarray(DIRECTION)), slope, rtol=1e-12)
+    np.testing.assert_allclose(linear(jnp.asarray(-3.0 * DIRECTION)), -3.0 * slope, rtol=1e-12)
+
+
+def test_hessian_vector_products(implementation: str) -> None:
+    """Forward over reverse, and reverse over reverse; they agree with each other far better than with a difference."""
+    total = _total(implementation, fused=True)
+    x, v = jnp.asarray(LOGITS), jnp.asarray(DIRECTION)
+    forward = jax.jit(lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1])(x, v)
+    reverse = jax.jit(jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v)))(x)
+    expected = _oracle_hvp()
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerances.FINITE_ATOL)
+    np.testing.assert_allclose(reverse, forward, rtol=0, atol=1e-12)
+
+
+def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
+    """-inf logits must not turn the second derivative into NaN, as inf - inf in an autodiff of the lattice does."""
+    x = LOGITS.copy()
+    x[:, :, :, 0] = -np.inf
+    targets = np.where(TARGETS == 0, 1, TARGETS)
+    v = jnp.asarray(DIRECTION)
+
+    def total(x):
+        return jax_rnnt.rnnt_loss(x, targets, T_B, U_B, reduction="sum", implementation=implementation)
+
+    hvp = jax.jit(lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1])(jnp.asarray(x), v)
+    h = tolerances.FINITE_STEP
+    step = np.where(np.isinf(x), 0.0, DIRECTION) * h
+    up, down = (reference.rnnt_loss(x + s, targets, T_B, U_B)[1] for s in (step, -step))
+    np.testing.assert_allclose(hvp, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
+
+
+@pytest.mark.parametrize("moves", [reference.RNNT, reference.MONOTONIC], ids=["rnnt", "monotonic"])
+def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str) -> None:
+    """A loss on posteriors (an alignment's expected position, say) is differentiable."""
+    rng = np.random.default_rng(2)
+    log_probs = rng.normal(size=(3, 5, 4, 2)) - 1.0
+    t_b, u_b = lengths(5, 4, 4), lengths(3, 2, 3)
+    weight, direction = rng.normal(size=(2, *log_probs.shape))
+
+    def weighted(x):
+        cost, posteriors = jax_rnnt.lattice_cost(
+            x, t_b, u_b, moves, return_posteriors=True, implementation=implementation
+        )
+        return jnp.vdot(posteriors, weight) + cost.sum()
+
+    def by_oracle(x) -> float:
+        cost, posteriors = reference.lattice_cost(x, t_b, u_b, moves)
+        return (posteriors * weight).sum() + cost.sum()
+
+    gradient = jax.jit(jax.grad(weighted))(jnp.asarray(log_probs))
+    h = tolerances.FINITE_STEP
+    slope = (by_oracle(log_probs + h * direction) - by_oracle(log_probs - h * direction)) / (2 * h)
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-7, atol=tolerances.FINITE_ATOL)
+    _, tangent = jax.jit(lambda x, v: jax.jvp(weighted, (x,), (v,)))(log_probs, direction)
+    np.testing.assert_allclose(tangent, slope, rtol=1e-7, atol=tolerances.FINITE_ATOL)
+    assert np.isfinite(gradient).all()
+    assert (np.asarray(gradient)[1, 4:] == 0).all()
+
+
+def test_vmap_of_hessian_vector_products(implementation: str) -> None:
+    total = _total(implementation, True)
+    x = jnp.asarray(LOGITS)
+    directions = jnp.stack([jnp.asarray(DIRECTION), -2.0 * jnp.asarray(DIRECTION)])
+    products = jax.jit(jax.vmap(lambda v: jax.jvp(jax.grad(total), (x,), (v,))[1]))(directions)
+    np.testing.assert_allclose(products[0], _oracle_hvp(), rtol=0, atol=tolerances.FINITE_ATOL)
+    np.testing.assert_allclose(products[1], -2.0 * products[0], rtol=0, atol=1e-12)
