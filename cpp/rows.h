@@ -16,6 +16,7 @@
 namespace jax_rnnt {
 
 constexpr int64_t kBlock = 2048;      // entries of a row that are looked at twice: they stay in the first-level cache
+constexpr int64_t kStride = 512;      // entries that are prefetched at once
 constexpr int64_t kTile = 16;         // rows of a tile
 constexpr int64_t kTileEntries = 64;  // rows longer than this are reduced one by one
 constexpr int64_t kPiece = 16;        // a multiple of every vector's length
@@ -39,15 +40,28 @@ JAX_RNNT_INLINE const float* WidenBlock(const T* x, int64_t n, float* buffer) {
   return buffer;
 }
 
-template <class A>
-JAX_RNNT_INLINE MaxAndSum<A> ReduceBlock(const A* x, int64_t n) {
+// Asks for the cache lines of n entries. An address beyond the array does no harm.
+template <class T>
+JAX_RNNT_INLINE void Prefetch(const T* x, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(x + i);
+}
+
+// While it computes, `next`, what will be read after this block, is on its way from memory: the exponentials would
+// otherwise begin only when the maximum has waited for it.
+template <class T, class A>
+JAX_RNNT_INLINE MaxAndSum<A> ReduceBlock(const A* x, int64_t n, const T* next) {
   A max = -kInfinity<A>, sum = 0;
 #pragma omp simd reduction(max : max)
   for (int64_t i = 0; i < n; ++i) max = x[i] > max ? x[i] : max;
   // A block of -inf is not shifted: it must still show a NaN that it holds.
   const A shift = max == -kInfinity<A> ? A(0) : max;
+  for (int64_t begin = 0; begin < n; begin += kStride) {
+    const int64_t end = std::min(n, begin + kStride);
+    Prefetch(next + begin, end - begin);
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += Exp(x[i] - shift);
+    for (int64_t i = begin; i < end; ++i) sum += Exp(x[i] - shift);
+  }
   return {max, sum};
 }
 
@@ -58,7 +72,7 @@ JAX_RNNT_INLINE A LogSumExp(const T* row, int64_t vocabulary) {
   MaxAndSum<A> all{-kInfinity<A>, 0};
   for (int64_t v = 0; v < vocabulary; v += kBlock) {
     const int64_t n = std::min(kBlock, vocabulary - v);
-    const MaxAndSum<A> block = ReduceBlock(WidenBlock(row + v, n, buffer), n);
+    const MaxAndSum<A> block = ReduceBlock(WidenBlock(row + v, n, buffer), n, row + v + n);
     const A top = block.max > all.max ? block.max : all.max;
     if (top != all.max) all.sum *= std::exp(all.max - top);
     all = {top, all.sum + (top != block.max ? block.sum * std::exp(block.max - top) : block.sum)};
@@ -83,6 +97,7 @@ JAX_RNNT_INLINE void LogSumExpTile(const T* rows, int64_t vocabulary, A* log_nor
   }
   for (int64_t j = 0; j < kTile; ++j) shift[j] = max[j] == -kInfinity<A> ? A(0) : max[j];
   for (int64_t v = 0; v < vocabulary; ++v) {
+    Prefetch(rows + (vocabulary + v) * kTile, kTile);
 #pragma omp simd
     for (int64_t j = 0; j < kTile; ++j) sum[j] += Exp(x[v * kTile + j] - shift[j]);
   }

@@ -243,9 +243,13 @@ def test_debug_nans_is_quiet_where_nothing_is_wrong(implementation: str) -> None
         assert np.isinf(jax.jit(loss)(*arrays)).tolist() == [False, True, True, False]
         grad = jax.jit(jax.grad(lambda x: jnp.sum(jnp.where(jnp.arange(4) == 0, loss(x, *arrays[1:]), 0.0))))
         assert np.isfinite(grad(arrays[0])).all()
-        logits[0, 0, 0, 0] = np.nan
-        with pytest.raises(FloatingPointError):
-            jax.block_until_ready(jax.jit(loss)(jnp.asarray(logits), *arrays[1:]))
+
+
+def test_debug_nans_finds_a_nan(implementation: str) -> None:
+    """And as the error that JAX documents: looking for the operation that made it goes through ours once more."""
+    logits, *rest = (a[0] for a in _groups(1))
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        jax.block_until_ready(jax.jit(_costs(implementation))(logits.at[0, 0, 0, 0].set(jnp.nan), *rest))
 
 
 def test_shapes_without_values(implementation: str) -> None:
