@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-
-import jax_rnnt
 import reference
 import tolerances
+
+import jax_rnnt
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jax_rnnt
 import reference
 import runner
 import tolerances
+
+import jax_rnnt
 
 
 @functools.cache

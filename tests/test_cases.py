@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 import reference
 import runner
 from cases import CASES, Case

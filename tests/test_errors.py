@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import T, U, V, lengths, random_batch
 
 import jax_rnnt
-from cases import T, U, V, lengths, random_batch
 
 B = 4
 GOOD = {

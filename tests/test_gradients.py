@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jax_rnnt
 import reference
 import runner
 import tolerances
 from cases import lengths, random_batch
+
+import jax_rnnt
 
 LENGTHS = lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
 

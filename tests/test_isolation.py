@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 import runner
 from cases import T, U, V, lengths, random_batch
 

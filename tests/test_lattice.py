@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jax_rnnt
 import reference
 import tolerances
+
+import jax_rnnt
 
 # The last four are no published topology: labels in pairs, moves that jump over diagonals and over each other, a lone
 # diagonal, moves longer than the lattice, and the same move twice (two arcs between the same nodes).

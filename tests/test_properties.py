@@ -7,14 +7,14 @@ import itertools
 
 import jax
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
-
-import jax_rnnt
 import reference
 import runner
 import tolerances
 from cases import T, U, V, random_batch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jax_rnnt
 
 B = 4
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,7 +7,6 @@ lattice with blank last is NeMo's. Costs are given to 16 digits, gradients to 8 
 
 import numpy as np
 import pytest
-
 import reference
 import runner
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jax_rnnt
 import reference
 import tolerances
 from cases import lengths, random_batch
+
+import jax_rnnt
 
 T_B, U_B = lengths(5, 3, 4, 0), lengths(3, 3, 1, 0)
 LOGITS, TARGETS = random_batch("second_order")

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jax_rnnt
 import reference
 from cases import T, U, V, lengths, random_batch
+
+import jax_rnnt
 
 T_B, U_B = lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
 

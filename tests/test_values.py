@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import jax_rnnt
 import reference
 import runner
 from cases import lengths, random_batch
+
+import jax_rnnt
 
 
 @pytest.mark.parametrize(("frames", "labels"), [(7, 40)])

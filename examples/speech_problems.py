@@ -1,0 +1,50 @@
+"""What can be wrong with the input, and how it is said: skipped and counted with its path, or one sentence and exit."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+SHOWN = 20  # on the terminal; the file holds all of them
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can mend: shown as one sentence, without a traceback."""
+
+
+class Unusable(Exception):
+    """One utterance can't be used: what that is counted under, and what was found."""
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+
+class Problem(NamedTuple):
+    """One thing that was skipped."""
+
+    path: Path
+    kind: str
+    detail: str
+
+
+class ProblemLog:
+    """Shows problems, counts them by kind and writes each to `file` at once, so that a killed run still tells."""
+
+    def __init__(self, file: Path, console: Console):
+        self.counts: Counter[str] = Counter()
+        self.file = file
+        self._console = console
+        file.write_text("")
+
+    def __call__(self, problem: Problem) -> None:
+        self.counts[problem.kind] += 1
+        line = f"{problem.path}: {problem.kind}: {problem.detail}"
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self.counts.total() <= SHOWN:
+            self._console.print(f"skipped {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        elif self.counts.total() == SHOWN + 1:
+            self._console.print(f"more was skipped: {self.file}", style="yellow", markup=False, soft_wrap=True)

@@ -1,0 +1,287 @@
+"""Trains a transducer on speech: `python examples/train_speech.py`.
+
+By default on spoken digits that espeak-ng synthesises on the spot, evaluated on voices that the training never heard;
+with `--data DIR` on a LibriSpeech-style folder. Writes checkpoints, metrics.json and picture.png to `--out`.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import jiwer
+    import numpy as np
+    import optax
+    from flax import nnx
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from speech_batches import Arrays, Batch, Batches, make_buckets, on_device
+    from speech_checkpoints import Checkpoints
+    from speech_corpus import BLANK, Utterance, decode, hold_out_speakers, read_corpus
+    from speech_decode import greedy_decode
+    from speech_features import SAMPLE_RATE
+    from speech_model import SHORTEST, Sizes, Transducer
+    from speech_problems import ProblemLog, UserError
+    from speech_report import align, draw
+    from speech_synth import synthesise
+
+    import jax_rnnt
+except ModuleNotFoundError as missing:
+    sys.exit(f'train_speech.py needs {missing.name}: pip install "jax_rnnt[examples]"')
+
+LOG_EVERY = 10  # steps between looks at the loss: a look waits for the device
+rnnt_loss = jax_rnnt.RNNTLoss(blank=BLANK, reduction="sum")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    def positive(text: str) -> int:
+        if int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return int(text)
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="LibriSpeech-style folder to train on (default: synthesised digits)")
+    parser.add_argument(
+        "--heldout-data", type=Path, help="folder to evaluate on (default: a tenth of --data's speakers)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="folder for everything that is written")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=positive, default=400)
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--width", type=positive, default=Sizes.width, help="of the conformer; a multiple of its heads")
+    parser.add_argument("--layers", type=positive, default=Sizes.layers)
+    parser.add_argument("--buckets", type=positive, default=3, help="padded shapes; each is compiled once")
+    parser.add_argument("--max-seconds", type=positive, default=20, help="longer utterances are skipped")
+    parser.add_argument("--train-utterances", type=positive, default=3000, help="of synthesised digits")
+    parser.add_argument("--heldout-utterances", type=positive, default=240, help="of synthesised digits")
+    parser.add_argument("--evaluate-every", type=positive, default=100, help="steps")
+    parser.add_argument("--checkpoint-every", type=positive, default=100, help="steps")
+    return parser.parse_args(argv)
+
+
+def load_data(args: argparse.Namespace, report: ProblemLog) -> tuple[list[Utterance], list[Utterance]]:
+    """(training, held-out) utterances."""
+    data, heldout_data = args.data, args.heldout_data
+    if data is None:
+        name = f"digits-{args.train_utterances}-{args.heldout_utterances}-seed{args.seed}"
+        data, heldout_data = synthesise(args.out / name, args.train_utterances, args.heldout_utterances, args.seed)
+    samples = range(SHORTEST, args.max_seconds * SAMPLE_RATE + 1)
+    training = read_corpus(data, samples, report)
+    if heldout_data is None:
+        return hold_out_speakers(training, args.seed)
+    return training, read_corpus(heldout_data, samples, report)
+
+
+def make_optimizer(model: Transducer, args: argparse.Namespace) -> nnx.Optimizer:
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, args.learning_rate, warmup_steps=min(100, args.steps // 5), decay_steps=args.steps
+    )
+    return nnx.Optimizer(
+        model, optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-3)), wrt=nnx.Param
+    )
+
+
+def batch_loss(model: Transducer, arrays: Arrays[jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+    """The mean cost of the real rows. Filler rows cost 0 and are not counted."""
+    logits, logit_lengths = model(arrays.audio, arrays.samples, arrays.labels, rngs)
+    total = rnnt_loss(logits, arrays.labels, logit_lengths, arrays.label_lengths)
+    return total / jnp.maximum(jnp.sum(arrays.samples > 0), 1)
+
+
+@nnx.jit
+def train_step(model: Transducer, optimizer: nnx.Optimizer, arrays: Arrays[jax.Array], key: jax.Array) -> jax.Array:
+    loss, gradients = nnx.value_and_grad(batch_loss)(model, arrays, nnx.Rngs(dropout=key))
+    optimizer.update(model, gradients)
+    return loss
+
+
+def recognise(model: Transducer, batch: Batch) -> list[str]:
+    arrays = on_device(batch.arrays)
+    labels, counts = jax.device_get(greedy_decode(model, arrays.audio, arrays.samples))
+    return [decode(labels[row, : counts[row]]) for row in range(len(batch.utterances))]
+
+
+def word_error_rate(model: Transducer, batches: Batches) -> float:
+    references: list[str] = []
+    hypotheses: list[str] = []
+    for batch in batches.once():
+        references += [utterance.text for utterance in batch.utterances]
+        hypotheses += recognise(model, batch)
+    if not references:
+        raise UserError("no held-out utterance could be read: see the problems above")
+    return jiwer.wer(references, hypotheses)
+
+
+def check_losses(window: list[tuple[jax.Array, list[Utterance]]], first_step: int) -> list[float]:
+    """The losses of some steps as numbers; one that is not finite is an error that names the batch."""
+    losses = [float(loss) for loss, _ in window]
+    for step, (loss, (_, utterances)) in enumerate(zip(losses, window, strict=True), first_step):
+        if not np.isfinite(loss):
+            paths = ", ".join(str(utterance.path) for utterance in utterances)
+            raise UserError(f"the loss of step {step} is {loss}; --resume continues before it. Its batch: {paths}")
+    return losses
+
+
+def train(
+    args: argparse.Namespace,
+    model: Transducer,
+    optimizer: nnx.Optimizer,
+    training: Batches,
+    heldout: Batches,
+    history: dict[str, Any],
+    save: Callable[[int], None],
+    console: Console,
+) -> None:
+    """Steps from where `history` ends to `args.steps`, and appends to it."""
+    key = jax.random.key(args.seed)
+    done = len(history["losses"])
+    latest = history["losses"][-1] if done else float("nan")
+    window: list[tuple[jax.Array, list[Utterance]]] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}, {task.fields[rate]:.0f} utterances/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=args.steps, completed=done, loss=latest, rate=0.0)
+        clock = time.perf_counter()
+        for step, batch in zip(range(done + 1, args.steps + 1), training.training(args.seed, done), strict=False):
+            # The key of a step depends on its number alone, so that a resumed run draws what it would have drawn.
+            loss = train_step(model, optimizer, on_device(batch.arrays), jax.random.fold_in(key, step))
+            window.append((loss, batch.utterances))
+            evaluate = step % args.evaluate_every == 0 or step == args.steps
+            checkpoint = step % args.checkpoint_every == 0 or step == args.steps
+            if not (evaluate or checkpoint or step % LOG_EVERY == 0):
+                continue
+            losses = check_losses(window, step + 1 - len(window))
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            utterances = sum(len(members) for _, members in window)
+            history["losses"] += losses
+            history["utterances"] += utterances
+            history["seconds"] += seconds
+            window.clear()
+            progress.update(task, completed=step, loss=np.mean(losses), rate=utterances / seconds)
+            if evaluate:
+                history["error_rates"].append((step, word_error_rate(model, heldout)))
+                rate = history["error_rates"][-1][1]
+                console.print(f"step {step}: loss {np.mean(losses):.3f}, WER on held-out voices {rate:.2%}")
+            if checkpoint:
+                save(step)
+            clock = time.perf_counter()
+
+
+def draw_picture(args: argparse.Namespace, model: Transducer, heldout: Batches, history: dict[str, Any]) -> None:
+    """The picture of the run, with the longest utterance of a middling batch."""
+    plan = heldout.plan(seed=None)
+    loaded = (heldout.load(bucket, members) for bucket, members in plan[len(plan) // 2 :] + plan[: len(plan) // 2])
+    batch = next(batch for batch in loaded if batch.utterances)
+    row = max(range(len(batch.utterances)), key=lambda r: batch.arrays.label_lengths[r])
+    draw(
+        args.out / "picture.png",
+        history["losses"],
+        history["error_rates"],
+        align(model, batch.arrays, row),
+        batch.utterances[row].text,
+        recognise(model, batch)[row],
+    )
+
+
+def settings_of(args: argparse.Namespace, training: Sequence[Utterance]) -> dict[str, Any]:
+    """What has to be the same when a run is continued."""
+    names = ("seed", "steps", "batch_size", "learning_rate", "width", "layers", "buckets")
+    digest = hashlib.sha256("\n".join(f"{u.id} {u.samples} {u.text}" for u in training).encode()).hexdigest()
+    return {name: getattr(args, name) for name in names} | {
+        "training data": f"{len(training)} utterances, sha256 {digest[:16]}"
+    }
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    started = time.perf_counter()
+    if args.width % Sizes.heads:
+        raise UserError(f"--width is {args.width}; it needs to be a multiple of {Sizes.heads}, the attention heads")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{args.out} can't be written to: {error}") from error
+    checkpoints = Checkpoints(args.out / "checkpoints")
+    if checkpoints.latest_step is not None and not args.resume:
+        raise UserError(
+            f"{checkpoints.folder} holds step {checkpoints.latest_step} of an earlier run:"
+            " give --resume to continue it, or another --out"
+        )
+
+    problems = ProblemLog(args.out / "skipped.txt", console)
+    utterances = load_data(args, problems)
+    settings = settings_of(args, utterances[0])
+    voices = [sorted({utterance.speaker for utterance in part}) for part in utterances]
+    for name, part, speakers in zip(("training", "held out"), utterances, voices, strict=True):
+        seconds = sum(utterance.samples for utterance in part) / SAMPLE_RATE
+        console.print(f"{name}: {len(part)} utterances, {len(speakers)} voices, {seconds:.0f} s of audio")
+    if both := set(voices[0]) & set(voices[1]):
+        console.print(f"note: {len(both)} voices are in both: {', '.join(sorted(both)[:5])}", markup=False)
+    training, heldout = (Batches(make_buckets(part, args.buckets), args.batch_size, problems) for part in utterances)
+    prepared = time.perf_counter()
+
+    model = Transducer(Sizes(width=args.width, layers=args.layers), nnx.Rngs(args.seed))
+    optimizer = make_optimizer(model, args)
+    history: dict[str, Any] = {"losses": [], "error_rates": [], "utterances": 0, "seconds": 0.0}
+    with contextlib.closing(checkpoints):
+        if args.resume:
+            history = checkpoints.restore(model, optimizer, settings)
+            console.print(f"resumed after step {len(history['losses'])}")
+
+        def save(step: int) -> None:
+            checkpoints.save(step, model, optimizer, settings, history)
+
+        train(args, model, optimizer, training, heldout, history, save, console)
+    draw_picture(args, model, heldout, history)
+
+    total = time.perf_counter() - started
+    metrics = {
+        "wer": history["error_rates"][-1][1],
+        "error_rates": history["error_rates"],
+        "losses": history["losses"],
+        "seconds": {"data": prepared - started, "training": history["seconds"], "total": total},
+        "utterances_per_second": history["utterances"] / history["seconds"],
+        "utterances": {"training": len(utterances[0]), "heldout": len(utterances[1])},
+        "heldout_voices": voices[1],
+        "skipped": dict(problems.counts),
+        "settings": settings,
+    }
+    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    console.print(
+        f"WER {metrics['wer']:.2%} on held-out voices after {args.steps} steps and {total:.0f} s;"
+        f" skipped: {dict(problems.counts) or 'nothing'}; {args.out / 'picture.png'}, {args.out / 'metrics.json'}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    console = Console()
+    try:
+        run(args, console)
+    except UserError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted: --resume continues from the newest checkpoint")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Meshes of eight host devices, one batch to divide over them, and what a compiled program says of itself.
+
+The names that changed between jax 0.6 and 0.12 are met here and nowhere else.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from cases import random_batch
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import jax_rnnt
+
+DEVICES = 8
+# A vocabulary wide enough that an array of its size can't be mistaken for an array of arcs.
+B, T, U, V = 16, 6, 3, 24
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "ragged-all-to-all")
+P = PartitionSpec
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def make_mesh(kind: AxisType = AxisType.Auto, **axes: int) -> Mesh:
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes))
+
+
+def current_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """`with jax.set_mesh(mesh):`, by its name in the installed version."""
+    return jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh)
+
+
+def reshard(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    if hasattr(jax.sharding, "reshard"):
+        return jax.sharding.reshard(x, spec)
+    from jax.experimental import shard  # its home until jax 0.7
+
+    return shard.reshard(x, spec)
+
+
+def put(mesh: Mesh, x, *spec) -> jax.Array:
+    return jax.device_put(x, NamedSharding(mesh, P(*spec)))
+
+
+@contextlib.contextmanager
+def partitioner(name: str) -> Iterator[None]:
+    """Shardy or GSPMD; skips where the installed version does not have both."""
+    flag = "jax_use_shardy_partitioner"
+    if not hasattr(jax.config, flag):
+        pytest.skip(f"jax {jax.__version__} has one partitioner only")
+    before = getattr(jax.config, flag)
+    jax.config.update(flag, name == "shardy")
+    try:
+        yield
+    finally:
+        jax.config.update(flag, before)
+
+
+@functools.cache
+def batch(size: int = B) -> Arrays:
+    """Ragged, with a filler row, an utterance without labels and full ones."""
+    logits, targets = random_batch(f"mesh{size}", size, T, U, V)
+    rng = np.random.default_rng(size)
+    t_b, u_b = rng.integers(1, T + 1, size), rng.integers(0, U + 1, size)
+    t_b[:3], u_b[:3] = (T, 0, T), (U, 0, 0)
+    return logits, targets, t_b.astype(np.int32), u_b.astype(np.int32)
+
+
+@functools.cache
+def expected(size: int = B, clamp: float = -1.0, fused: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Costs [B] and the gradient of their sum, by the oracle, for `batch(size)`."""
+    return reference.rnnt_loss(*batch(size), clamp=clamp, fused=fused)
+
+
+def total(implementation: str, **options) -> Callable[..., jax.Array]:
+    return functools.partial(jax_rnnt.rnnt_loss, reduction="sum", implementation=implementation, **options)
+
+
+def costs(implementation: str, **options) -> Callable[..., jax.Array]:
+    return functools.partial(jax_rnnt.rnnt_loss, reduction="none", implementation=implementation, **options)
+
+
+def assert_close(actual, wanted) -> None:
+    np.testing.assert_allclose(np.asarray(actual), wanted, **EXACT)
+
+
+def is_sharded_as(x: jax.Array, mesh: Mesh, *spec) -> bool:
+    return x.sharding.is_equivalent_to(NamedSharding(mesh, P(*spec)), x.ndim)
+
+
+def model_of(rng: np.random.Generator, size: int = B, width: int = 4) -> tuple[np.ndarray, ...]:
+    """Operands of `joint`: an encoder's output [B, T, H], a predictor's [U+1, H], a matrix [H, V]."""
+    return rng.normal(size=(size, T, width)), rng.normal(size=(U + 1, width)), rng.normal(size=(width, V))
+
+
+def joint(encoder, predictor, weight) -> jax.Array:
+    return jnp.tanh(encoder[:, :, None] + predictor[None, None]) @ weight
+
+
+# --- what was compiled ------------------------------------------------------------------------------------------------
+
+_SHAPE = re.compile(r"\b(?:pred|bf16|[fsuc]\d+)\[([\d,]*)\]")
+
+
+def _shapes(text: str) -> list[tuple[int, ...]]:
+    return [tuple(int(d) for d in dims.split(",") if d) for dims in _SHAPE.findall(text)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The optimised HLO of one device."""
+
+    text: str
+
+    def collectives(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(kind, shape of a result), one entry for each array that crosses the mesh."""
+        found = []
+        for result, kind in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", self.text):
+            found += [(kind, shape) for shape in _shapes(result)]
+        return found
+
+    def largest_exchange(self) -> int:
+        """Elements of the largest array that crosses the mesh."""
+        return max((int(np.prod(shape)) for _, shape in self.collectives()), default=0)
+
+    def operands(self, operation: str) -> list[tuple[int, ...]]:
+        """Shapes of the operands of our custom call, which must be there once."""
+        calls = re.findall(rf'custom_call_target="{operation}", operand_layout_constraints={{(.*?)}}, api', self.text)
+        assert len(calls) == 1, f"{len(calls)} calls of {operation}"
+        return _shapes(calls[0])
+
+    def custom_calls(self) -> set[str]:
+        return set(re.findall(r'custom_call_target="(jax_rnnt_\w+)"', self.text))
+
+
+def compiled(function: Callable, *arguments) -> tuple[Callable, Program]:
+    """`function` jitted for these arguments, and its program."""
+    executable = jax.jit(function).lower(*arguments).compile()
+    return executable, Program(executable.as_text())
+
+
+def assert_rows_are_local(program: Program, implementation: str, rows: Sequence[int]) -> None:
+    """Both kernels of operation (1) get `rows` of the logits, and every other operand likewise."""
+    if implementation != "native":
+        return
+    for operation in ("jax_rnnt_arcs_forward", "jax_rnnt_arcs_backward"):
+        shapes = program.operands(operation)
+        assert shapes[0] == (*rows, V)
+        assert all(shape[:3] == tuple(rows) for shape in shapes)

@@ -1,0 +1,77 @@
+"""Two real processes that train together over loopback, against one process that trains alone."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for needed in ("flax", "optax", "soundfile"):
+    pytest.importorskip(needed, reason="the example's model needs the extra `examples`", exc_type=ImportError)
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+PROCESSES = 2
+SECONDS = 150  # for all of them, start and compilation included; they take about 20
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _run(commands: list[list[str]], folder: Path) -> list[str]:
+    """Runs them at once; the outputs, or an error with all outputs when one fails or time is up. None survives."""
+    # Outputs go to files: a full pipe would stop a process, and the others with it.
+    logs = [folder / f"{len(commands)}-{i}.log" for i in range(len(commands))]
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    running = []
+    try:
+        for command, log in zip(commands, logs, strict=True):
+            with log.open("w") as output:
+                running.append(
+                    subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+                )
+        end = time.monotonic() + SECONDS
+        while any(p.poll() is None for p in running) and time.monotonic() < end:
+            if any(p.poll() not in (None, 0) for p in running):
+                break  # the others would wait for the dead one
+            time.sleep(0.1)
+    finally:
+        codes = [p.poll() for p in running]
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait(timeout=10)
+    outputs = [log.read_text() for log in logs]
+    assert codes == [0] * len(commands), "\n".join([f"exit codes {codes} (None: killed)", *outputs])
+    return outputs
+
+
+def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    worker = [sys.executable, str(WORKER)]
+    port = str(_free_port())
+    together = [[*worker, f"{i}.npz", port, str(PROCESSES), str(i)] for i in range(PROCESSES)]
+    outputs = _run([[*worker, "alone.npz"]], tmp_path) + _run(together, tmp_path)
+    lines = [line for output in outputs for line in output.splitlines() if line.startswith("process ")]
+    with capsys.disabled():
+        print("", *lines, sep="\n  ")
+    assert [line.split(",")[1] for line in lines] == [" 1 devices", " 4 devices", " 4 devices"]
+    alone, *parts = (np.load(tmp_path / name) for name in ("alone.npz", "0.npz", "1.npz"))
+    assert alone["losses"][-1] < alone["losses"][0]
+    for part in parts:
+        np.testing.assert_allclose(part["losses"], alone["losses"], rtol=1e-5)
+        np.testing.assert_allclose(part["weights"], alone["weights"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_process_that_dies_does_not_hang_the_test(tmp_path: Path) -> None:
+    """The helper above, held to its word: one process fails at once, the other one would sleep for an hour."""
+    commands = [[sys.executable, "-c", "import time; time.sleep(3600)"], [sys.executable, "-c", "raise SystemExit(3)"]]
+    started = time.monotonic()
+    with pytest.raises(AssertionError, match="exit codes"):
+        _run(commands, tmp_path)
+    assert time.monotonic() - started < 30

@@ -1,0 +1,172 @@
+"""Automatic mesh axes: XLA's partitioner divides the program, and must not gather the logits or replicate the work."""
+
+import jax
+import jax.numpy as jnp
+import meshes
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from meshes import B, P, T, U
+
+import jax_rnnt
+
+PARTITIONERS = ("shardy", "gspmd")
+OPTIONS = {"plain": {}, "clamp": {"clamp": 0.1}, "log_probs": {"fused_log_softmax": False}}
+
+
+@pytest.fixture(params=PARTITIONERS)
+def partitioner(request: pytest.FixtureRequest):
+    with meshes.partitioner(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_step_with_divided_batch(options: str, partitioner: str, implementation: str) -> None:
+    """One scalar crosses the mesh; every kernel sees its device's examples; the gradient lies where the logits do."""
+    mesh = meshes.make_mesh(data=8)
+    logits, *rest = meshes.batch()
+    chosen = OPTIONS[options]
+    step, program = meshes.compiled(
+        jax.value_and_grad(meshes.total(implementation, **chosen)), meshes.put(mesh, logits, "data"), *rest
+    )
+    assert program.collectives() == [("all-reduce", ())]
+    meshes.assert_rows_are_local(program, implementation, (B // 8, T, U + 1))
+    if implementation == "native":
+        assert program.operands("jax_rnnt_lattice_posteriors") == [(B // 8, T, U + 1, 2), (B // 8,), (B // 8,)]
+    value, gradient = step(meshes.put(mesh, logits, "data"), *rest)
+    cost, wanted = meshes.expected(clamp=chosen.get("clamp", -1.0), fused=chosen.get("fused_log_softmax", True))
+    meshes.assert_close(value, cost.sum())
+    meshes.assert_close(gradient, wanted)
+    assert meshes.is_sharded_as(gradient, mesh, "data")
+
+
+@pytest.mark.parametrize("lengths", [(), ("data",)], ids=["replicated", "divided"])
+def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str, implementation: str) -> None:
+    mesh = meshes.make_mesh(data=8)
+    logits, *rest = meshes.batch()
+    arrays = meshes.put(mesh, logits, "data"), *(meshes.put(mesh, a, *lengths) for a in rest)
+    loss, program = meshes.compiled(meshes.costs(implementation), *arrays)
+    assert program.collectives() == []
+    if implementation == "native":
+        assert program.operands("jax_rnnt_lattice_cost")[0] == (B // 8, T, U + 1, 2)
+    result = loss(*arrays)
+    meshes.assert_close(result, meshes.expected()[0])
+    assert meshes.is_sharded_as(result, mesh, "data")
+
+
+def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
+    mesh = meshes.make_mesh(data=2, model=4)
+    logits, *rest = meshes.batch()
+    sharded = meshes.put(mesh, logits, ("data", "model"))
+    step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
+    assert program.collectives() == [("all-reduce", ())]
+    meshes.assert_rows_are_local(program, implementation, (B // 8, T, U + 1))
+    value, gradient = step(sharded, *rest)
+    meshes.assert_close(value, meshes.expected()[0].sum())
+    meshes.assert_close(gradient, meshes.expected()[1])
+    assert meshes.is_sharded_as(gradient, mesh, ("data", "model"))
+
+
+@pytest.mark.parametrize("size", [13, 3], ids=lambda b: f"{b}_examples")
+def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
+    """XLA pads the last devices' parts with whatever it likes: kernels get lengths and labels that mean nothing."""
+    mesh = meshes.make_mesh(data=8)
+    divided = NamedSharding(mesh, P("data"))
+    arrays = meshes.batch(size)
+
+    def step(scale, logits, *rest):
+        logits, *rest = (jax.lax.with_sharding_constraint(a, divided) for a in (logits, *rest))
+        return jax.value_and_grad(lambda x: meshes.total(implementation)(x * scale, *rest))(logits)
+
+    replicated = [meshes.put(mesh, a) for a in (np.ones(()), *arrays)]
+    run, program = meshes.compiled(step, *replicated)
+    meshes.assert_rows_are_local(program, implementation, (-(-size // 8), T, U + 1))
+    value, gradient = run(*replicated)
+    cost, wanted = meshes.expected(size)
+    meshes.assert_close(value, cost.sum())
+    meshes.assert_close(gradient, wanted)
+
+
+def test_training_step_exchanges_no_more_than_weights(partitioner: str, implementation: str) -> None:
+    """Data parallelism as users write it: what crosses the mesh is the loss and the gradients of replicated weights."""
+    mesh = meshes.make_mesh(data=8)
+    _, targets, t_b, u_b = meshes.batch()
+    encoder, predictor, weight = meshes.model_of(np.random.default_rng(0))
+
+    def loss(weights, encoder, *rest):
+        return meshes.total(implementation)(meshes.joint(encoder, *weights), *rest)
+
+    divided = meshes.put(mesh, encoder, "data"), *(meshes.put(mesh, a, "data") for a in (targets, t_b, u_b))
+    weights = meshes.put(mesh, predictor), meshes.put(mesh, weight)
+    step, program = meshes.compiled(jax.value_and_grad(loss), weights, *divided)
+    kinds = {kind for kind, _ in program.collectives()}
+    shapes = {tuple(d for d in shape if d != 1) for _, shape in program.collectives()}
+    assert kinds == {"all-reduce"}
+    assert shapes <= {(), predictor.shape, weight.shape, weight.shape[::-1], predictor.shape[::-1]}
+    meshes.assert_rows_are_local(program, implementation, (B // 8, T, U + 1))
+    value, gradients = step(weights, *divided)
+    alone = jax.jit(jax.value_and_grad(loss))((predictor, weight), encoder, targets, t_b, u_b)
+    for a, b in zip(jax.tree.leaves((value, gradients)), jax.tree.leaves(alone), strict=True):
+        meshes.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dimension", [1, 2], ids=["time", "labels"])
+def test_divided_lattice(dimension: int, partitioner: str, implementation: str) -> None:
+    """Operation (1) reads each row where it lies; arrays of arcs cross the mesh, logits and gradient don't."""
+    parts = 2 if dimension == 1 else 4
+    mesh = meshes.make_mesh(rows=parts, rest=8 // parts)
+    spec = (*(None,) * dimension, "rows")
+    logits, *rest = meshes.batch()
+    sharded = meshes.put(mesh, logits, *spec)
+    step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
+    arcs = B * (T + U + 1) * (U + 1) * 2  # the lax form keeps them by anti-diagonals, of which there are T + U
+    assert 0 < program.largest_exchange() <= arcs < logits.size // parts
+    rows = [B, T, U + 1]
+    rows[dimension] //= parts
+    meshes.assert_rows_are_local(program, implementation, rows)
+    value, gradient = step(sharded, *rest)
+    meshes.assert_close(value, meshes.expected()[0].sum())
+    meshes.assert_close(gradient, meshes.expected()[1])
+    assert meshes.is_sharded_as(gradient, mesh, *spec)
+
+
+def test_batch_and_time_divided(implementation: str) -> None:
+    mesh = meshes.make_mesh(data=4, time=2)
+    logits, *rest = meshes.batch()
+    sharded = meshes.put(mesh, logits, "data", "time")
+    step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
+    meshes.assert_rows_are_local(program, implementation, (B // 4, T // 2, U + 1))
+    assert program.largest_exchange() <= (B // 4) * (T + U + 1) * (U + 1) * 2 < logits.size // 8
+    value, gradient = step(sharded, *rest)
+    meshes.assert_close(value, meshes.expected()[0].sum())
+    meshes.assert_close(gradient, meshes.expected()[1])
+
+
+def test_divided_vocabulary_without_its_name_is_still_right(implementation: str) -> None:
+    """Without `vocab_axis_name` XLA brings whole rows together: slower, never wrong."""
+    mesh = meshes.make_mesh(data=2, model=4)
+    logits, *rest = meshes.batch()
+    step = jax.jit(jax.value_and_grad(meshes.total(implementation)))
+    value, gradient = step(meshes.put(mesh, logits, "data", None, None, "model"), *rest)
+    meshes.assert_close(value, meshes.expected()[0].sum())
+    meshes.assert_close(gradient, meshes.expected()[1])
+
+
+def test_operations_alone(implementation: str) -> None:
+    """Both public operations, each with its own batch dimensions divided."""
+    mesh = meshes.make_mesh(data=8)
+    logits, targets, t_b, u_b = meshes.batch()
+    labels = np.concatenate([targets, np.full((B, 1), -1, np.int32)], 1)[:, None] + np.zeros((1, T, 1), np.int32)
+
+    def step(x, labels):
+        arcs = jax_rnnt.arc_log_probs(x, labels, implementation=implementation)
+        cost, posteriors = jax_rnnt.lattice_cost(arcs, t_b, u_b, return_posteriors=True, implementation=implementation)
+        return cost, posteriors, jnp.exp(arcs)
+
+    sharded = meshes.put(mesh, logits, "data"), meshes.put(mesh, labels, "data")
+    run, program = meshes.compiled(step, *sharded)
+    assert program.collectives() == []
+    results = run(*sharded)
+    meshes.assert_close(results[0], meshes.expected()[0])
+    for result in results:
+        assert meshes.is_sharded_as(result, mesh, "data")
