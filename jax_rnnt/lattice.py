@@ -5,6 +5,7 @@ from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -122,6 +123,12 @@ def lattice_cost(
         raise ValueError(f"`log_probs` [B, T, U+1, K] must have U+1 >= 1 and K >= 1, got shape {arcs.shape}.")
     pairs = check_moves(moves, arcs.shape[3])
     arcs = arcs.astype(scan.compute_dtype(arcs.dtype))
+    *_, t_max, u1, _ = arcs.shape
+    # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.
+    too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in pairs]
+    if any(too_long):
+        arcs = jnp.where(np.array(too_long)[None, None, None], -jnp.inf, arcs)
+        pairs = tuple((1, 0) if never else pair for pair, never in zip(pairs, too_long, strict=True))
     if len(pairs) == 1:
         # The kernels keep a pair of numbers in a node's posteriors while they run: there must be room for two.
         arcs, pairs = jnp.concatenate([arcs, jnp.full_like(arcs, -jnp.inf)], axis=-1), pairs * 2

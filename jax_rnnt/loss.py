@@ -6,7 +6,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -124,9 +123,9 @@ def rnnt_loss(
 
 def _row_labels(shape: tuple[int, ...], targets: Array, t_b: Array, u_b: Array, blank: int) -> tuple[Array, Array]:
     """The label of every node's row ``[B, T, U+1]``, and T_b with -1 where an example is invalid."""
-    b, t_max, u1, v = shape
+    _, t_max, u1, v = shape
     u = jnp.arange(u1, dtype=jnp.int32)[None]
-    padded = jnp.concatenate([targets, jnp.full_like(targets, NO_LABEL, shape=(b, 1))], axis=1)
+    padded = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=NO_LABEL)
     wrong = (u < u_b[:, None]) & ((padded < 0) | (padded >= v) | (padded == blank))
     invalid = (t_b < 0) | (t_b > t_max) | (u_b < 0) | (u_b >= u1) | jnp.any(wrong, axis=1)
     label = jnp.where(u < u_b[:, None], padded, jnp.where(u == u_b[:, None], NO_LABEL, PADDING))
@@ -159,8 +158,7 @@ def _clamped_bwd(parameters: ArcParameters, clamp: float, residuals, cotangent):
     bound = jnp.broadcast_to(clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
     arc_cotangent = -posterior * cotangent[:, None, None, None]
     (grad,) = arcs.backward(logits, labels, log_norm, arc_cotangent, bound, clipped=True, **parameters.asdict())
-    none = np.zeros(labels.shape, jax.dtypes.float0)
-    return grad, none, np.zeros(cotangent.shape, jax.dtypes.float0), np.zeros(cotangent.shape, jax.dtypes.float0)
+    return grad, None, None, None
 
 
 _clamped_costs.defvjp(_clamped_fwd, _clamped_bwd)
