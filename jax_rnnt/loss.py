@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt import arcs, checks, lattice, vocabulary
+from jax_rnnt import arcs, checks, lattice, sharding, vocabulary
 from jax_rnnt.arcs import ArcParameters
 from jax_rnnt.labels import INVALID, NO_LABEL, PADDING, RNNT_MOVES, resolve_column
 from jax_rnnt.primitive import check_implementation
@@ -97,6 +97,9 @@ def rnnt_loss(
     checks.loss_arguments(logits, targets, t_b, u_b)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}.")
+    targets, t_b, u_b = (sharding.follow_batch(x, logits) for x in (targets, t_b, u_b))
+    if vocab_axis_name is not None and vocabulary.is_undivided(vocab_axis_name):
+        vocab_axis_name = None
     if vocab_axis_name is not None and not vocabulary.is_bound(vocab_axis_name):
         part = RNNTLoss(
             blank, clamp, reduction, fused_log_softmax, implementation=implementation, vocab_axis_name=vocab_axis_name

@@ -4,12 +4,13 @@ Three descriptions of that one fact are needed: a rule for the Shardy partitione
 GSPMD, and result types with the right sharding and manual axes for meshes whose axes are explicit or manual.
 """
 
+import importlib
 import string
 from collections.abc import Sequence
 
 import jax
 from jax import Array
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxlib.mlir import ir
 
 
@@ -34,6 +35,18 @@ def match_manual_axes(args: Sequence[Array]) -> list[Array]:
         return pvary(x, tuple(sorted(missing)))
 
     return [cast(x, union - has) for x, has in zip(args, axes, strict=True)]
+
+
+def follow_batch(x: Array, logits: Array) -> Array:
+    """``x [B, ...]`` divided over the batch as ``logits [B, ...]`` are, in a mesh whose axes are explicit.
+
+    There arrays that meet must agree; those of labels and lengths are small, so it is they that move.
+    """
+    place = getattr(jax.typeof(logits), "sharding", None)
+    if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types:
+        return x
+    reshard = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
+    return reshard(x, PartitionSpec(place.spec[0] if place.spec else None))
 
 
 def result_aval(name: str, like, batch_ndim: int, shape: Sequence[int], dtype):

@@ -23,6 +23,11 @@ def is_bound(axis_name: str) -> bool:
     return True
 
 
+def is_undivided(axis_name: str) -> bool:
+    """Whether the current mesh has but one device along the axis; partitioners lose what is manual over such a one."""
+    return not is_bound(axis_name) and jax.sharding.get_abstract_mesh().shape.get(axis_name) == 1
+
+
 def over_mesh(loss, axis_name: str):
     """``loss(logits, targets, logit_lengths, target_lengths)`` with only ``axis_name`` manual, in the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()
