@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from jax_rnnt.labels import PADDING, Moves
+from jax_rnnt.sharding import match_manual_axes
 
 # The exponent of zero: below that of any product of probabilities, and twice it is still a finite float32.
 _ZERO_EXPONENT = -1e38
@@ -251,8 +252,10 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
 
     start = n == 0
     at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
-    like = probabilities[0][0]  # constants take their sharding and manual axes from the data
-    zero = (jnp.zeros_like(like[0]), jnp.full_like(like[0], _ZERO_EXPONENT))
+    like = probabilities[0][0]  # constants take their sharding from the data, and their manual axes too
+    constants = jnp.zeros_like(like[0]), jnp.full_like(like[0], _ZERO_EXPONENT), jnp.zeros_like(like[0, ..., 0])
+    _, zero_m, zero_e, nothing = match_manual_axes([like, *constants])
+    zero = (zero_m, zero_e)
 
     def incoming(p: Scaled, step: int, du: int) -> Scaled:
         """The arc into (n, u) where it is the arc out of (n - step, u - du)."""
@@ -275,7 +278,6 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         e_end = e_end + jnp.sum(jnp.where(end, alpha[1], 0), axis=-1)
         return ((m_end, e_end), (alpha, *recent[:-1])), alpha if posteriors else None
 
-    nothing = jnp.zeros_like(like[0, ..., 0])
     carry = ((nothing, nothing), (zero,) * span)
     ((m_end, e_end), _), alphas = lax.scan(forward, carry, (into, first, at_end))
 
