@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,10 @@ IMPORT_LIMIT_MS = 50.0
 def run(script: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *flags, "-c", textwrap.dedent(script)]
     env = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False)
+    # Not from the repository's folder, where the source tree would hide the installed package.
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=env, timeout=300, check=False, cwd=Path(__file__).parent
+    )
     assert done.returncode == 0, done.stderr
     return done
 
