@@ -204,3 +204,16 @@ def test_a_large_score_elsewhere_is_not_seen(name: str, implementation: str) -> 
     alone, _, posteriors = compiled(implementation, moves)(jnp.asarray(log_probs), T_B, U_B)
     np.testing.assert_allclose(alone, expected[0], rtol=1e-13, atol=1e-10)
     np.testing.assert_allclose(posteriors, expected[1], atol=1e-9)
+
+
+def test_a_move_far_longer_than_the_lattice_costs_nothing(implementation):
+    # Its length must reach neither the memory of the recursion nor 32-bit arithmetic.
+    log_probs = jnp.log(jnp.full((1, T, U + 1, 4), 0.25))
+    lengths = jnp.array([T]), jnp.array([U])
+    moves = (*jax_rnnt.RNNT_MOVES, (2**31 - 1, 0), (0, 2**31 - 1))
+    options = {"return_posteriors": True, "implementation": implementation}
+    cost, posteriors = jax_rnnt.lattice_cost(log_probs, *lengths, moves, **options)
+    expected = jax_rnnt.lattice_cost(log_probs[..., :2], *lengths, **options)
+    np.testing.assert_allclose(cost, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(posteriors[..., :2], expected[1], rtol=1e-12)
+    assert not posteriors[..., 2:].any()
