@@ -6,25 +6,6 @@
 namespace jax_rnnt {
 namespace {
 
-enum class Row { kLive, kPadding, kInvalid };
-
-JAX_RNNT_INLINE Row RowKind(int32_t label, int64_t vocabulary) {
-  if (label == kPadding) return Row::kPadding;
-  return label < kPadding || label >= vocabulary ? Row::kInvalid : Row::kLive;
-}
-
-template <class A>
-JAX_RNNT_INLINE bool IsFinite(A x) {
-  return x < kInfinity<A> && x > -kInfinity<A>;
-}
-
-// What stands in every entry of a row that has no finite ones.
-template <class A>
-JAX_RNNT_INLINE A Constant(Row kind, A log_norm, A otherwise) {
-  const bool nan = kind == Row::kInvalid || (kind == Row::kLive && log_norm != -kInfinity<A>);
-  return nan ? std::numeric_limits<A>::quiet_NaN() : otherwise;
-}
-
 // Where in its row arc k points to, or -1 if that is not in this part of the vocabulary.
 JAX_RNNT_INLINE int64_t Place(const ArcsShape& shape, int64_t k, int32_t label, int32_t offset) {
   const int64_t place = (k < shape.num_columns ? shape.columns[k] : int64_t{label}) - offset;

@@ -13,11 +13,9 @@
 #include <cstdint>
 
 #include "float16.h"
+#include "row_rules.h"
 
 namespace jax_rnnt {
-
-constexpr int32_t kNoLabel = -1;
-constexpr int32_t kPadding = -2;
 
 struct ArcsShape {
   int64_t width;           // V, the entries of a row

@@ -1,6 +1,6 @@
-// arcs_handlers.cc: XLA's buffers to the kernels of arcs.h; checks, types and the split into rows, no arithmetic.
+// arcs_handlers.cc: XLA's buffers to the kernels of arcs.h: types and the split into rows, no arithmetic.
 #include "arcs.h"
-#include "dispatch.h"
+#include "arcs_operands.h"
 #include "handlers.h"
 #include "huge_pages.h"
 #include "parallel.h"
@@ -15,51 +15,14 @@ int64_t Grain(int64_t width, size_t element) {
   return std::max<int64_t>(1, kChunkBytes / (static_cast<size_t>(std::max<int64_t>(width, 1)) * element));
 }
 
-struct Rows {
-  ArcsShape shape;
-  int64_t count;
-};
-
-Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize) {
-  const auto dims = logits.dimensions();
-  const int64_t width = dims.size() == 0 ? 1 : dims[dims.size() - 1];
-  return {{width, vocabulary, columns.begin(), static_cast<int64_t>(columns.size()), normalize},
-          dims.size() == 0 ? 1 : Product(dims, 0, dims.size() - 1)};
-}
-
-// Checks what all operands and results have in common; sizes are in rows of logits.
-ffi::Error Check(const char* operation, const Rows& rows, ffi::AnyBuffer labels, size_t norms, size_t entries) {
-  const auto count = static_cast<size_t>(rows.count);
-  for (int64_t k = 0; k < rows.shape.num_columns; ++k) {
-    if (rows.shape.columns[k] < 0 || rows.shape.columns[k] >= rows.shape.vocabulary) {
-      return ffi::Error::InvalidArgument(std::string(operation) + ": a column is outside the vocabulary");
-    }
-  }
-  if (labels.element_type() != ffi::S32) {
-    return ffi::Error::InvalidArgument(std::string(operation) + ": labels must be S32");
-  }
-  if (auto e = CheckCount(operation, "labels", count, labels.element_count()); e.failure()) return e;
-  if (auto e = CheckCount(operation, "log_norm", count, norms); e.failure()) return e;
-  return CheckCount(operation, "arcs", count * static_cast<size_t>(rows.shape.num_arcs()), entries);
-}
-
-// The optional operand at `index`, which has an element a row; null if it is not there.
-ffi::ErrorOr<const void*> Optional(const char* operation, const Rows& rows, ffi::RemainingArgs args, size_t index) {
-  if (index >= args.size()) return static_cast<const void*>(nullptr);
-  auto buffer = args.get<ffi::AnyBuffer>(index);
-  if (!buffer.has_value()) return ffi::Unexpected(buffer.error());
-  auto e = CheckCount(operation, "optional operand", static_cast<size_t>(rows.count), buffer->element_count());
-  if (e.failure()) return ffi::Unexpected(e);
-  return static_cast<const void*>(buffer->untyped_data());
-}
-
 ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels,
                            ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> log_probs,
                            ffi::Result<ffi::AnyBuffer> log_norm, ffi::Span<const int64_t> columns, int64_t vocabulary,
                            bool normalize) {
   constexpr const char* kName = "arcs_forward";
   const Rows rows = RowsOf(logits, columns, vocabulary, normalize);
-  if (auto e = Check(kName, rows, labels, log_norm->element_count(), log_probs->element_count()); e.failure()) return e;
+  if (auto e = CheckRows(kName, rows, labels, log_norm->element_count(), log_probs->element_count()); e.failure())
+    return e;
   const auto offsets = Optional(kName, rows, optional, 0);
   if (!offsets.has_value()) return offsets.error();
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
@@ -78,7 +41,8 @@ ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::An
                             ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize, bool clipped) {
   constexpr const char* kName = "arcs_backward";
   const Rows rows = RowsOf(logits, columns, vocabulary, normalize);
-  if (auto e = Check(kName, rows, labels, log_norm.element_count(), cotangent.element_count()); e.failure()) return e;
+  if (auto e = CheckRows(kName, rows, labels, log_norm.element_count(), cotangent.element_count()); e.failure())
+    return e;
   if (auto e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
   const auto bound = Optional(kName, rows, optional, clipped ? 0 : optional.size());
   if (!bound.has_value()) return bound.error();

@@ -251,12 +251,9 @@ Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
 template <class R>
 Lattice<R>::Lattice(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, R* posteriors)
     : shape_(shape), posteriors_(posteriors), frames_(frames), labels_(labels) {
-  constexpr R kInfinity = std::numeric_limits<R>::infinity();
-  constexpr R kNaN = std::numeric_limits<R>::quiet_NaN();
-  if (frames_ < 0 || frames_ > shape.frames || labels_ < 0 || labels_ >= shape.columns) {
-    Finish(kNaN, kNaN, kNaN);
-  } else if (frames_ == 0) {
-    Finish(labels_ == 0 ? R(0) : kInfinity, 0, 0);
+  const auto outcome = FromLengths<R>(shape.frames, shape.columns, frames, labels);
+  if (outcome.known) {
+    Finish(outcome);
   } else {
     middle_ = std::max<int64_t>(1, (frames_ + labels_) / 2);
     for (int d = 0; d < 2; ++d) {
@@ -284,10 +281,10 @@ void Lattice<R>::Fill(R inside, R outside) {
 }
 
 template <class R>
-void Lattice<R>::Finish(R cost, R inside, R outside) {
+void Lattice<R>::Finish(const Outcome<R>& outcome) {
   state_ = State::kFilled;
-  cost_ = cost;
-  Fill(inside, outside);
+  cost_ = outcome.cost;
+  Fill(outcome.inside, outcome.outside);
 }
 
 template <class R>
@@ -304,13 +301,12 @@ template <class R>
 R Lattice<R>::Meet() {
   if (state_ == State::kFilled) return cost_;
   if (sweeps_[0]->poisoned || sweeps_[1]->poisoned) {
-    constexpr R kNaN = std::numeric_limits<R>::quiet_NaN();
-    Finish(kNaN, kNaN, 0);
+    Finish(PoisonedArc<R>());
     return cost_;
   }
   const Total total = CrossingArcs(*sweeps_[0], *sweeps_[1], middle_);
   if (total.m == 0.0) {
-    Finish(std::numeric_limits<R>::infinity(), 0, 0);
+    Finish(NoPath<R>());
     return cost_;
   }
   total_m_ = total.m;

@@ -15,6 +15,8 @@
 #include <memory>
 #include <vector>
 
+#include "lattice_rules.h"
+
 namespace jax_rnnt {
 
 struct Move {
@@ -62,7 +64,7 @@ class Lattice {
   std::unique_ptr<Sweep<R>> sweeps_[2];
 
   void Fill(R inside, R outside);
-  void Finish(R cost, R inside, R outside);
+  void Finish(const Outcome<R>& outcome);
 };
 
 }  // namespace jax_rnnt

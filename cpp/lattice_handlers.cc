@@ -1,11 +1,10 @@
-// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; checks, types and the split into tasks, no
-// arithmetic.
+// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; types and the split into tasks, no arithmetic.
 #include <new>
 
-#include "dispatch.h"
 #include "handlers.h"
 #include "huge_pages.h"
 #include "lattice.h"
+#include "lattice_operands.h"
 #include "parallel.h"
 
 namespace jax_rnnt {
@@ -39,40 +38,12 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
   return ffi::Error::Success();
 }
 
-ffi::Error Check(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                 ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, LatticeShape& shape, int64_t& batch) {
-  const auto dims = arcs.dimensions();
-  const size_t rank = dims.size();
-  if (rank < 3) return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be [..., T, U+1, K]");
-  batch = Product(dims, 0, rank - 3);
-  shape = {dims[rank - 3], dims[rank - 2], {}, 1};
-  if (shape.columns < 1) return ffi::Error::InvalidArgument(std::string(operation) + ": U+1 must be at least 1");
-  if (auto e = CheckCount(operation, "moves", 2 * static_cast<size_t>(dims[rank - 1]), moves.size()); e.failure()) {
-    return e;
-  }
-  for (size_t k = 0; k < moves.size(); k += 2) {
-    const Move move{moves[k], moves[k + 1]};
-    if (move.dt < 0 || move.du < 0 || move.step() < 1) {
-      return ffi::Error::InvalidArgument(std::string(operation) + ": a move must have dt >= 0, du >= 0, dt + du >= 1");
-    }
-    shape.moves.push_back(move);
-    shape.span = std::max(shape.span, move.step());
-  }
-  if (frames.element_type() != ffi::S32 || labels.element_type() != ffi::S32) {
-    return ffi::Error::InvalidArgument(std::string(operation) + ": lengths must be S32");
-  }
-  const auto count = static_cast<size_t>(batch);
-  if (auto e = CheckCount(operation, "logit_lengths", count, frames.element_count()); e.failure()) return e;
-  if (auto e = CheckCount(operation, "target_lengths", count, labels.element_count()); e.failure()) return e;
-  return CheckCount(operation, "cost", count, cost.element_count());
-}
-
 ffi::Error Dispatch(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
                     ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
                     ffi::Span<const int64_t> moves) {
   LatticeShape shape;
   int64_t batch = 0;
-  if (auto e = Check(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
+  if (auto e = CheckLattice(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
   auto run = [&](auto tag) {
     using R = typename decltype(tag)::Type;
     return Run(pool, shape, batch, Data<const R>(arcs), Data<const int32_t>(frames), Data<const int32_t>(labels),
@@ -92,10 +63,7 @@ ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi:
                                  ffi::AnyBuffer labels, ffi::Result<ffi::AnyBuffer> cost,
                                  ffi::Result<ffi::AnyBuffer> posteriors, ffi::Span<const int64_t> moves) {
   constexpr const char* kName = "lattice_posteriors";
-  if (moves.size() < 4) return ffi::Error::InvalidArgument(std::string(kName) + ": needs at least two moves");
-  if (auto e = CheckCount(kName, "posteriors", arcs.element_count(), posteriors->element_count()); e.failure()) {
-    return e;
-  }
+  if (auto e = CheckPosteriors(kName, arcs, *posteriors, moves); e.failure()) return e;
   AdviseHugePages(posteriors->untyped_data(), posteriors->size_bytes());
   return Dispatch(kName, pool, arcs, frames, labels, *cost, &*posteriors, moves);
 }

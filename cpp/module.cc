@@ -3,6 +3,9 @@
 
 #include "handlers.h"
 #include "simd.h"
+#if defined(JAX_RNNT_CUDA)
+#include "../cuda/handlers.h"
+#endif
 
 namespace nb = nanobind;
 
@@ -26,11 +29,38 @@ NB_MODULE(_native, m) {
     cpu["lattice_posteriors"] = Capsule(jax_rnnt::LatticePosteriorsHandler);
     nb::dict platforms;
     platforms["cpu"] = cpu;
+#if defined(JAX_RNNT_CUDA)
+    nb::dict cuda;
+    cuda["arcs_forward"] = Capsule(jax_rnnt::cuda::CudaArcsForwardHandler);
+    cuda["arcs_backward"] = Capsule(jax_rnnt::cuda::CudaArcsBackwardHandler);
+    cuda["lattice_cost"] = Capsule(jax_rnnt::cuda::CudaLatticeCostHandler);
+    cuda["lattice_posteriors"] = Capsule(jax_rnnt::cuda::CudaLatticePosteriorsHandler);
+    platforms["cuda"] = cuda;
+#endif
+    return platforms;
+  });
+  // What the kernels of a platform ask of the custom call: "in_place", the gradient may take the logits' memory;
+  // "workspace", another result to work in where an utterance's past is long.
+  m.def("traits", [] {
+    nb::dict platforms;
+    platforms["cpu"] = nb::list();
+#if defined(JAX_RNNT_CUDA)
+    nb::list cuda;
+    cuda.append("in_place");
+    cuda.append("workspace");
+    platforms["cuda"] = cuda;
+#endif
     return platforms;
   });
   m.def("build_info", [] {
     nb::dict info;
     info["simd"] = jax_rnnt::SimdLevel();
+#if defined(JAX_RNNT_CUDA)
+    nb::dict cuda;
+    cuda["version"] = JAX_RNNT_CUDA_VERSION;
+    cuda["architectures"] = JAX_RNNT_CUDA_ARCHITECTURES;
+    info["cuda"] = cuda;
+#endif
     return info;
   });
 }

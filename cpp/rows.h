@@ -12,6 +12,7 @@
 
 #include "fast_exp.h"
 #include "float16.h"
+#include "row_rules.h"
 
 namespace jax_rnnt {
 
@@ -102,12 +103,6 @@ JAX_RNNT_INLINE void LogSumExpTile(const T* rows, int64_t vocabulary, A* log_nor
     for (int64_t j = 0; j < kTile; ++j) sum[j] += Exp(x[v * kTile + j] - shift[j]);
   }
   for (int64_t j = 0; j < kTile; ++j) log_norm[j] = max[j] + std::log(sum[j]);
-}
-
-template <class A>
-JAX_RNNT_INLINE A Clip(A x, A limit) {  // NaN stays NaN
-  x = x > limit ? limit : x;
-  return x < -limit ? -limit : x;
 }
 
 // grad = scale * exp(x - log_norm), clipped if there is a limit.

@@ -2,7 +2,8 @@
 //
 // A function marked JAX_RNNT_CLONES is compiled once a level of x86-64 and dispatched through the dynamic linker.
 // What it calls must be JAX_RNNT_INLINE, so that its body is compiled for the level too. Elsewhere (other
-// architectures, compilers or C libraries) the plain loop is compiled once, for NEON or SSE2.
+// architectures, compilers or C libraries) the plain loop is compiled once, for NEON or SSE2. What is JAX_RNNT_INLINE
+// can also be called from CUDA kernels.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
@@ -14,7 +15,11 @@
 #define JAX_RNNT_HAS_CLONES 0
 #endif
 
+#if defined(__CUDACC__)
+#define JAX_RNNT_INLINE inline __host__ __device__ __attribute__((always_inline))
+#else
 #define JAX_RNNT_INLINE inline __attribute__((always_inline))
+#endif
 #define JAX_RNNT_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace jax_rnnt {

@@ -42,7 +42,7 @@ def _per_entry(logits, *_, **__) -> list[jax.ShapeDtypeStruct]:
 
 
 forward = Operation("arcs_forward", _per_row, scan.arcs_forward, _rows_ndim)
-backward = Operation("arcs_backward", _per_entry, scan.arcs_backward, _rows_ndim)
+backward = Operation("arcs_backward", _per_entry, scan.arcs_backward, _rows_ndim, in_place=True)
 _tangent = Operation("arcs_tangent", _per_row, scan.arcs_tangent, _rows_ndim, has_kernel=False)
 
 

@@ -13,6 +13,8 @@ from jax_rnnt import checks, scan
 from jax_rnnt.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.primitive import Operation, check_implementation
 
+_SHARED_BYTES = 48 << 10  # of a CUDA block, on every GPU
+
 
 def _lattice_ndim(arcs, *_) -> int:
     return arcs.ndim - 3
@@ -34,8 +36,23 @@ def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [*_per_example(arcs), jax.ShapeDtypeStruct(arcs.shape, arcs.dtype)]
 
 
-cost = Operation("lattice_cost", _per_example, _cost_only, _lattice_ndim)
-posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, _lattice_ndim)
+def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
+    """What a CUDA kernel remembers of the last diagonals, if that is too much for a block's shared memory.
+
+    The rule is that of ``Remembered`` in cuda/lattice.cu, which checks it.
+    """
+    *batch, _, columns, k = arcs.shape
+    depth = 2
+    while depth <= max(dt + du for dt, du in moves):
+        depth *= 2
+    numbers = 2 * (k + 1) * depth * columns
+    if isinstance(columns, int) and numbers * arcs.dtype.itemsize <= _SHARED_BYTES:
+        return None
+    return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
+
+
+cost = Operation("lattice_cost", _per_example, _cost_only, _lattice_ndim, workspace=_past)
+posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, _lattice_ndim, workspace=_past)
 
 
 def _cost_jvp(primals, tangents, **parameters):

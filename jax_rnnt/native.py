@@ -9,6 +9,7 @@ import warnings
 import jax
 
 _PREFIX = "jax_rnnt_"
+_XLA_NAMES = {"cuda": "CUDA"}
 
 
 def _load():
@@ -46,7 +47,7 @@ def _register() -> frozenset[str]:
     platforms = _module.handlers()
     for platform, handlers in platforms.items():
         for name, handler in handlers.items():
-            jax.ffi.register_ffi_target(_PREFIX + name, handler, platform=platform)
+            jax.ffi.register_ffi_target(_PREFIX + name, handler, platform=_XLA_NAMES.get(platform, platform))
             jax.ffi.register_ffi_target_as_batch_partitionable(_PREFIX + name)
     return frozenset(platforms)
 
@@ -58,6 +59,14 @@ platforms = _register()
 def target(name: str) -> str:
     """The name of the custom call of the operation ``name``."""
     return _PREFIX + name
+
+
+def traits(platform: str) -> list[str]:
+    """What the kernels of ``platform`` ask of a custom call.
+
+    "in_place": a result may take the memory of the first operand. "workspace": a further result to work in.
+    """
+    return _module.traits()[platform]
 
 
 def ffi_targets() -> list[str]:

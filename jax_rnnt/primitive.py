@@ -32,6 +32,9 @@ class Operation:
       lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
       batch_ndim: maps the operands' types to the number of batch dimensions.
       has_kernel: whether there is a compiled form at all.
+      in_place: whether the result may take the memory of the first operand, where the kernels allow that.
+      workspace: ``workspace(*types, **parameters)``: shape and dtype of what the kernels need to work in, or None;
+        asked where the kernels do need it.
     """
 
     def __init__(
@@ -41,12 +44,16 @@ class Operation:
         lax_form: Callable[..., list[Array]],
         batch_ndim: Callable[..., int],
         has_kernel: bool = True,
+        in_place: bool = False,
+        workspace: Callable[..., jax.ShapeDtypeStruct | None] | None = None,
     ):
         self.name = name
         self._results = results
         self._lax_form = lax_form
         self._batch_ndim = batch_ndim
         self._has_kernel = has_kernel
+        self._in_place = in_place
+        self._workspace = workspace
         self.primitive = Primitive(f"jax_rnnt_{name}")
         self.primitive.multiple_results = True
         self.primitive.def_impl(self._eager)
@@ -99,9 +106,19 @@ class Operation:
                     f"{native.missing_reason(names[0])}. implementation=None uses the lax form there."
                 )
             return mlir.lower_fun(functools.partial(self._lax_form, **parameters), multiple_results=True)(ctx, *args)
-        attributes = sharding.ffi_attributes(ctx.avals_in, ctx.avals_out, self._batch_ndim(*ctx.avals_in))
-        lowering = jax.ffi.ffi_lowering(native.target(self.name), extra_attributes=attributes)
-        return lowering(ctx, *args, **{k: _ffi_attribute(v) for k, v in parameters.items()})
+        traits, batch_ndim = native.traits(platform), self._batch_ndim(*ctx.avals_in)
+        results = len(ctx.avals_out)
+        extra = self._workspace(*ctx.avals_in, **parameters) if self._workspace and "workspace" in traits else None
+        if extra is not None:
+            # In place of a memory that the kernel allocates: that would not go into a command buffer.
+            workspace = sharding.result_aval(self.name, ctx.avals_in[0], batch_ndim, extra.shape, extra.dtype)
+            ctx = ctx.replace(avals_out=[*ctx.avals_out, workspace])
+        attributes = sharding.ffi_attributes(ctx.avals_in, ctx.avals_out, batch_ndim)
+        aliases = {0: 0} if self._in_place and "in_place" in traits else None
+        lowering = jax.ffi.ffi_lowering(
+            native.target(self.name), extra_attributes=attributes, operand_output_aliases=aliases
+        )
+        return lowering(ctx, *args, **{k: _ffi_attribute(v) for k, v in parameters.items()})[:results]
 
 
 @functools.cache

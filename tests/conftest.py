@@ -18,7 +18,7 @@ hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, m
 hypothesis.settings.load_profile("suite")
 
 
-@pytest.fixture(scope="session", params=implementations.IMPLEMENTATIONS, ids=lambda i: i.name)
+@pytest.fixture(scope="session", params=implementations.IMPLEMENTATIONS, ids=lambda i: i.label)
 def implementation(request: pytest.FixtureRequest) -> str:
     """The name to pass as `implementation=`; skips what is missing unless the environment demands it."""
     chosen: implementations.Implementation = request.param

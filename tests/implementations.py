@@ -1,9 +1,19 @@
-"""The implementations that the suite runs over. A new one is one more line in IMPLEMENTATIONS."""
+"""The implementations that the suite runs over. A new one is one more line in IMPLEMENTATIONS.
+
+Where the environment names a library of the CUDA kernels built for the CPU, these are "native", and the only ones.
+"""
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+
+CUDA_ON_CPU = os.environ.get("JAX_RNNT_CUDA_ON_CPU")
+if CUDA_ON_CPU:
+    from cuda_on_cpu import module
+
+    sys.modules["jax_rnnt._native"] = module.load(CUDA_ON_CPU)
 
 with warnings.catch_warnings():
     # The package says once, on import, that it runs without kernels; the suite says so by its skips (test_import.py
@@ -19,13 +29,18 @@ def _native_missing() -> str | None:
 @dataclass(frozen=True)
 class Implementation:
     name: str  # what is passed as `implementation=`
+    label: str  # in the names of tests
     why_missing: Callable[[], str | None] = lambda: None  # None: it can run here
     required_by: str | None = None  # the environment variable that turns "missing" from a skip into an error
 
 
 IMPLEMENTATIONS = (
-    Implementation("scan"),
-    Implementation("native", _native_missing, required_by="JAX_RNNT_REQUIRE_NATIVE"),
+    (Implementation("native", "cuda_on_cpu"),)
+    if CUDA_ON_CPU
+    else (
+        Implementation("scan", "scan"),
+        Implementation("native", "native", _native_missing, required_by="JAX_RNNT_REQUIRE_NATIVE"),
+    )
 )
 
 

@@ -1,0 +1,47 @@
+// lattice_operands.h: the operands of operation 2 as XLA gives them, and their checks; the same on every platform.
+#pragma once
+
+#include <algorithm>
+
+#include "dispatch.h"
+#include "lattice.h"
+
+namespace jax_rnnt {
+
+inline ffi::Error CheckLattice(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                               ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, LatticeShape& shape,
+                               int64_t& batch) {
+  const auto dims = arcs.dimensions();
+  const size_t rank = dims.size();
+  if (rank < 3) return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be [..., T, U+1, K]");
+  batch = Product(dims, 0, rank - 3);
+  shape = {dims[rank - 3], dims[rank - 2], {}, 1};
+  if (shape.columns < 1) return ffi::Error::InvalidArgument(std::string(operation) + ": U+1 must be at least 1");
+  if (auto e = CheckCount(operation, "moves", 2 * static_cast<size_t>(dims[rank - 1]), moves.size()); e.failure()) {
+    return e;
+  }
+  for (size_t k = 0; k < moves.size(); k += 2) {
+    const Move move{moves[k], moves[k + 1]};
+    if (move.dt < 0 || move.du < 0 || move.step() < 1) {
+      return ffi::Error::InvalidArgument(std::string(operation) + ": a move must have dt >= 0, du >= 0, dt + du >= 1");
+    }
+    shape.moves.push_back(move);
+    shape.span = std::max(shape.span, move.step());
+  }
+  if (frames.element_type() != ffi::S32 || labels.element_type() != ffi::S32) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": lengths must be S32");
+  }
+  const auto count = static_cast<size_t>(batch);
+  if (auto e = CheckCount(operation, "logit_lengths", count, frames.element_count()); e.failure()) return e;
+  if (auto e = CheckCount(operation, "target_lengths", count, labels.element_count()); e.failure()) return e;
+  return CheckCount(operation, "cost", count, cost.element_count());
+}
+
+// A node's posteriors hold a pair of numbers while the recursion runs: there must be room for two.
+inline ffi::Error CheckPosteriors(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer posteriors,
+                                  ffi::Span<const int64_t> moves) {
+  if (moves.size() < 4) return ffi::Error::InvalidArgument(std::string(operation) + ": needs at least two moves");
+  return CheckCount(operation, "posteriors", arcs.element_count(), posteriors.element_count());
+}
+
+}  // namespace jax_rnnt

@@ -1,0 +1,25 @@
+// arcs.h: operation 1 on a GPU. What it computes stands in cpp/arcs.h.
+#pragma once
+
+#include <cstdint>
+
+#include "../cpp/arcs.h"
+#include "launch.h"
+
+namespace jax_rnnt::cuda {
+
+constexpr int kMaxColumns = 64;                           // they travel with the launch
+constexpr int64_t kMaxWidth = (int64_t{1} << 31) - 8192;  // places in a row are 32-bit numbers; rows are not
+
+template <class T>
+LaunchResult ArcsForward(cudaStream_t stream, const ArcsShape& shape, int64_t rows, const T* logits,
+                         const int32_t* labels, const int32_t* offsets, typename Compute<T>::Type* log_probs,
+                         typename Compute<T>::Type* log_norm);
+
+// grad may be logits.
+template <class T>
+LaunchResult ArcsBackward(cudaStream_t stream, const ArcsShape& shape, int64_t rows, const T* logits,
+                          const int32_t* labels, const int32_t* offsets, const typename Compute<T>::Type* log_norm,
+                          const typename Compute<T>::Type* cotangent, const typename Compute<T>::Type* bound, T* grad);
+
+}  // namespace jax_rnnt::cuda

@@ -1,0 +1,372 @@
+// lattice.cu: operation 2 on a GPU. A block walks one utterance, alpha and beta at once, a diagonal each a step.
+//
+// As on the CPU (cpp/lattice.h), alpha comes from the beginning and beta from the end; they meet in the middle, which
+// gives the cost, and each goes on over the other's half, where the other's values stand in the posteriors' array, and
+// turns its arcs into posteriors. A thread has a column u of the lattice (every blockDim-th one where columns are more
+// than threads). What other columns need of the last diagonals is kept in a ring of them; one barrier ends a step,
+// which in a block of one warp is no block barrier.
+#include "lattice.h"
+#include "scaled.cuh"
+
+namespace jax_rnnt::cuda {
+namespace {
+
+constexpr int kFewColumns = 32;    // one warp
+constexpr int kManyColumns = 512;  // a thread has one at most; beyond, several
+
+template <class R>
+struct Utterances {
+  const R* arcs;
+  const int32_t* frames;
+  const int32_t* labels;
+  R* cost;
+  R* posteriors;  // or null
+  R* workspace;   // or null
+  int64_t remembered;
+  int32_t frames_max, columns;
+  int32_t num_arcs, depth;  // of the ring, a power of two above the longest step
+  int32_t dt[kMaxMoves], du[kMaxMoves];
+};
+
+// kArcs: how many arcs a node has; a thread then has one column at most. 0: any number of either.
+template <class R, int kArcs, bool kWarpOnly>
+struct Walk {
+  const Utterances<R>& shape;
+  const R* arcs;           // of this utterance
+  R* posteriors;           // of this utterance
+  Scaled<R>* ring;         // num_arcs rings of alpha's products, then one of beta
+  int32_t frames, labels;  // T_b, U_b
+  bool poisoned = false;
+
+  __device__ __forceinline__ int32_t NumArcs() const { return kArcs == 0 ? shape.num_arcs : kArcs; }
+
+  __device__ __forceinline__ static void Barrier() {
+    if constexpr (kWarpOnly) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+  }
+
+  __device__ __forceinline__ bool Inside(int32_t t, int32_t u) const {
+    return t >= 0 && t < frames && u >= 0 && u <= labels;
+  }
+
+  __device__ __forceinline__ int64_t Node(int32_t t, int32_t u) const {
+    return (int64_t{t} * shape.columns + u) * NumArcs();
+  }
+
+  __device__ __forceinline__ Scaled<R>& Product(int32_t k, int32_t n, int32_t u) const {
+    return ring[(int64_t{k} * shape.depth + (n & (shape.depth - 1))) * shape.columns + u];
+  }
+  __device__ __forceinline__ Scaled<R>& Beta(int32_t n, int32_t u) const { return Product(NumArcs(), n, u); }
+
+  // Whether arc k of (t, u) leads to a node or to the end.
+  __device__ __forceinline__ bool Leads(int32_t k, int32_t t, int32_t u, bool& to_end) const {
+    const int32_t to_t = t + shape.dt[k], to_u = u + shape.du[k];
+    to_end = to_t == frames && to_u == labels;
+    return to_end || Inside(to_t, to_u);
+  }
+
+  // A value waits for its posteriors in the first two entries of its node.
+  __device__ __forceinline__ void Keep(int32_t t, int32_t u, Scaled<R> value) const {
+    R* node = posteriors + Node(t, u);
+    if constexpr (kArcs == 2) {
+      Write(reinterpret_cast<Scaled<R>*>(node), value);
+    } else {
+      Write(node, value.m);
+      Write(node + 1, value.e);
+    }
+  }
+  __device__ __forceinline__ Scaled<R> Kept(int32_t t, int32_t u) const {
+    const R* node = posteriors + Node(t, u);
+    if constexpr (kArcs == 2) {
+      return Read(reinterpret_cast<const Scaled<R>*>(node));
+    } else {
+      return {Read(node), Read(node + 1)};
+    }
+  }
+
+  // total: the inverse of the probability of all paths.
+  __device__ __forceinline__ void SetPosterior(int32_t k, int32_t t, int32_t u, Scaled<R> paths,
+                                               Scaled<R> total) const {
+    Write(posteriors + Node(t, u) + k, paths.m * total.m * Pow2(paths.e + total.e));
+  }
+
+  // alpha of node (n - u, u) from the products of earlier diagonals, then its own. raw(k): the log-probability of arc
+  // k; ahead(k): beta of the node that it leads to, asked for where kPosteriors.
+  template <bool kPosteriors, class Raw, class Ahead>
+  __device__ __forceinline__ void AlphaStep(int32_t n, int32_t u, bool keep, Scaled<R> total, const Raw& raw,
+                                            const Ahead& ahead) {
+    const int32_t t = n - u;
+    if (!Inside(t, u)) return;
+    Scaled<R> alpha = n == 0 ? One<R>() : Zero<R>();
+#pragma unroll
+    for (int32_t k = 0; k < NumArcs(); ++k) {
+      const int32_t dt = shape.dt[k], du = shape.du[k];
+      if (Inside(t - dt, u - du)) alpha = alpha + Product(k, n - dt - du, u - du);
+    }
+    alpha = Normalise(alpha);
+    if (keep) Keep(t, u, alpha);
+#pragma unroll
+    for (int32_t k = 0; k < NumArcs(); ++k) {
+      bool to_end;
+      const bool leads = Leads(k, t, u, to_end);
+      const Scaled<R> product = leads ? alpha * ExpScaled(raw(k), poisoned) : Zero<R>();
+      Product(k, n, u) = product;
+      if constexpr (kPosteriors) {
+        const Scaled<R> beta = to_end ? One<R>() : leads ? ahead(k) : Zero<R>();
+        SetPosterior(k, t, u, product * beta, total);
+      }
+    }
+  }
+
+  // beta of node (n - u, u) from those of later diagonals. alpha: the node's own, used where kPosteriors.
+  template <bool kPosteriors, class Raw>
+  __device__ __forceinline__ void BetaStep(int32_t n, int32_t u, bool keep, Scaled<R> total, const Raw& raw,
+                                           Scaled<R> alpha) {
+    const int32_t t = n - u;
+    if (!Inside(t, u)) return;
+    Scaled<R> beta = Zero<R>();
+#pragma unroll
+    for (int32_t k = 0; k < NumArcs(); ++k) {
+      bool to_end;
+      Scaled<R> product = Zero<R>();
+      if (Leads(k, t, u, to_end)) {
+        const int32_t dt = shape.dt[k], du = shape.du[k];
+        product = ExpScaled(raw(k), poisoned) * (to_end ? One<R>() : Beta(n + dt + du, u + du));
+      }
+      beta = beta + product;
+      if constexpr (kPosteriors) SetPosterior(k, t, u, alpha * product, total);
+    }
+    beta = Normalise(beta);
+    Beta(n, u) = beta;
+    if (keep) Keep(t, u, beta);
+  }
+
+  // The share of column u in the probability of all paths: those that cross from below diagonal `middle` by its arcs.
+  __device__ __forceinline__ Scaled<R> Crossing(int32_t middle, int32_t u) const {
+    Scaled<R> sum = Zero<R>();
+    for (int32_t k = 0; k < NumArcs(); ++k) {
+      const int32_t dt = shape.dt[k], du = shape.du[k];
+      for (int32_t n = middle > dt + du ? middle - dt - du : 0; n < middle; ++n) {
+        bool to_end;
+        if (!Inside(n - u, u) || !Leads(k, n - u, u, to_end)) continue;
+        sum = sum + Normalise(Product(k, n, u) * (to_end ? One<R>() : Beta(n + dt + du, u + du)));
+      }
+    }
+    return sum;
+  }
+
+  // The sum over all threads, and whether any saw a poisoned arc; every thread gets the same.
+  __device__ __forceinline__ Scaled<R> AllThreads(Scaled<R> share) {
+    auto over_warp = [](Scaled<R> sum) {
+#pragma unroll
+      for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+        const Scaled<R> other{__shfl_xor_sync(kWholeWarp, sum.m, distance),
+                              __shfl_xor_sync(kWholeWarp, sum.e, distance)};
+        sum = Normalise(sum + other);
+      }
+      return sum;
+    };
+    Scaled<R> sum = over_warp(share);
+    if constexpr (kWarpOnly) {
+      poisoned = __any_sync(kWholeWarp, poisoned);
+    } else {
+      __shared__ Scaled<R> of_warp[kWarp];
+      const unsigned lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+      if (lane == 0) of_warp[threadIdx.x / kWarp] = sum;
+      poisoned = __syncthreads_or(poisoned);
+      sum = over_warp(lane < warps ? of_warp[lane] : Zero<R>());
+    }
+    return sum;
+  }
+
+  __device__ __forceinline__ void Fill(int32_t first_frame, int32_t last_frame, int32_t first, int32_t last, R value) {
+    const int64_t width = int64_t{last - first} * NumArcs();
+    if (width <= 0) return;
+    for (int32_t t = first_frame; t < last_frame; ++t) {
+      R* row = posteriors + Node(t, first);
+      for (int64_t i = threadIdx.x; i < width; i += blockDim.x) Write(row + i, value);
+    }
+  }
+
+  // Posteriors beyond T_b and U_b. Lengths that are out of range are cut.
+  __device__ __forceinline__ void FillOutside(R value) {
+    const int32_t t = frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;
+    const int32_t u = labels < 0 ? 0 : labels >= shape.columns ? shape.columns : labels + 1;
+    Fill(0, t, u, shape.columns, value);
+    Fill(t, shape.frames_max, 0, shape.columns, value);
+  }
+
+  __device__ __forceinline__ void Finish(const Outcome<R>& outcome, R* cost) {
+    if (threadIdx.x == 0) Write(cost, outcome.cost);
+    if (posteriors == nullptr) return;
+    const int32_t t = frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;
+    const int32_t u = labels < 0 ? 0 : labels >= shape.columns ? shape.columns : labels + 1;
+    Fill(0, t, 0, u, outcome.inside);
+    FillOutside(outcome.outside);
+  }
+};
+
+// `count` steps of both directions: alpha over diagonals alpha_begin, ... below alpha_end, beta from beta_begin down to
+// beta_end. Where a thread has one column, it asks for what it needs from memory kAhead steps before.
+template <bool kPosteriors, class R, int kArcs, bool kWarpOnly>
+__device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t alpha_begin, int32_t alpha_end,
+                                      int32_t beta_begin, int32_t beta_end, bool keep, Scaled<R> total) {
+  using W = Walk<R, kArcs, kWarpOnly>;
+  const int32_t alphas = alpha_end - alpha_begin, betas = beta_begin - beta_end + 1;
+  const int32_t count = alphas > betas ? alphas : betas;
+  const auto& shape = walk.shape;
+  if constexpr (kArcs == 0) {
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t a = alpha_begin + i, b = beta_begin - i;
+      for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.labels; u += static_cast<int32_t>(blockDim.x)) {
+        if (i < alphas) {
+          const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(a - u, u) + k); };
+          const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]); };
+          walk.template AlphaStep<kPosteriors>(a, u, keep, total, raw, ahead);
+        }
+        if (i < betas && walk.Inside(b - u, u)) {
+          const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(b - u, u) + k); };
+          const Scaled<R> alpha = kPosteriors ? walk.Kept(b - u, u) : Zero<R>();
+          walk.template BetaStep<kPosteriors>(b, u, keep, total, raw, alpha);
+        }
+      }
+      W::Barrier();
+    }
+  } else {
+    constexpr int kAhead = sizeof(R) == 4 ? 4 : 2;
+    struct alignas(kArcs * sizeof(R)) Arcs {
+      R of[kArcs];
+    };
+    struct Loaded {
+      Arcs alpha_raw, beta_raw;
+      Scaled<R> beta_ahead[kPosteriors ? kArcs : 1], alpha_own;
+    } loaded[kAhead];
+    const int32_t u = static_cast<int32_t>(threadIdx.x);
+    const auto load = [&](Loaded& to, int32_t i) {
+      const int32_t a = alpha_begin + i, b = beta_begin - i;
+      if (i < alphas && walk.Inside(a - u, u)) {
+        to.alpha_raw = Read(reinterpret_cast<const Arcs*>(walk.arcs + walk.Node(a - u, u)));
+        if constexpr (kPosteriors) {
+#pragma unroll
+          for (int k = 0; k < kArcs; ++k) {
+            const int32_t t = a - u + shape.dt[k], to_u = u + shape.du[k];
+            if (walk.Inside(t, to_u)) to.beta_ahead[k] = walk.Kept(t, to_u);
+          }
+        }
+      }
+      if (i < betas && walk.Inside(b - u, u)) {
+        to.beta_raw = Read(reinterpret_cast<const Arcs*>(walk.arcs + walk.Node(b - u, u)));
+        if constexpr (kPosteriors) to.alpha_own = walk.Kept(b - u, u);
+      }
+    };
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) load(loaded[j], j);
+    for (int32_t begin = 0; begin < count; begin += kAhead) {
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const int32_t i = begin + j;
+        if (i >= count) break;
+        const Loaded now = loaded[j];
+        load(loaded[j], i + kAhead);
+        if (i < alphas) {
+          walk.template AlphaStep<kPosteriors>(
+              alpha_begin + i, u, keep, total, [&](int32_t k) { return now.alpha_raw.of[k]; },
+              [&](int32_t k) { return now.beta_ahead[kPosteriors ? k : 0]; });
+        }
+        if (i < betas) {
+          walk.template BetaStep<kPosteriors>(
+              beta_begin - i, u, keep, total, [&](int32_t k) { return now.beta_raw.of[k]; }, now.alpha_own);
+        }
+        W::Barrier();
+      }
+    }
+  }
+}
+
+template <class R, int kArcs, bool kWarpOnly, bool kPosteriors>
+__global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
+    LatticeKernel(const __grid_constant__ Utterances<R> shape) {
+  JAX_RNNT_DYNAMIC_SHARED(shared);
+  const int64_t b = blockIdx.x, size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;
+  R* memory = shape.workspace == nullptr ? reinterpret_cast<R*>(shared) : shape.workspace + b * shape.remembered;
+  const int32_t frames = Read(shape.frames + b), labels = Read(shape.labels + b);
+  Walk<R, kArcs, kWarpOnly> walk{shape,
+                                 shape.arcs + b * size,
+                                 kPosteriors ? shape.posteriors + b * size : nullptr,
+                                 reinterpret_cast<Scaled<R>*>(memory),
+                                 frames,
+                                 labels};
+  R* cost = shape.cost + b;
+  const auto outcome = FromLengths<R>(shape.frames_max, shape.columns, frames, labels);
+  if (outcome.known) return walk.Finish(outcome, cost);
+  const int32_t end = frames + labels, middle = end / 2 > 1 ? end / 2 : 1;
+  Steps<false>(walk, 0, middle, end - 1, middle, kPosteriors, Scaled<R>{});
+  Scaled<R> share = Zero<R>();
+  for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= labels; u += static_cast<int32_t>(blockDim.x)) {
+    share = Normalise(share + walk.Crossing(middle, u));
+  }
+  const Scaled<R> total = walk.AllThreads(share);
+  if (walk.poisoned) return walk.Finish(PoisonedArc<R>(), cost);
+  if (total.m == 0) return walk.Finish(NoPath<R>(), cost);
+  if (threadIdx.x == 0) Write(cost, MinusLog(total));
+  if constexpr (kPosteriors) {
+    Steps<true>(walk, middle, end, middle - 1, 0, false, Scaled<R>{1 / total.m, -total.e});
+    walk.FillOutside(0);
+  }
+}
+
+int64_t Depth(const LatticeShape& shape) {
+  int64_t depth = 2;
+  while (depth <= shape.span) depth *= 2;
+  return depth;
+}
+
+}  // namespace
+
+int64_t Remembered(const LatticeShape& shape) { return 2 * (shape.num_arcs() + 1) * Depth(shape) * shape.columns; }
+
+template <class R>
+LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
+                         const int32_t* frames, const int32_t* labels, R* cost, R* posteriors, R* workspace) {
+  Utterances<R> utterances{};
+  utterances.arcs = arcs;
+  utterances.frames = frames;
+  utterances.labels = labels;
+  utterances.cost = cost;
+  utterances.posteriors = posteriors;
+  utterances.workspace = workspace;
+  utterances.remembered = Remembered(shape);
+  utterances.frames_max = static_cast<int32_t>(shape.frames);
+  utterances.columns = static_cast<int32_t>(shape.columns);
+  utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
+  utterances.depth = static_cast<int32_t>(Depth(shape));
+  for (size_t k = 0; k < shape.moves.size(); ++k) {
+    utterances.dt[k] = static_cast<int32_t>(shape.moves[k].dt);
+    utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
+  }
+  const size_t shared = workspace == nullptr ? static_cast<size_t>(utterances.remembered) * sizeof(R) : 0;
+  const auto launch = [&](auto arcs_a_node, auto warp_only) {
+    const int64_t columns = std::min<int64_t>(shape.columns, kManyColumns);
+    const unsigned threads = warp_only() ? kWarp : static_cast<unsigned>((columns + kWarp - 1) / kWarp * kWarp);
+    const auto kernel = posteriors == nullptr ? &LatticeKernel<R, arcs_a_node(), warp_only(), false>
+                                              : &LatticeKernel<R, arcs_a_node(), warp_only(), true>;
+    return Launch("LatticeSums", kernel, batch, threads, shared, stream, utterances);
+  };
+  constexpr std::integral_constant<int, 2> kTwo;
+  constexpr std::integral_constant<int, 0> kAny;
+  const bool two = utterances.num_arcs == 2 && shape.columns <= kManyColumns;
+  if (shape.columns <= kFewColumns) return two ? launch(kTwo, std::true_type{}) : launch(kAny, std::true_type{});
+  return two ? launch(kTwo, std::false_type{}) : launch(kAny, std::false_type{});
+}
+
+#define JAX_RNNT_INSTANTIATE(R)                                                                              \
+  template LaunchResult LatticeSums<R>(cudaStream_t, const LatticeShape&, int64_t, const R*, const int32_t*, \
+                                       const int32_t*, R*, R*, R*);
+JAX_RNNT_INSTANTIATE(float)
+JAX_RNNT_INSTANTIATE(double)
+#undef JAX_RNNT_INSTANTIATE
+
+}  // namespace jax_rnnt::cuda

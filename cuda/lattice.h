@@ -1,0 +1,26 @@
+// lattice.h: operation 2 on a GPU. What it computes stands in cpp/lattice.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../cpp/lattice.h"
+#include "launch.h"
+
+namespace jax_rnnt::cuda {
+
+constexpr int kMaxMoves = 64;                      // they travel with the launch
+constexpr int64_t kMaxStep = int64_t{1} << 20;     // so that places in an utterance's past are 32-bit numbers
+constexpr int64_t kMaxSide = int64_t{1} << 30;     // of T and of U + 1, for the same reason
+constexpr size_t kSharedBytes = size_t{48} << 10;  // what a block has on every GPU without asking
+
+// Numbers of type R that the recursion over an utterance remembers: it needs a workspace of so many for each where
+// kSharedBytes are too few. jax_rnnt/lattice.py knows this rule too.
+int64_t Remembered(const LatticeShape& shape);
+
+// posteriors may be null. workspace: [batch, Remembered], or null where shared memory will do.
+template <class R>
+LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
+                         const int32_t* frames, const int32_t* labels, R* cost, R* posteriors, R* workspace);
+
+}  // namespace jax_rnnt::cuda

@@ -1,0 +1,87 @@
+// lattice_handlers.cc: XLA's buffers to the kernel of lattice.h: limits, workspace and types, no arithmetic.
+#include "../cpp/lattice_operands.h"
+#include "errors.h"
+#include "handlers.h"
+#include "lattice.h"
+#include "stream.h"
+
+namespace jax_rnnt::cuda {
+namespace {
+
+ffi::Error CheckLimits(const char* operation, const LatticeShape& shape) {
+  if (shape.num_arcs() > kMaxMoves) return TooLarge(operation, "the number of moves", kMaxMoves, shape.num_arcs());
+  if (shape.span > kMaxStep) return TooLarge(operation, "a move", kMaxStep, shape.span);
+  if (shape.frames > kMaxSide) return TooLarge(operation, "T", kMaxSide, shape.frames);
+  if (shape.columns > kMaxSide) return TooLarge(operation, "U+1", kMaxSide, shape.columns);
+  return ffi::Error::Success();
+}
+
+ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
+                    ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
+                    ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
+  LatticeShape shape;
+  int64_t batch = 0;
+  if (auto e = CheckLattice(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
+  if (auto e = CheckLimits(operation, shape); e.failure()) return e;
+  const auto run = [&](auto tag) -> ffi::Error {
+    using R = typename decltype(tag)::Type;
+    const auto remembered = static_cast<size_t>(Remembered(shape));
+    R* memory = nullptr;
+    if (workspace.size() > 0) {
+      auto buffer = workspace.get<ffi::AnyBuffer>(0);
+      if (!buffer.has_value()) return buffer.error();
+      const auto count = static_cast<size_t>(batch) * remembered;
+      if (auto e = CheckCount(operation, "workspace", count, (*buffer)->element_count()); e.failure()) return e;
+      memory = static_cast<R*>((*buffer)->untyped_data());
+    } else if (remembered * sizeof(R) > kSharedBytes) {
+      return ffi::Error::InvalidArgument(std::string(operation) + ": a workspace of " + std::to_string(remembered) +
+                                         " numbers an utterance is needed, got none");
+    }
+    return FromLaunch(LatticeSums(stream, shape, batch, Data<const R>(arcs), Data<const int32_t>(frames),
+                                  Data<const int32_t>(labels), Data<R>(cost),
+                                  posteriors == nullptr ? nullptr : Data<R>(*posteriors), memory));
+  };
+  if (arcs.element_type() == ffi::F32) return run(Tag<float>{});
+  if (arcs.element_type() == ffi::F64) return run(Tag<double>{});
+  return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be F32 or F64");
+}
+
+ffi::Error CostImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                    ffi::Result<ffi::AnyBuffer> cost, ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
+  return Dispatch("lattice_cost", stream, arcs, frames, labels, *cost, nullptr, workspace, moves);
+}
+
+ffi::Error PosteriorsImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                          ffi::Result<ffi::AnyBuffer> cost, ffi::Result<ffi::AnyBuffer> posteriors,
+                          ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
+  constexpr const char* kName = "lattice_posteriors";
+  if (auto e = CheckPosteriors(kName, arcs, *posteriors, moves); e.failure()) return e;
+  return Dispatch(kName, stream, arcs, frames, labels, *cost, &*posteriors, workspace, moves);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaLatticeCostHandler, CostImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<StreamContext>()
+                                  .Arg<ffi::AnyBuffer>()  // arcs [..., T, U+1, K]
+                                  .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
+                                  .Arg<ffi::AnyBuffer>()  // target_lengths [...]
+                                  .Ret<ffi::AnyBuffer>()  // cost [...]
+                                  .RemainingRets()        // workspace [..., Remembered], where it is needed
+                                  .Attr<ffi::Span<const int64_t>>("moves"),
+                              {ffi::Traits::kCmdBufferCompatible});
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaLatticePosteriorsHandler, PosteriorsImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<StreamContext>()
+                                  .Arg<ffi::AnyBuffer>()  // arcs [..., T, U+1, K]
+                                  .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
+                                  .Arg<ffi::AnyBuffer>()  // target_lengths [...]
+                                  .Ret<ffi::AnyBuffer>()  // cost [...]
+                                  .Ret<ffi::AnyBuffer>()  // posteriors [..., T, U+1, K]
+                                  .RemainingRets()        // workspace [..., Remembered], where it is needed
+                                  .Attr<ffi::Span<const int64_t>>("moves"),
+                              {ffi::Traits::kCmdBufferCompatible});
+
+}  // namespace jax_rnnt::cuda

@@ -1,0 +1,28 @@
+// stream.h: the stream of a custom call, as a context that handlers are bound to.
+#pragma once
+
+#include "xla/ffi/api/ffi.h"
+
+#if defined(JAX_RNNT_CUDA_ON_CPU)
+#include "cuda_on_cpu.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+namespace jax_rnnt::cuda {
+
+#if defined(JAX_RNNT_CUDA_ON_CPU)
+struct StreamContext {};  // kernels run at once
+#else
+using StreamContext = ::xla::ffi::PlatformStream<cudaStream_t>;
+#endif
+
+}  // namespace jax_rnnt::cuda
+
+#if defined(JAX_RNNT_CUDA_ON_CPU)
+template <>
+struct xla::ffi::CtxDecoding<jax_rnnt::cuda::StreamContext> {
+  using Type = cudaStream_t;
+  static std::optional<Type> Decode(const XLA_FFI_Api*, XLA_FFI_ExecutionContext*, DiagnosticEngine&) { return Type{}; }
+};
+#endif

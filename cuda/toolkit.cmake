@@ -1,0 +1,60 @@
+# toolkit.cmake: decides whether the CUDA kernels are built, with which compiler and for which GPUs.
+#
+# The compiler is, in this order: CMAKE_CUDA_COMPILER or CUDACXX, where given; nvcc on the path or in /usr/local/cuda;
+# nvcc of the wheels nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime and nvidia-cuda-cccl, where
+# they are installed for this Python. Sets JAX_RNNT_HAS_CUDA and JAX_RNNT_CUDA_ARCHITECTURES.
+
+set(JAX_RNNT_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON or OFF")
+set_property(CACHE JAX_RNNT_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(JAX_RNNT_CUDA_ARCHITECTURES "" CACHE STRING "GPU architectures, as in CMAKE_CUDA_ARCHITECTURES; empty: all")
+set(JAX_RNNT_HAS_CUDA OFF)
+
+if(NOT JAX_RNNT_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "JAX_RNNT_CUDA must be AUTO, ON or OFF, got ${JAX_RNNT_CUDA}")
+endif()
+if(JAX_RNNT_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA kernels: not built, JAX_RNNT_CUDA is OFF")
+  return()
+endif()
+
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" -c
+      "import glob, site, sys; paths = [p for s in [*site.getsitepackages(), *sys.path] for p in glob.glob(s + '/nvidia/cu*/bin/nvcc')]; print(paths[0] if paths else '')"
+    OUTPUT_VARIABLE jax_rnnt_wheel_nvcc OUTPUT_STRIP_TRAILING_WHITESPACE)
+  find_program(jax_rnnt_nvcc nvcc HINTS ENV CUDA_PATH PATH_SUFFIXES bin PATHS /usr/local/cuda)
+  if(jax_rnnt_nvcc)
+    set(CMAKE_CUDA_COMPILER "${jax_rnnt_nvcc}")
+  elseif(jax_rnnt_wheel_nvcc)
+    set(CMAKE_CUDA_COMPILER "${jax_rnnt_wheel_nvcc}")
+  else()
+    if(JAX_RNNT_CUDA STREQUAL "ON")
+      message(FATAL_ERROR
+        "JAX_RNNT_CUDA is ON, but there is no nvcc on the path, in $CUDA_PATH or in /usr/local/cuda. Install the CUDA "
+        "toolkit, or pip install nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime nvidia-cuda-cccl "
+        "and build with --no-build-isolation, or name a compiler with CUDACXX.")
+    endif()
+    message(STATUS "CUDA kernels: not built, no nvcc was found")
+    return()
+  endif()
+endif()
+
+# Any value will do for the check of the compiler; the real one needs its version.
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80)
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+
+if(NOT JAX_RNNT_CUDA_ARCHITECTURES)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    set(JAX_RNNT_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
+  elseif(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 11.8)
+    set(JAX_RNNT_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90)
+  else()
+    message(FATAL_ERROR "CUDA kernels need nvcc 11.8 or newer, got ${CMAKE_CUDA_COMPILER_VERSION}")
+  endif()
+endif()
+set(JAX_RNNT_HAS_CUDA ON)
+message(STATUS "CUDA kernels: built by ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION} "
+               "for ${JAX_RNNT_CUDA_ARCHITECTURES}")

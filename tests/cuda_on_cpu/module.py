@@ -1,0 +1,34 @@
+"""Stands in for the compiled module `jax_rnnt._native`, with the CUDA kernels built for the CPU (see cuda_on_cpu.h)."""
+
+import ctypes
+import types
+
+import jax
+import numpy as np
+
+OPERATIONS = ("arcs_forward", "arcs_backward", "lattice_cost", "lattice_posteriors")
+COUNTS = ("blocks", "threads", "barriers", "bytes_read", "bytes_written", "segments_read", "segments_written")
+
+
+def load(library: str) -> types.ModuleType:
+    code = ctypes.CDLL(library)
+    module = types.ModuleType("jax_rnnt._native")
+    handlers = {
+        name: jax.ffi.pycapsule(getattr(code, "Cuda" + name.title().replace("_", "") + "Handler"))
+        for name in OPERATIONS
+    }
+    module.ffi_api_minor = 0  # built with the oldest headers, which every version takes
+    module.handlers = lambda: {"cpu": handlers}
+    module.traits = lambda: {"cpu": ["in_place", "workspace"]}
+    module.build_info = lambda: {"simd": None}
+    module.start_counting = code.cuda_on_cpu_count
+    module.counts = lambda: _counts(code)
+    return module
+
+
+def _counts(code: ctypes.CDLL) -> list[dict[str, int]]:
+    """What each launch since `start_counting` did."""
+    numbers = np.zeros((1000, len(COUNTS)), np.int64)
+    code.cuda_on_cpu_counts.restype = ctypes.c_int64
+    n = code.cuda_on_cpu_counts(numbers.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(numbers)))
+    return [dict(zip(COUNTS, map(int, row), strict=True)) for row in numbers[:n]]
