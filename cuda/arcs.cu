@@ -44,7 +44,7 @@ struct Vectors {
   // A vector, with `outside` for what is not of the row.
   __device__ __forceinline__ Pack<T> Load(const T* row, int32_t i, T outside) const {
     const int32_t first = First(i);
-    if (first >= 0 && first + kSize <= width) return Read(reinterpret_cast<const Pack<T>*>(row + first));
+    if (first >= 0 && first + kSize <= width) return ReadPack(row + first);
     Pack<T> pack;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
@@ -54,9 +54,10 @@ struct Vectors {
     return pack;
   }
 
-  __device__ __forceinline__ void Store(T* row, int32_t i, const Pack<T>& pack) const {
+  // To another row, which is `alike` if it is aligned as this one is.
+  __device__ __forceinline__ void Store(T* row, int32_t i, const Pack<T>& pack, bool alike) const {
     const int32_t first = First(i);
-    if (first >= 0 && first + kSize <= width) return Write(reinterpret_cast<Pack<T>*>(row + first), pack);
+    if (alike && first >= 0 && first + kSize <= width) return WritePack(row + first, pack);
 #pragma unroll
     for (int e = 0; e < kSize; ++e) {
       const int32_t place = first + e;
@@ -123,7 +124,7 @@ __device__ __forceinline__ A Combine(MaxAndSum<A> share) {
   return max + LogOf(sum);
 }
 
-// The column of arc k of a row, counted from the beginning of this part of the vocabulary.
+// The column of arc k of a live row, counted from the beginning of this part of the vocabulary.
 template <class T>
 __device__ __forceinline__ int32_t Place(const Rows<T>& rows, int32_t k, int32_t label, int32_t offset) {
   return (k < rows.num_columns ? rows.columns[k] : label) - offset;
@@ -157,10 +158,11 @@ __global__ void __launch_bounds__(kThreads) ForwardKernel(const __grid_constant_
   const int32_t offset = rows.offsets == nullptr ? 0 : Read(rows.offsets + at.row);
   const bool finite = kind == Row::kLive && IsFinite(norm);
   for (int32_t k = at.lane; k <= rows.num_columns; k += kLanes) {
-    const int32_t place = Place(rows, k, label, offset);
-    const bool here = place >= 0 && place < rows.width && !(k == rows.num_columns && label < 0);
     A entry = finite ? -kInfinity<A> : Constant(kind, norm, -kInfinity<A>);
-    if (finite && here) entry = ToCompute(Read(row + place)) - norm;
+    if (finite && !(k == rows.num_columns && label < 0)) {
+      const int32_t place = Place(rows, k, label, offset);
+      if (place >= 0 && place < rows.width) entry = ToCompute(Read(row + place)) - norm;
+    }
     Write(rows.log_probs + at.row * (rows.num_columns + 1) + k, entry);
   }
   if (at.lane == 0) Write(rows.log_norm + at.row, norm);
@@ -178,46 +180,57 @@ __global__ void __launch_bounds__(kThreads) BackwardKernel(const __grid_constant
   const T* row = rows.logits + at.row * rows.width;
   T* grad = rows.grad + at.row * rows.width;
   const Vectors<T> vectors(row, rows.width);
-  const Vectors<T> results(grad, rows.width);  // the arrays may be aligned alike or not; XLA's always are
+  const bool alike = Vectors<T>(grad, rows.width).head == vectors.head;  // XLA's arrays are
   if (kind != Row::kLive || !IsFinite(norm)) {
     Pack<T> constant;
 #pragma unroll
     for (int e = 0; e < kSize; ++e) constant.at[e] = FromCompute<T>(Constant(kind, norm, A(0)));
-    for (int32_t i = at.lane; i < results.count; i += kLanes) results.Store(grad, i, constant);
+    for (int32_t i = at.lane; i < vectors.count; i += kLanes) vectors.Store(grad, i, constant, alike);
     return;
   }
   const int32_t arcs = rows.num_columns + (label >= 0 ? 1 : 0);
   const int32_t offset = rows.offsets == nullptr ? 0 : Read(rows.offsets + at.row);
   const A* cotangent = rows.cotangent + at.row * (rows.num_columns + 1);
   A total = 0;
+#pragma unroll 1
   for (int32_t k = 0; k < arcs; ++k) total += Read(cotangent + k);
   const A scale = rows.normalize ? -total : A(0);
   const A limit = rows.bound == nullptr ? kInfinity<A> : Read(rows.bound + at.row);
-  const T nothing = FromCompute<T>(A(0));
-  for (int32_t begin = at.lane; begin < vectors.count; begin += kLanes * kUnroll) {
+  // Of this lane's vectors, the i-th of every 32 may hold an arc's entry where bit i is set.
+  uint32_t with_arcs = 0;
+#pragma unroll 1
+  for (int32_t k = 0; k < arcs; ++k) {
+    const int32_t i = (Place(rows, k, label, offset) + vectors.head) / kSize;
+    if (i % kLanes == at.lane) with_arcs |= 1u << (i / kLanes % 32);
+  }
+  const T nothing = FromCompute<T>(-kInfinity<A>);  // has the gradient 0
+  for (int32_t step = 0; step * kLanes < vectors.count; step += kUnroll) {
     Pack<T> packs[kUnroll];
-    if (scale != 0) {  // a row without a gradient is not read
 #pragma unroll
-      for (int j = 0; j < kUnroll; ++j) packs[j] = vectors.Load(row, begin + j * kLanes, nothing);
+    for (int j = 0; j < kUnroll; ++j) {
+      const int32_t i = (step + j) * kLanes + at.lane;
+      packs[j] = vectors.Load(row, scale == 0 ? vectors.count : i, nothing);  // without a gradient, a row is not read
     }
 #pragma unroll
     for (int j = 0; j < kUnroll; ++j) {
-      const int32_t i = begin + j * kLanes;
+      const int32_t i = (step + j) * kLanes + at.lane;
       A g[kSize];
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) g[e] = scale != 0 ? scale * ExpOf(ToCompute(packs[j].at[e]) - norm) : A(0);
-      const int32_t first = vectors.First(i);
-      for (int32_t k = 0; k < arcs; ++k) {
-        const int32_t place = Place(rows, k, label, offset) - first;
-        if (place < 0 || place >= kSize) continue;
-        const A own = Read(cotangent + k);
+      for (int e = 0; e < kSize; ++e) g[e] = scale * ExpOf(ToCompute(packs[j].at[e]) - norm);
+      if (with_arcs >> ((step + j) % 32) & 1u) {
+#pragma unroll 1
+        for (int32_t k = 0; k < arcs; ++k) {
+          const int32_t place = Place(rows, k, label, offset) - vectors.First(i);
+          if (place < 0 || place >= kSize) continue;
+          const A own = Read(cotangent + k);
 #pragma unroll
-        for (int e = 0; e < kSize; ++e) g[e] += place == e ? own : A(0);
+          for (int e = 0; e < kSize; ++e) g[e] += place == e ? own : A(0);
+        }
       }
       Pack<T> result;
 #pragma unroll
       for (int e = 0; e < kSize; ++e) result.at[e] = FromCompute<T>(Clip(g[e], limit));
-      vectors.Store(grad, i, result);
+      vectors.Store(grad, i, result, alike);
     }
   }
 }

@@ -70,9 +70,20 @@ __device__ __forceinline__ double LogOf(double x) { return log(x); }
 
 // What a 128-bit access moves.
 template <class T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
+struct Pack {
+  static constexpr int kSize = sizeof(uint4) / sizeof(T);
   T at[kSize];
 };
+
+template <class T>
+__device__ __forceinline__ Pack<T> ReadPack(const T* from) {
+  return BitCast<Pack<T>>(Read(reinterpret_cast<const uint4*>(from)));
+}
+template <class T>
+__device__ __forceinline__ void WritePack(T* to, const Pack<T>& pack) {
+  JAX_RNNT_COUNT_WRITE(to, sizeof(uint4));
+  // Not an assignment: nvcc takes that to pieces, and merges them with single entries' stores in another branch.
+  __stwb(reinterpret_cast<uint4*>(to), BitCast<uint4>(pack));
+}
 
 }  // namespace jax_rnnt::cuda

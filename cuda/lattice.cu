@@ -34,6 +34,7 @@ struct Walk {
   const Utterances<R>& shape;
   const R* arcs;           // of this utterance
   R* posteriors;           // of this utterance
+  Scaled<R>* of_warp;      // shared
   Scaled<R>* ring;         // num_arcs rings of alpha's products, then one of beta
   int32_t frames, labels;  // T_b, U_b
   bool poisoned = false;
@@ -173,7 +174,6 @@ struct Walk {
     if constexpr (kWarpOnly) {
       poisoned = __any_sync(kWholeWarp, poisoned);
     } else {
-      __shared__ Scaled<R> of_warp[kWarp];
       const unsigned lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
       if (lane == 0) of_warp[threadIdx.x / kWarp] = sum;
       poisoned = __syncthreads_or(poisoned);
@@ -191,20 +191,24 @@ struct Walk {
     }
   }
 
-  // Posteriors beyond T_b and U_b. Lengths that are out of range are cut.
+  // T_b and U_b + 1, cut to what the array has.
+  __device__ __forceinline__ int32_t Frames() const {
+    return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;
+  }
+  __device__ __forceinline__ int32_t Columns() const {
+    return labels < 0 ? 0 : labels >= shape.columns ? shape.columns : labels + 1;
+  }
+
+  // Posteriors beyond T_b and U_b.
   __device__ __forceinline__ void FillOutside(R value) {
-    const int32_t t = frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;
-    const int32_t u = labels < 0 ? 0 : labels >= shape.columns ? shape.columns : labels + 1;
-    Fill(0, t, u, shape.columns, value);
-    Fill(t, shape.frames_max, 0, shape.columns, value);
+    Fill(0, Frames(), Columns(), shape.columns, value);
+    Fill(Frames(), shape.frames_max, 0, shape.columns, value);
   }
 
   __device__ __forceinline__ void Finish(const Outcome<R>& outcome, R* cost) {
     if (threadIdx.x == 0) Write(cost, outcome.cost);
     if (posteriors == nullptr) return;
-    const int32_t t = frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;
-    const int32_t u = labels < 0 ? 0 : labels >= shape.columns ? shape.columns : labels + 1;
-    Fill(0, t, 0, u, outcome.inside);
+    Fill(0, Frames(), 0, Columns(), outcome.inside);
     FillOutside(outcome.outside);
   }
 };
@@ -291,11 +295,13 @@ __global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
     LatticeKernel(const __grid_constant__ Utterances<R> shape) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
   const int64_t b = blockIdx.x, size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;
-  R* memory = shape.workspace == nullptr ? reinterpret_cast<R*>(shared) : shape.workspace + b * shape.remembered;
+  R* memory =
+      shape.workspace == nullptr ? reinterpret_cast<R*>(shared + kWarpBytes) : shape.workspace + b * shape.remembered;
   const int32_t frames = Read(shape.frames + b), labels = Read(shape.labels + b);
   Walk<R, kArcs, kWarpOnly> walk{shape,
                                  shape.arcs + b * size,
                                  kPosteriors ? shape.posteriors + b * size : nullptr,
+                                 reinterpret_cast<Scaled<R>*>(shared),
                                  reinterpret_cast<Scaled<R>*>(memory),
                                  frames,
                                  labels};
@@ -347,7 +353,8 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
     utterances.dt[k] = static_cast<int32_t>(shape.moves[k].dt);
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
   }
-  const size_t shared = workspace == nullptr ? static_cast<size_t>(utterances.remembered) * sizeof(R) : 0;
+  const size_t shared =
+      kWarpBytes + (workspace == nullptr ? static_cast<size_t>(utterances.remembered) * sizeof(R) : 0);
   const auto launch = [&](auto arcs_a_node, auto warp_only) {
     const int64_t columns = std::min<int64_t>(shape.columns, kManyColumns);
     const unsigned threads = warp_only() ? kWarp : static_cast<unsigned>((columns + kWarp - 1) / kWarp * kWarp);

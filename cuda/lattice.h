@@ -9,10 +9,11 @@
 
 namespace jax_rnnt::cuda {
 
-constexpr int kMaxMoves = 64;                      // they travel with the launch
-constexpr int64_t kMaxStep = int64_t{1} << 20;     // so that places in an utterance's past are 32-bit numbers
-constexpr int64_t kMaxSide = int64_t{1} << 30;     // of T and of U + 1, for the same reason
-constexpr size_t kSharedBytes = size_t{48} << 10;  // what a block has on every GPU without asking
+constexpr int kMaxMoves = 64;                   // they travel with the launch
+constexpr int64_t kMaxStep = int64_t{1} << 20;  // so that places in an utterance's past are 32-bit numbers
+constexpr int64_t kMaxSide = int64_t{1} << 30;  // of T and of U + 1, for the same reason
+constexpr size_t kWarpBytes = 512;              // of shared memory, for sums over the warps of a block
+constexpr size_t kSharedBytes = (size_t{48} << 10) - kWarpBytes;  // what is left of what every GPU gives a block
 
 // Numbers of type R that the recursion over an utterance remembers: it needs a workspace of so many for each where
 // kSharedBytes are too few. jax_rnnt/lattice.py knows this rule too.

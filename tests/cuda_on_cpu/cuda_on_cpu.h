@@ -24,6 +24,12 @@ struct dim3 {
   explicit dim3(unsigned x) : x(x) {}
 };
 
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+inline void __stwb(uint4* to, uint4 value) { *to = value; }
+
 using cudaStream_t = struct CudaStream*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 const char* cudaGetErrorString(cudaError_t error);

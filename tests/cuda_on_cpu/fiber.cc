@@ -1,7 +1,7 @@
 // fiber.cc: switching stacks. Never compiled with -fsanitize: a sanitizer is told of each switch instead.
 #include "fiber.h"
 
-#include <cstdint>
+#include <vector>
 
 namespace cuda_on_cpu {
 
@@ -32,7 +32,7 @@ cuda_on_cpu_switch:
 
 #endif
 
-void Prepare(Context& fiber, void* stack, void (*entry)()) {
+void Prepare(Context& fiber, void* stack, [[maybe_unused]] unsigned slot, void (*entry)()) {
   fiber.stack = stack;
   fiber.stack_bytes = kStackBytes;
 #if defined(__x86_64__)
@@ -49,7 +49,9 @@ void Prepare(Context& fiber, void* stack, void (*entry)()) {
   makecontext(&fiber.machine, entry, 0);
 #endif
 #if defined(CUDA_ON_CPU_TSAN)
-  fiber.fiber = __tsan_create_fiber(0);
+  static thread_local std::vector<void*> fibers;
+  while (fibers.size() <= slot) fibers.push_back(__tsan_create_fiber(0));
+  fiber.fiber = fibers[slot];
 #endif
 }
 
@@ -77,12 +79,6 @@ void Entered([[maybe_unused]] Context& from) {
   const void* stack;
   __sanitizer_finish_switch_fiber(nullptr, &stack, &from.stack_bytes);
   from.stack = const_cast<void*>(stack);
-#endif
-}
-
-void Forget([[maybe_unused]] Context& fiber) {
-#if defined(CUDA_ON_CPU_TSAN)
-  __tsan_destroy_fiber(fiber.fiber);
 #endif
 }
 

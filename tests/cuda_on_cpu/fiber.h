@@ -56,9 +56,10 @@ inline void Acquire([[maybe_unused]] void* tag) {
 #endif
 }
 
-void Prepare(Context& fiber, void* stack, void (*entry)());  // entry must never return
+// slot: which of the race detector's threads the fiber is; making those is slow, so they serve again. entry must never
+// return.
+void Prepare(Context& fiber, void* stack, unsigned slot, void (*entry)());
 void Switch(Context& from, Context& to, bool from_ends = false);
 void Entered(Context& from);  // the first thing that a fiber does; `from` is who switched to it
-void Forget(Context& fiber);
 
 }  // namespace cuda_on_cpu

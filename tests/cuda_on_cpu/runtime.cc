@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <string>
@@ -65,6 +66,7 @@ struct Block {
 };
 
 thread_local Block* block = nullptr;
+char launched, ended;  // happens-before: from the host to all threads of the grid, and from them to the host
 std::mutex counts_mutex;
 bool counting = false;
 std::vector<Counts> all_counts;
@@ -84,6 +86,7 @@ void Wait(State state) {
 
 void RunThread() {
   Entered(block->scheduler);
+  Acquire(&launched);
   (*block->thread)();
   Lane& lane = *block->running;
   Warp& warp = block->warps[lane.index / kWarp];
@@ -92,7 +95,7 @@ void RunThread() {
   --warp.live;
   --block->live;
   lane.state = State::kDone;
-  Release(&all_counts);
+  Release(&ended);
   Switch(lane.context, block->scheduler, true);
   std::abort();
 }
@@ -106,7 +109,9 @@ void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vec
   b.live = threads;
   for (unsigned i = 0; i < threads; ++i) {
     b.lanes[i].index = i;
-    Prepare(b.lanes[i].context, stacks[i], RunThread);
+    // Another slot in each block, so that the detector does not take neighbouring blocks' accesses for one thread's.
+    const unsigned slot = (i + 37 * index) % threads;
+    Prepare(b.lanes[i].context, stacks[slot], slot, RunThread);
   }
   while (b.live > 0) {
     bool any = false;
@@ -120,7 +125,6 @@ void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vec
     }
     if (!any) Die("all threads that have not ended wait: some at a barrier, some at a collective");
   }
-  for (Lane& lane : b.lanes) Forget(lane.context);
   counts.barriers = std::max<int64_t>(counts.barriers, b.generation);
   counts.segments_read += static_cast<int64_t>(b.read.size());
   counts.segments_written += static_cast<int64_t>(b.written.size());
@@ -246,20 +250,19 @@ cudaError_t RunGrid(unsigned blocks, unsigned threads, size_t shared, const std:
   b.thread = &thread;
   const std::vector<unsigned> order = Order(threads);
   const std::vector<void*>& stacks = Stacks();
+  std::vector<std::unique_ptr<char[]>> memory;
   for (unsigned i = 0; i < blocks; ++i) {
-    // Shared memory of the very size that was asked for, for the address sanitizer; undefined, hence NaN, at first.
-    b.shared = static_cast<char*>(std::aligned_alloc(128, (shared + 127) / 128 * 128 + 128));
-    std::memset(b.shared, 0xff, shared);
-#if defined(CUDA_ON_CPU_ADDRESS)
-    ASAN_POISON_MEMORY_REGION(b.shared + shared, (shared + 127) / 128 * 128 + 128 - shared);
-#endif
+    // Of the very size that was asked for, for the address sanitizer; undefined, hence NaN, at first; and new for each
+    // block, because blocks share nothing.
+    if (shared > 0) {
+      memory.emplace_back(new char[shared]);
+      std::memset(memory.back().get(), 0xff, shared);
+      b.shared = memory.back().get();
+    }
+    Release(&launched);
     RunBlock(i, order, stacks);
-#if defined(CUDA_ON_CPU_ADDRESS)
-    ASAN_UNPOISON_MEMORY_REGION(b.shared, (shared + 127) / 128 * 128 + 128);
-#endif
-    std::free(b.shared);
   }
-  Acquire(&all_counts);
+  Acquire(&ended);
   if (counting) {
     std::lock_guard<std::mutex> lock(counts_mutex);
     all_counts.push_back(counts);

@@ -1,0 +1,35 @@
+#!/bin/bash
+# Checks the CUDA kernels on a machine without a GPU: built by g++ for the CPU, they are compared with the CPU's, watched
+# by sanitizers, mutated, and run by the suite. Needs g++ with its sanitizers and an environment with jax_rnnt[test].
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+
+step() { printf '\n-- %s (%d s)\n' "$1" "$SECONDS"; }
+
+step "against the CPU kernels, in three orders of threads"
+check=$(python tests/cuda_on_cpu/build.py check "$build")
+for order in forward reverse 11; do CUDA_ON_CPU_ORDER=$order "$check"; done
+
+step "address and undefined-behaviour sanitizers"
+check=$(python tests/cuda_on_cpu/build.py check "$build" address)
+for order in forward reverse; do CUDA_ON_CPU_ORDER=$order "$check"; done
+
+step "races"
+check=$(python tests/cuda_on_cpu/build.py check "$build" thread)
+for order in forward reverse; do CUDA_ON_CPU_ORDER=$order TSAN_OPTIONS=halt_on_error=1 "$check"; done
+
+step "mutants"
+python tests/cuda_on_cpu/mutants.py
+
+step "the suite, on the CUDA kernels"
+python tests/cuda_on_cpu/build.py library "$build/cuda_on_cpu.so"
+export JAX_RNNT_CUDA_ON_CPU=$build/cuda_on_cpu.so
+kernels="tests/test_cases.py tests/test_arcs.py tests/test_lattice.py tests/test_values.py tests/test_gradients.py
+  tests/test_isolation.py tests/test_properties.py tests/test_numerics.py tests/test_published.py"
+# shellcheck disable=SC2086
+CUDA_ON_CPU_ORDER=reverse python -m pytest --quiet $kernels tests/test_second_order.py tests/test_vocabulary.py \
+  tests/test_transforms.py
+# shellcheck disable=SC2086
+CUDA_ON_CPU_ORDER=11 python -m pytest --quiet $kernels
