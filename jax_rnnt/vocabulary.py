@@ -63,8 +63,8 @@ def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis:
         owned, log_norm = total[..., :-1], shift + jnp.log(total[..., -1])
     else:
         owned = lax.psum(owned, axis)
-        log_norm = jnp.zeros_like(owned[..., 0])
-    each = [owned[..., k] for k in range(owned.shape[-1])]
+        log_norm = jnp.zeros_like(scan.at(owned, 0))
+    each = [scan.at(owned, k) for k in range(owned.shape[-1])]
     return scan.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary), log_norm, offsets
 
 
