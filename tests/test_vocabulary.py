@@ -278,7 +278,8 @@ def test_blank_outside_the_whole_vocabulary_is_said(implementation: str) -> None
         meshes.total(implementation)(*meshes.batch(), blank=V, vocab_axis_name="model")
 
 
-def test_no_forward_mode_is_said(implementation: str) -> None:
+def test_no_forward_mode_is_said(implementation: str, record_property) -> None:
+    record_property("refused", "TypeError: there is no forward mode of a custom_vjp")
     logits, *rest = meshes.batch()
     for mode in ("checked", "auto"):
         loss = _loss(mode, implementation)
