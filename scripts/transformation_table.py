@@ -2,6 +2,7 @@
 
     python scripts/transformation_table.py                # runs the tests by scripts/versions.sh; ten minutes
     python scripts/transformation_table.py current newest # of these environments only
+    python scripts/transformation_table.py --keep         # in the environments as they are
 
 A row is a set of tests. A cell says how many of their cases passed; or that the operation is refused with an error that
 says why (the tests then assert the error, and record it as the property `refused`); or that the version does not have
@@ -155,9 +156,11 @@ class Report:
     cases: list[Case]
 
 
-def run(version: str, tests: list[str], folder: Path) -> Report:
+def run(version: str, keep: list[str], tests: list[str], folder: Path) -> Report:
     file = folder / f"{version}.xml"
-    command = [ROOT / "scripts" / "versions.sh", version, "--", "-q", f"--junitxml={file}", *tests]
+    # The family of reports in which a test case may have properties.
+    options = ["-q", "-o", "junit_family=xunit1", f"--junitxml={file}"]
+    command = [ROOT / "scripts" / "versions.sh", *keep, version, "--", *options, *tests]
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     if not file.exists():
         raise SystemExit(f"scripts/versions.sh {version} ended with {done.returncode} before it wrote its report")
@@ -208,11 +211,13 @@ there*: JAX does not have it in that version. Export for cuda and tpu is compile
 """
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    keep = [a for a in arguments if a == "--keep"]
+    names = [a for a in arguments if a != "--keep"] or VERSIONS
     tests = sorted({pattern.split()[0] for patterns in ROWS.values() for pattern in patterns})
     nodes = [f"tests/{test.replace('::', '.py::')}" for test in tests]
     with tempfile.TemporaryDirectory() as folder:
-        table = Table([run(name, nodes, Path(folder)) for name in names or VERSIONS])
+        table = Table([run(name, keep, nodes, Path(folder)) for name in names])
     text = "\n".join([HEADER, *table.lines(), ""])
     (ROOT / "docs" / "transformations.md").write_text(text)
     if table.failures:

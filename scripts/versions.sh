@@ -1,10 +1,11 @@
 #!/bin/bash
 # Runs the tests on the oldest, the current and the newest JAX, each in an environment of its own under build/versions:
 #
-#   scripts/versions.sh [NAME...] [-- ARGUMENTS OF PYTEST...]
+#   scripts/versions.sh [--keep] [NAME...] [-- ARGUMENTS OF PYTEST...]
 #
 # NAME is oldest, current or newest; all three if none is given. One wheel is built for each Python and installed, so
-# what is tested is what users get. All are run even if one fails, and then the command fails.
+# what is tested is what users get. All are run even if one fails, and then the command fails. With --keep an
+# environment that is there is taken as it is: quicker, when only tests have changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD/build/versions
@@ -59,6 +60,11 @@ make_environment() {  # NAME: leaves it in $root/NAME
   "$environment/bin/pip" install --quiet --force-reinstall --no-deps "$wheel"  # the version may be that of an older one
 }
 
+keep=false
+if [ "${1:-}" = --keep ]; then
+  keep=true
+  shift
+fi
 names=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   if [ -z "$(requirement_of "$1")" ]; then
@@ -77,7 +83,7 @@ trap 'rm -rf "$wheels"' EXIT
 results=()
 for name in "${names[@]}"; do
   started=$SECONDS
-  make_environment "$name"
+  $keep && [ -x "$root/$name/bin/pytest" ] || make_environment "$name"
   made=$SECONDS
   which=$("$root/$name/bin/python" -c "import jax, platform as p; print('jax', jax.__version__, 'on Python', p.python_version())")
   echo "== $name: $which"
