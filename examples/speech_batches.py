@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 from speech_corpus import BLANK, Utterance, encode, load_audio
+from speech_mesh import rows_of
 from speech_problems import Problem, Unusable
 
 Array = TypeVar("Array")  # np.ndarray as loaded, jax.Array where the model runs
@@ -24,7 +25,8 @@ class Arrays(NamedTuple, Generic[Array]):
 
 
 def on_device(arrays: Arrays[np.ndarray]) -> Arrays[jax.Array]:
-    return Arrays(*jax.device_put(tuple(arrays)))
+    """The one place where batches go to devices."""
+    return Arrays(*jax.device_put(tuple(arrays), rows_of(len(arrays.samples))))
 
 
 class Batch(NamedTuple):
@@ -49,15 +51,18 @@ def make_buckets(utterances: Sequence[Utterance], count: int) -> list[Bucket]:
 
 
 class Batches:
-    """Batches of `size` rows; the last of each bucket is filled up with filler rows.
+    """Batches of `size` utterances; the last of each bucket is filled up with filler rows.
+
+    All are filled up to a number of rows that `parts` devices can share.
 
     An audio file that turns out to be unusable when it is read is handed to `report` and becomes a filler row too: a
     long run goes on without it.
     """
 
-    def __init__(self, buckets: Sequence[Bucket], size: int, report: Callable[[Problem], None]):
+    def __init__(self, buckets: Sequence[Bucket], size: int, report: Callable[[Problem], None], parts: int = 1):
         self.buckets = buckets
         self.size = size
+        self.rows = -(-size // parts) * parts
         self._report = report
         self._reported: set[Path] = set()
 
@@ -76,10 +81,10 @@ class Batches:
 
     def load(self, bucket: Bucket, members: Sequence[Utterance]) -> Batch:
         arrays = Arrays(
-            np.zeros((self.size, bucket.samples), np.float32),
-            np.zeros(self.size, np.int32),
-            np.full((self.size, bucket.labels), BLANK, np.int32),
-            np.zeros(self.size, np.int32),
+            np.zeros((self.rows, bucket.samples), np.float32),
+            np.zeros(self.rows, np.int32),
+            np.full((self.rows, bucket.labels), BLANK, np.int32),
+            np.zeros(self.rows, np.int32),
         )
         loaded: list[Utterance] = []
         for utterance in members:

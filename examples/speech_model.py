@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from speech_corpus import BLANK, VOCABULARY
 from speech_features import HOP, MELS, WINDOW, Lengths, log_mel, num_frames
+from speech_mesh import by_rows, over_vocabulary
 
 STACK = 4  # feature frames in one encoder frame: 40 ms
 CONTEXT = 2  # previous labels that the predictor sees
@@ -87,13 +88,14 @@ class Encoder(nnx.Module):
 
     def __init__(self, sizes: Sizes, rngs: nnx.Rngs):
         self.project = nnx.Linear(STACK * MELS, sizes.width, rngs=rngs)
-        self.blocks = nnx.List([ConformerBlock(sizes, rngs) for _ in range(sizes.layers)])
+        blocks = [ConformerBlock(sizes, rngs) for _ in range(sizes.layers)]
+        self.blocks = nnx.List(blocks) if hasattr(nnx, "List") else blocks  # until flax 0.12 a plain list is a module's
 
     def __call__(
         self, audio: jax.Array, samples: jax.Array, rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Audio [B, N] with lengths [B] to encoder frames [B, T, width] with lengths [B]."""
-        features, _ = log_mel(audio, samples)
+        features, _ = by_rows(log_mel, audio, samples)
         lengths = encoder_frames(samples)
         time = features.shape[1] // STACK
         x = self.project(features[:, : time * STACK].reshape(features.shape[0], time, STACK * MELS))
@@ -118,8 +120,11 @@ class Transducer(nnx.Module):
         return self.predictor_projection(nnx.relu(self.predictor(embedded)))
 
     def join(self, frame: jax.Array, prediction: jax.Array) -> jax.Array:
-        """Projected encoder frames and predictions, broadcast against each other, to logits [..., VOCABULARY]."""
-        return self.output(jnp.tanh(frame + prediction))
+        """Projected encoder frames and predictions, broadcast against each other, to logits [..., VOCABULARY].
+
+        On a mesh with an axis "model" there may be more classes, whose logits are -inf.
+        """
+        return over_vocabulary(self.output, jnp.tanh(frame + prediction))
 
     def __call__(
         self, audio: jax.Array, samples: jax.Array, labels: jax.Array, rngs: nnx.Rngs | None = None

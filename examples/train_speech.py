@@ -2,6 +2,9 @@
 
 By default on spoken digits that espeak-ng synthesises on the spot, evaluated on voices that the training never heard;
 with `--data DIR` on a LibriSpeech-style folder. Writes checkpoints, metrics.json and picture.png to `--out`.
+
+`--devices 8` divides each batch over 8 devices (on a CPU it makes them), `--devices 8 --mesh data=4,model=2` the
+vocabulary of the joint network over 2 of them as well. The losses are those of one device.
 """
 
 import argparse
@@ -28,6 +31,7 @@ try:
     from speech_corpus import BLANK, Utterance, decode, hold_out_speakers, read_corpus
     from speech_decode import greedy_decode
     from speech_features import SAMPLE_RATE
+    from speech_mesh import DATA, MODEL, parse_mesh, replicate, use_devices, vocabulary_parts
     from speech_model import SHORTEST, Sizes, Transducer
     from speech_problems import ProblemLog, UserError
     from speech_report import align, draw
@@ -38,7 +42,6 @@ except ModuleNotFoundError as missing:
     sys.exit(f'train_speech.py needs {missing.name}: pip install "jax_rnnt[examples]"')
 
 LOG_EVERY = 10  # steps between looks at the loss: a look waits for the device
-rnnt_loss = jax_rnnt.RNNTLoss(blank=BLANK, reduction="sum")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,7 +59,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=positive, default=400)
-    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--batch-size", type=positive, default=32, help="utterances, on all devices together")
+    parser.add_argument("--devices", type=positive, help="to divide the work over (default: the product of --mesh)")
+    parser.add_argument(
+        "--mesh",
+        default=DATA,
+        metavar="AXES",
+        help="what the devices divide: data (each batch), model (the vocabulary), or both, as data,model or"
+        " data=4,model=2; an axis without a number gets the devices that are left (default: %(default)s)",
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--width", type=positive, default=Sizes.width, help="of the conformer; a multiple of its heads")
     parser.add_argument("--layers", type=positive, default=Sizes.layers)
@@ -94,6 +105,8 @@ def make_optimizer(model: Transducer, args: argparse.Namespace) -> nnx.Optimizer
 def batch_loss(model: Transducer, arrays: Arrays[jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
     """The mean cost of the real rows. Filler rows cost 0 and are not counted."""
     logits, logit_lengths = model(arrays.audio, arrays.samples, arrays.labels, rngs)
+    divided_over = MODEL if vocabulary_parts() > 1 else None
+    rnnt_loss = jax_rnnt.RNNTLoss(blank=BLANK, reduction="sum", vocab_axis_name=divided_over)
     total = rnnt_loss(logits, arrays.labels, logit_lengths, arrays.label_lengths)
     return total / jnp.maximum(jnp.sum(arrays.samples > 0), 1)
 
@@ -207,7 +220,7 @@ def settings_of(args: argparse.Namespace, training: Sequence[Utterance]) -> dict
     }
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
+def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> None:
     started = time.perf_counter()
     if args.width % Sizes.heads:
         raise UserError(f"--width is {args.width}; it needs to be a multiple of {Sizes.heads}, the attention heads")
@@ -231,11 +244,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.print(f"{name}: {len(part)} utterances, {len(speakers)} voices, {seconds:.0f} s of audio")
     if both := set(voices[0]) & set(voices[1]):
         console.print(f"note: {len(both)} voices are in both: {', '.join(sorted(both)[:5])}", markup=False)
-    training, heldout = (Batches(make_buckets(part, args.buckets), args.batch_size, problems) for part in utterances)
+    training, heldout = (
+        Batches(make_buckets(part, args.buckets), args.batch_size, problems, axes[DATA]) for part in utterances
+    )
     prepared = time.perf_counter()
 
     model = Transducer(Sizes(width=args.width, layers=args.layers), nnx.Rngs(args.seed))
     optimizer = make_optimizer(model, args)
+    replicate(model, optimizer)
     history: dict[str, Any] = {"losses": [], "error_rates": [], "utterances": 0, "seconds": 0.0}
     with contextlib.closing(checkpoints):
         if args.resume:
@@ -259,6 +275,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         "heldout_voices": voices[1],
         "skipped": dict(problems.counts),
         "settings": settings,
+        "mesh": axes,
     }
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
     console.print(
@@ -273,7 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     console = Console()
     try:
-        run(args, console)
+        axes = parse_mesh(args.mesh, args.devices)
+        with use_devices(axes):
+            run(args, axes, console)
     except UserError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 2

@@ -74,7 +74,15 @@ class Operation:
         ad.primitive_transposes[self.primitive] = rule
 
     def _eager(self, *args, **parameters):
-        return _jitted(self.primitive, tuple(sorted(parameters.items())))(*args)
+        # jit must not look for NaN itself here, nor be switched off: in both cases it would call the primitive without
+        # jit, that is, this very function.
+        with jax.debug_nans(False), jax.debug_infs(False), jax.disable_jit(False):
+            results = _jitted(self.primitive, tuple(sorted(parameters.items())))(*args)
+        for kind, is_kind in (("nan", np.isnan), ("inf", np.isinf)):
+            wanted = getattr(jax.config, f"jax_debug_{kind}s")
+            if wanted and any(is_kind(np.asarray(part.data)).any() for x in results for part in x.addressable_shards):
+                raise FloatingPointError(f"invalid value ({kind}) encountered in {self.primitive.name}")
+        return results
 
     def _abstract(self, *avals, implementation, **parameters):
         batch_ndim = self._batch_ndim(*avals)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from jax_rnnt.labels import PADDING, Moves
-from jax_rnnt.sharding import match_manual_axes
+from jax_rnnt.sharding import match_manual_axes, may_gather
 
 # The exponent of zero: below that of any product of probabilities, and twice it is still a finite float32.
 _ZERO_EXPONENT = -1e38
@@ -45,9 +45,18 @@ def places_of_arcs(labels: Array, columns: Sequence[int], offsets: Array | None)
     return places if offsets is None else [p - offsets for p in places]
 
 
+def at(x: Array, index: int, axis: int = -1) -> Array:
+    """``x[..., index]``, as the slice that it is: until jax 0.7 brackets make it a gather (:func:`may_gather`)."""
+    return lax.index_in_dim(x, index, axis, keepdims=False)
+
+
 def _pick(x: Array, place: Array) -> Array:
     """The entry of ``x [..., V]`` in this place; an arbitrary one where that is not in the row."""
-    return jnp.take_along_axis(x, jnp.clip(place, 0, x.shape[-1] - 1)[..., None], axis=-1)[..., 0]
+    place = jnp.clip(place, 0, x.shape[-1] - 1)[..., None]
+    if may_gather(x):
+        return jnp.take_along_axis(x, place, axis=-1)[..., 0]
+    entry = lax.broadcasted_iota(place.dtype, x.shape, x.ndim - 1)
+    return jnp.sum(jnp.where(entry == place, x, 0), axis=-1)
 
 
 def _dead(labels: Array, columns: Sequence[int], row: Array) -> Array:
@@ -72,12 +81,12 @@ def arcs_forward(
     arcs that point elsewhere have entries of -inf.
     """
     x = logits.astype(compute_dtype(logits.dtype))  # what stands in padding is masked out of the small arrays below
-    log_norm = jax.nn.logsumexp(x, axis=-1) if normalize else jnp.zeros_like(x[..., 0])
+    log_norm = jax.nn.logsumexp(x, axis=-1) if normalize else jnp.zeros_like(at(x, 0))
     if offsets:
         places = places_of_arcs(labels, columns, offsets[0])
         picks = [jnp.where((p >= 0) & (p < x.shape[-1]), _pick(x, p), -jnp.inf) for p in places]
     else:
-        picks = [*(x[..., c] for c in columns), _pick(x, labels)]
+        picks = [*(at(x, c) for c in columns), _pick(x, labels)]
     log_probs = assemble(picks, labels, log_norm, columns, vocabulary)
     return [log_probs, jnp.where(labels == PADDING, 0, log_norm)]
 
@@ -106,7 +115,7 @@ def arcs_tangent(
     padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
     dx = jnp.where(padding[..., None], 0, tangent.astype(log_norm.dtype))
     d_norm = jnp.sum(softmax(logits, labels, log_norm, vocabulary, normalize) * dx, axis=-1)
-    d_entries = jnp.stack([*(dx[..., c] for c in columns), _pick(dx, labels)], axis=-1) - d_norm[..., None]
+    d_entries = jnp.stack([*(at(dx, c) for c in columns), _pick(dx, labels)], axis=-1) - d_norm[..., None]
     d_log_probs = jnp.where(_dead(labels, columns, padding | massless), 0, d_entries)
     return [jnp.where(invalid[..., None], jnp.nan, d_log_probs), d_norm]
 
@@ -141,7 +150,7 @@ def arcs_backward(
     for place in places:
         own = scale * jnp.exp(_pick(x, place) - shift) if normalize else jnp.zeros_like(scale)
         for k, other in enumerate(places):
-            own = own + jnp.where(other == place, ct[..., k], 0)
+            own = own + jnp.where(other == place, at(ct, k), 0)
         grad = jnp.where(entry == place[..., None], own[..., None], grad)
     if clipped:
         grad = jnp.clip(grad, -optional[0][..., None], optional[0][..., None])
@@ -241,11 +250,11 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     valid_lengths = (t_b >= 0) & (t_b <= t_max) & (u_b >= 0) & (u_b < u1)
     inside = valid_lengths & (t >= 0) & (t < t_b) & (u <= u_b)  # [N, ..., U+1]
 
-    probabilities, poisoned = [], ~valid_lengths[0, ..., 0]
+    probabilities, poisoned = [], ~at(at(valid_lengths, 0, 0), 0)
     for k, (dt, du) in enumerate(moves):
         lands_inside = (t + dt < t_b) & (u + du <= u_b)
         lands_at_end = (t + dt == t_b) & (u + du == u_b)
-        x = jnp.where(inside & (lands_inside | lands_at_end), _shear(arcs[..., k]), -jnp.inf)
+        x = jnp.where(inside & (lands_inside | lands_at_end), _shear(at(arcs, k)), -jnp.inf)
         poison = ~(x < jnp.inf)
         poisoned = poisoned | jnp.any(poison, axis=(0, -1))
         probabilities.append(_exp(jnp.where(poison, -jnp.inf, x)))
@@ -253,7 +262,8 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     start = n == 0
     at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
     like = probabilities[0][0]  # constants take their sharding from the data, and their manual axes too
-    constants = jnp.zeros_like(like[0]), jnp.full_like(like[0], _ZERO_EXPONENT), jnp.zeros_like(like[0, ..., 0])
+    one = at(like, 0, 0)
+    constants = jnp.zeros_like(one), jnp.full_like(one, _ZERO_EXPONENT), jnp.zeros_like(at(one, 0))
     _, zero_m, zero_e, nothing = match_manual_axes([like, *constants])
     zero = (zero_m, zero_e)
 
@@ -301,7 +311,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
 
     _, through = lax.scan(backward, (zero,) * span, (alphas, probabilities, at_end), reverse=True)
     posterior = jnp.stack([_unshear(p, t_max) for p in through], axis=-1)
-    in_example = lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 3) < t_b[0, ..., None, None]
-    in_example &= lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 2) <= u_b[0, ..., None, None]
-    in_example |= ~valid_lengths[0, ..., None, None]
+    in_example = lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 3) < at(t_b, 0, 0)[..., None, None]
+    in_example &= lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 2) <= at(u_b, 0, 0)[..., None, None]
+    in_example |= ~at(valid_lengths, 0, 0)[..., None, None]
     return [cost, jnp.where(poisoned[..., None, None, None] & in_example, jnp.nan, posterior)]

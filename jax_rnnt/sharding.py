@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 from jax import Array
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxlib.mlir import ir
 
 
@@ -37,13 +37,24 @@ def match_manual_axes(args: Sequence[Array]) -> list[Array]:
     return [cast(x, union - has) for x, has in zip(args, axes, strict=True)]
 
 
+def _explicit_sharding(x: Array) -> NamedSharding | None:
+    """Of an array in a mesh with explicit axes; None elsewhere."""
+    place = getattr(jax.typeof(x), "sharding", None)
+    return None if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types else place
+
+
+def may_gather(x: Array) -> bool:
+    """Whether ``lax.gather`` knows what to do with ``x``: until jax 0.7 it did not where axes are explicit."""
+    return jax.__version_info__ >= (0, 7) or _explicit_sharding(x) is None
+
+
 def follow_batch(x: Array, logits: Array) -> Array:
     """``x [B, ...]`` divided over the batch as ``logits [B, ...]`` are, in a mesh whose axes are explicit.
 
     There arrays that meet must agree; those of labels and lengths are small, so it is they that move.
     """
-    place = getattr(jax.typeof(logits), "sharding", None)
-    if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types:
+    place = _explicit_sharding(logits)
+    if place is None:
         return x
     reshard = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
     return reshard(x, PartitionSpec(place.spec[0] if place.spec else None))

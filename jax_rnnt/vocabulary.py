@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from jax_rnnt import arcs, lattice, scan
 from jax_rnnt.arcs import ArcParameters
@@ -37,6 +37,12 @@ def over_mesh(loss, axis_name: str):
             f"of the current mesh, whose axes are {mesh.axis_names}. Call it inside jax.shard_map, or under "
             "`with jax.set_mesh(mesh):`."
         )
+    if jax.__version_info__ < (0, 7) and AxisType.Explicit in mesh.axis_types:
+        raise TypeError(
+            f"`vocab_axis_name` in a mesh with explicit axes needs jax 0.7 or newer, and this is {jax.__version__}: "
+            f"operations on arrays that are divided over explicit and manual axes at once fail there. The axes are "
+            f"{dict(zip(mesh.axis_names, mesh.axis_types, strict=True))}; AxisType.Auto will do."
+        )
     logits = PartitionSpec(None, None, None, axis_name)
     replicated = PartitionSpec()
     return jax.shard_map(
@@ -63,8 +69,8 @@ def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis:
         owned, log_norm = total[..., :-1], shift + jnp.log(total[..., -1])
     else:
         owned = lax.psum(owned, axis)
-        log_norm = jnp.zeros_like(owned[..., 0])
-    each = [owned[..., k] for k in range(owned.shape[-1])]
+        log_norm = jnp.zeros_like(scan.at(owned, 0))
+    each = [scan.at(owned, k) for k in range(owned.shape[-1])]
     return scan.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary), log_norm, offsets
 
 

@@ -1,5 +1,7 @@
 """Strict arithmetic, eight host devices, reproducible hypothesis, and one fixture over all implementations."""
 
+import sys
+
 import hypothesis
 import jax
 import pytest
@@ -16,6 +18,25 @@ import implementations  # noqa: E402
 # The same examples on every run, so that a red run can be repeated; no deadline, because the first example compiles.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def versions_in_the_report(record_testsuite_property) -> None:
+    """For scripts/transformation_table.py, which reads reports of several environments."""
+    record_testsuite_property("jax", jax.__version__)
+    record_testsuite_property("python", ".".join(map(str, sys.version_info[:2])))
+
+
+@pytest.fixture(scope="module")
+def default_jax_settings():
+    """JAX's own settings: Flax and the example are written for them; the strict ones above are for the library."""
+    names = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session", params=implementations.IMPLEMENTATIONS, ids=lambda i: i.label)

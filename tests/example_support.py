@@ -21,6 +21,7 @@ import speech_checkpoints as speech_checkpoints  # noqa: E402
 import speech_corpus as speech_corpus  # noqa: E402
 import speech_decode as speech_decode  # noqa: E402
 import speech_features as speech_features  # noqa: E402
+import speech_mesh as speech_mesh  # noqa: E402
 import speech_model as speech_model  # noqa: E402
 import speech_problems as speech_problems  # noqa: E402
 import speech_synth as speech_synth  # noqa: E402

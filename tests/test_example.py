@@ -23,6 +23,7 @@ from example_support import (
     train_speech,
 )
 
+pytestmark = pytest.mark.once
 TINY = ("--width", "16", "--layers", "1", "--buckets", "1", "--batch-size", "8")
 
 

@@ -17,17 +17,7 @@ from example_support import (
 )
 from flax import nnx
 
-
-@pytest.fixture(autouse=True)
-def default_jax_settings():
-    """Flax and the example are written for jax's defaults; the suite's strict ones are for the library."""
-    names = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
 
 
 def test_voices_are_held_out_by_family():

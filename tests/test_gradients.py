@@ -11,6 +11,8 @@ from cases import lengths, random_batch
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 LENGTHS = lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
 
 

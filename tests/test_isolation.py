@@ -11,6 +11,8 @@ import pytest
 import runner
 from cases import T, U, V, lengths, random_batch
 
+pytestmark = pytest.mark.once
+
 BAD = 1  # the example that each of these spoils
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

@@ -11,6 +11,8 @@ import tolerances
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 # The last four are no published topology: labels in pairs, moves that jump over diagonals and over each other, a lone
 # diagonal, moves longer than the lattice, and the same move twice (two arcs between the same nodes).
 MOVE_SETS = {

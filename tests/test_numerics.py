@@ -9,6 +9,8 @@ import runner
 import tolerances
 from cases import random_batch
 
+pytestmark = pytest.mark.once
+
 B, T, U, V = 2, 1500, 300, 16
 
 

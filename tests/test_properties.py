@@ -7,6 +7,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 import reference
 import runner
 import tolerances
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
 B = 4
 SEEDS = st.integers(0, 2**32 - 1)
 SCALES = st.sampled_from([0.0, 1e-3, 1.0, 5.0, 40.0])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import reference
 
+pytestmark = pytest.mark.once
+
 MOVE_SETS = {
     "rnnt": reference.RNNT,
     "monotonic": reference.MONOTONIC,

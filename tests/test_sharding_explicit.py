@@ -90,7 +90,7 @@ def test_vmap_of_grad(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("operation", ["arcs", "lattice", "loss"])
-def test_what_cannot_be_divided_is_said(operation: str, implementation: str) -> None:
+def test_what_cannot_be_divided_is_said(operation: str, implementation: str, record_property) -> None:
     """A vocabulary or a lattice in pieces is no type that the operation has: the message says what to do."""
     mesh = _mesh(model=8) if operation != "lattice" else _mesh(model=2)
     logits, *rest = meshes.batch()
@@ -108,6 +108,7 @@ def test_what_cannot_be_divided_is_said(operation: str, implementation: str) -> 
         with pytest.raises(TypeError) as error:
             call()
     message = str(error.value)
+    record_property("refused", "TypeError that names the sharding and the remedy, `jax.sharding.reshard`")
     assert "lattice_cost" in message if operation == "lattice" else "arcs_forward" in message
     assert "may be sharded" in message
     assert "model" in message, "which sharding it got"

@@ -252,6 +252,24 @@ def test_debug_nans_finds_a_nan(implementation: str) -> None:
         jax.block_until_ready(jax.jit(_costs(implementation))(logits.at[0, 0, 0, 0].set(jnp.nan), *rest))
 
 
+def test_without_jit(implementation: str) -> None:
+    """A debugger's mode: the operations themselves are compiled nevertheless, because they are what runs."""
+    arrays = tuple(a[0] for a in _groups(1))
+    cost, gradient = reference.rnnt_loss(*(np.asarray(a) for a in arrays))
+    with jax.disable_jit():
+        value, actual = jax.value_and_grad(jax.jit(_total(implementation)))(*arrays)
+    _close(value, cost.sum())
+    _close(actual, gradient)
+
+
+def test_debug_infs_leaves_finite_results_alone(implementation: str) -> None:
+    logits, *rest = (a[0] for a in _groups(1))
+    with jax.debug_infs(True):
+        assert np.isfinite(jax.jit(_costs(implementation))(logits, *rest)).all()
+        with pytest.raises(FloatingPointError):
+            jax.block_until_ready(jax.jit(_costs(implementation))(jnp.full_like(logits, -jnp.inf), *rest))
+
+
 def test_shapes_without_values(implementation: str) -> None:
     """eval_shape and lowering need no arrays."""
     x = jax.ShapeDtypeStruct((2, T, U + 1, V), jnp.bfloat16)

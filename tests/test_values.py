@@ -15,6 +15,8 @@ from cases import lengths, random_batch
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(("frames", "labels"), [(7, 40)])
 def test_uniform_logits_count_the_paths(frames: int, labels: int, implementation: str) -> None:

@@ -1,0 +1,95 @@
+#!/bin/bash
+# Runs the tests on the oldest, the current and the newest JAX, each in an environment of its own under build/versions:
+#
+#   scripts/versions.sh [--keep] [NAME...] [-- ARGUMENTS OF PYTEST...]
+#
+# NAME is oldest, current or newest; all three if none is given. One wheel is built for each Python and installed, so
+# what is tested is what users get. All are run even if one fails, and then the command fails. With --keep an
+# environment that is there is taken as it is: quicker, when only tests have changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD/build/versions
+
+requirement_of() {
+  case $1 in
+    oldest) echo "jax==0.6.2" ;;  # what pyproject.toml asks for
+    current) echo "jax==0.10.2" ;;  # the last one for Python 3.11, and the one that README's numbers are from
+    newest) echo "jax" ;;
+  esac
+}
+
+pythons_of() {  # in order of preference
+  case $1 in
+    oldest | current) echo "3.11" ;;
+    newest) echo "3.13 3.12" ;;
+  esac
+}
+
+find_python() {  # VERSION...: the first interpreter of these versions that runs, on PATH or among pyenv's
+  local version candidate
+  for version in "$@"; do
+    for candidate in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+      # It has to run, and be what its name says: pyenv puts commands on PATH that only print an error.
+      if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
+        echo "$candidate"
+        return
+      fi
+    done
+  done
+  echo "versions.sh: no Python ${*// / or } on PATH or among pyenv's versions: install one" >&2
+  return 1
+}
+
+build_wheel() {  # PYTHON: prints the wheel's path; builds it once in a call of this script
+  local python=$1 tag folder
+  tag=$("$python" -c "import sys; print(sys.implementation.cache_tag)")
+  folder=$wheels/$tag
+  if [ ! -d "$folder" ]; then
+    "$python" -m pip wheel --quiet --no-deps --wheel-dir "$folder" . >&2
+  fi
+  echo "$folder"/jax_rnnt-*.whl
+}
+
+make_environment() {  # NAME: leaves it in $root/NAME
+  local name=$1 python wheel environment=$root/$1
+  # shellcheck disable=SC2046
+  python=$(find_python $(pythons_of "$name"))
+  [ -x "$environment/bin/python" ] || "$python" -m venv "$environment"
+  wheel=$(build_wheel "$environment/bin/python")
+  "$environment/bin/pip" install --quiet --upgrade "$(requirement_of "$name")" "$wheel[test,examples]"
+  "$environment/bin/pip" install --quiet --force-reinstall --no-deps "$wheel"  # the version may be that of an older one
+}
+
+keep=false
+if [ "${1:-}" = --keep ]; then
+  keep=true
+  shift
+fi
+names=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  if [ -z "$(requirement_of "$1")" ]; then
+    echo "versions.sh: '$1' is none of oldest, current, newest; arguments of pytest go behind --" >&2
+    exit 2
+  fi
+  names+=("$1")
+  shift
+done
+[ $# -eq 0 ] || shift
+[ ${#names[@]} -gt 0 ] || names=(oldest current newest)
+
+mkdir -p "$root"
+wheels=$(mktemp -d)
+trap 'rm -rf "$wheels"' EXIT
+results=()
+for name in "${names[@]}"; do
+  started=$SECONDS
+  $keep && [ -x "$root/$name/bin/pytest" ] || make_environment "$name"
+  made=$SECONDS
+  which=$("$root/$name/bin/python" -c "import jax, platform as p; print('jax', jax.__version__, 'on Python', p.python_version())")
+  echo "== $name: $which"
+  outcome=passed
+  JAX_RNNT_REQUIRE_NATIVE=1 JAX_RNNT_VERSION=$name "$root/$name/bin/python" -P -m pytest "$@" || outcome=FAILED
+  results+=("$name: $which: $outcome ($((made - started)) s to install, $((SECONDS - made)) s of tests)")
+done
+printf '%s\n' "${results[@]}"
+[[ "${results[*]}" != *FAILED* ]]

@@ -1,0 +1,149 @@
+"""examples/train_speech.py on several devices: the losses of every step are those of one device."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import meshes
+import numpy as np
+import pytest
+from example_support import (
+    SCRIPT,
+    speech_batches,
+    speech_mesh,
+    speech_model,
+    speech_problems,
+    speech_synth,
+    train_speech,
+)
+from flax import nnx
+
+STEPS = 20
+RTOL = 1e-5  # float32 sums in another order, over and over: measured 1e-7 after 20 steps
+
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
+needs_set_mesh = pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="--devices needs jax 0.7")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> tuple[Path, Path]:
+    return speech_synth.synthesise(tmp_path_factory.mktemp("corpus") / "digits", 24, 4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def losses(corpus, tmp_path_factory, default_jax_settings):
+    """Runs the example in this process, which has eight devices, and returns the losses of its steps."""
+
+    def run(*arguments: str) -> np.ndarray:
+        out = tmp_path_factory.mktemp("out")
+        assert train_speech.main(command_line(corpus, out, *arguments)) == 0
+        return losses_of(out)
+
+    return run
+
+
+def command_line(corpus, out: Path, *arguments: str) -> list[str]:
+    tiny = ["--width", "16", "--layers", "1", "--buckets", "1", "--batch-size", "6", "--steps", str(STEPS)]
+    return ["--data", str(corpus[0]), "--heldout-data", str(corpus[1]), "--out", str(out), *tiny, *arguments]
+
+
+def losses_of(out: Path) -> np.ndarray:
+    found = np.array(json.loads((out / "metrics.json").read_text())["losses"])
+    assert len(found) == STEPS
+    assert found[-1] < 0.8 * found[0], "they have to move, or there would be nothing to compare"
+    return found
+
+
+def assert_same_curve(actual: np.ndarray, wanted: np.ndarray) -> None:
+    print(f"relative difference after {STEPS} steps: {np.abs(actual / wanted - 1).max():.1e}")
+    np.testing.assert_allclose(actual, wanted, rtol=RTOL)
+
+
+@pytest.fixture(scope="module")
+def one_device(losses) -> np.ndarray:
+    return losses()
+
+
+@pytest.mark.slow
+@needs_set_mesh
+def test_batch_and_vocabulary_divided(losses, one_device) -> None:
+    """29 classes over two devices, six utterances over two."""
+    assert_same_curve(losses("--mesh", "data=2,model=2"), one_device)
+
+
+@pytest.mark.slow
+@needs_set_mesh
+def test_as_a_user_runs_it_with_a_batch_that_does_not_divide(corpus, one_device, tmp_path) -> None:
+    """Six utterances over four devices that the script makes itself: two rows are fillers, and no loss moves."""
+    command = [sys.executable, str(SCRIPT), *command_line(corpus, tmp_path, "--devices", "4")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "metrics.json").read_text())["mesh"] == {"data": 4}
+    assert_same_curve(losses_of(tmp_path), one_device)
+
+
+@pytest.mark.slow
+@needs_set_mesh
+def test_a_divided_step_exchanges_neither_audio_nor_logits() -> None:
+    """The gradient of one device's part of the joint's hidden layer, a sum over "model", is the largest array that
+    crosses the mesh; the audio of all rows or the logits of all classes would be larger.
+    """
+    with speech_mesh.use_devices({"data": 4, "model": 2}):
+        sizes = speech_model.Sizes(width=16, layers=1, joint=16)
+        model = speech_model.Transducer(sizes, nnx.Rngs(0))
+        speech_mesh.replicate(model)
+        rows, samples, labels = 8, 16000, 10
+        batch = speech_batches.Arrays(
+            np.ones((rows, samples), np.float32),
+            np.full(rows, samples, np.int32),
+            np.ones((rows, labels), np.int32),
+            np.full(rows, labels, np.int32),
+        )
+        graph, weights = nnx.split(model)
+        step = jax.value_and_grad(lambda w, a: train_speech.batch_loss(nnx.merge(graph, w), a))
+        _, program = meshes.compiled(step, weights, speech_batches.on_device(batch))
+    frames = speech_model.encoder_frames(samples)
+    hidden_layer_of_the_joint = rows // 4 * frames * (labels + 1) * sizes.joint
+    assert program.largest_exchange() == hidden_layer_of_the_joint
+
+
+@pytest.mark.parametrize(
+    ("text", "devices", "sizes"),
+    [
+        ("data", None, {"data": 1}),
+        ("data", 8, {"data": 8}),
+        ("data,model", 8, {"data": 4, "model": 2}),
+        ("data,model=4", 8, {"data": 2, "model": 4}),
+        ("data=2,model", 8, {"data": 2, "model": 4}),
+        ("model=2,data=3", None, {"data": 3, "model": 2}),
+        ("model", 2, {"data": 1, "model": 2}),
+    ],
+)
+def test_mesh_by_its_name(text: str, devices: int | None, sizes: dict[str, int]) -> None:
+    assert speech_mesh.parse_mesh(text, devices) == sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "devices", "sentence"),
+    [
+        ("time", 8, "--mesh is time;"),
+        ("data,data", 8, "each once"),
+        ("data=0", 8, "data=N"),
+        ("data=x", 8, "data=N"),
+        ("data=4,model=2", 6, "needs 8 devices, and --devices is 6"),
+        ("data=4", 8, "needs 4 devices, and --devices is 8"),
+        ("data,model", 7, "needs 2 devices or a multiple of it, and --devices is 7"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_a_sentence(text: str, devices: int, sentence: str) -> None:
+    with pytest.raises(speech_problems.UserError) as error:
+        speech_mesh.parse_mesh(text, devices)
+    assert sentence in str(error.value)
+
+
+def test_too_few_devices_is_a_sentence(tmp_path, capsys) -> None:
+    assert train_speech.main(["--devices", "64", "--out", str(tmp_path)]) == 2
+    wanted = "and there are 8 (cpu)" if hasattr(jax, "set_mesh") else "need jax 0.7"
+    assert wanted in capsys.readouterr().out
