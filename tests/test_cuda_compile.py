@@ -1,4 +1,4 @@
-"""XLA compiles training steps for GPUs that are not there: custom calls, aliasing, memory, command buffers, collectives.
+"""XLA compiles training steps for GPUs that are not there: custom calls, aliasing, memory, command buffer, collectives.
 
 Needs jax's CUDA plugin (the wheels jax-cuda13-plugin and jax-cuda13-pjrt, of jax's version; no NVIDIA libraries) and a
 build with CUDA kernels. Nothing runs on a GPU.
@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.skipif(not jax_rnnt.native_available("cuda"), reason="this build has no CUDA kernels"),
 ]
 
+JAX = tuple(map(int, jax.__version__.split(".")[:2]))
+
 # An H100, from NVIDIA's data sheet and programming guide.
 H100 = """gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -35,7 +37,7 @@ H100 = """gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
 } platform_name: "CUDA" device_description_str: "H100" """
 
-B, T, U, V, H = 8, 100, 24, 512, 64
+B, T, U, V, H = 8, 128, 31, 512, 64  # rows of the joint are no remainder of a tile: XLA would pad them in a copy
 
 
 def devices(count: int):
@@ -56,13 +58,13 @@ def operands(dtype=jnp.float32):
     return [jax.ShapeDtypeStruct(*s) for s in [*shapes, ((B,), jnp.int32), ((B,), jnp.int32)]]
 
 
-def compile_step(count: int, dtype=jnp.float32):
+def compile_step(count: int, dtype=jnp.float32, **options: str):
     mesh = Mesh(np.array(devices(count)), ("data",))
     types = [
         jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(mesh, P() if i == 0 else P("data")))
         for i, a in enumerate(operands(dtype))
     ]
-    return jax.jit(step).trace(*types).lower(lowering_platforms=("cuda",)).compile()
+    return jax.jit(step).trace(*types).lower(lowering_platforms=("cuda",)).compile(options)
 
 
 def calls(text: str) -> list[str]:
@@ -77,19 +79,18 @@ def test_kernels_in_place_and_no_more_than_the_logits(dtype):
     backward = next(line for line in text.splitlines() if '"jax_rnnt_arcs_backward"' in line)
     assert "output_to_operand_aliasing={" in backward
     logits = B * T * (U + 1) * V * jnp.dtype(dtype).itemsize
-    joint = B * T * (U + 1) * H * jnp.dtype(dtype).itemsize
-    arcs = B * T * (U + 1) * 8 * 4  # log-probabilities, posteriors, cotangents, log-norm, labels
-    # One array of the logits' size: the gradient takes their place. The joint is kept for its own gradient.
-    assert compiled.memory_analysis().temp_size_in_bytes < 1.05 * logits + 3 * joint + arcs
+    # One array of the logits' size, because the gradient takes their place; the rest is the joint and its product.
+    assert logits < compiled.memory_analysis().temp_size_in_bytes < 1.6 * logits
 
 
-def test_one_command_buffer_holds_the_step():
-    text = compile_step(1).as_text()
-    entry = text[text.index("ENTRY") :]
-    if "command_buffer" not in text:
-        pytest.fail("XLA made no command buffer of a step whose custom calls allow one")
-    outside = [line for line in entry.splitlines() if '"jax_rnnt_' in line]
-    assert not outside, f"custom calls outside of a command buffer: {outside}"
+@pytest.mark.skipif(JAX < (0, 12), reason="XLA takes FFI calls into command buffers in jax 0.12, and does not in 0.10")
+def test_one_command_buffer_holds_the_step(tmp_path):
+    compile_step(1, xla_dump_to=str(tmp_path))
+    (dump,) = tmp_path.glob("*thunk_sequence_after_thunk_passes.txt")
+    lines = dump.read_text().splitlines()
+    outermost = [line for line in lines if re.match(r"\d+: ", line)]
+    assert len(outermost) == 1 and "kCommandBuffer" in outermost[0]
+    assert sum("kCustomCall" in line for line in lines) == 3
 
 
 def test_a_batch_on_four_devices_is_not_gathered():
