@@ -1,4 +1,5 @@
-// float16.h: float16 and bfloat16 as storage, converted to and from float by integer arithmetic that vectorises.
+// float16.h: float16 and bfloat16 as storage, converted to and from float, singly by integer arithmetic that
+// vectorises.
 #pragma once
 
 #include <cstdint>
@@ -66,5 +67,9 @@ JAX_RNNT_INLINE Half Narrow<Half>(float x) {
   half = magnitude > 0x7f800000 ? 0x7e00 : half;
   return {static_cast<uint16_t>(static_cast<uint32_t>(half) | (bits >> 16 & 0x8000u))};
 }
+
+// Runs of float16, by the CPU's own conversions where it has them (float16.cc).
+void WidenRun(const Half* from, int64_t n, float* to);
+void NarrowRun(const float* from, int64_t n, Half* to);
 
 }  // namespace jax_rnnt

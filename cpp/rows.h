@@ -34,11 +34,21 @@ struct MaxAndSum {  // the maximum, and the sum of exp(x - max)
 // The block as floats (or doubles): itself, or widened into the buffer.
 JAX_RNNT_INLINE const float* WidenBlock(const float* x, int64_t, float*) { return x; }
 JAX_RNNT_INLINE const double* WidenBlock(const double* x, int64_t, double*) { return x; }
-template <class T>
-JAX_RNNT_INLINE const float* WidenBlock(const T* x, int64_t n, float* buffer) {
+JAX_RNNT_INLINE const float* WidenBlock(const Half* x, int64_t n, float* buffer) {
+  WidenRun(x, n, buffer);
+  return buffer;
+}
+JAX_RNNT_INLINE const float* WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) buffer[i] = Widen(x[i]);
   return buffer;
+}
+
+// The inverse, where an array is written.
+JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, Half* to) { NarrowRun(x, n, to); }
+JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, BFloat16* to) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = Narrow<BFloat16>(x[i]);
 }
 
 // Asks for the cache lines of n entries. An address beyond the array does no harm.
@@ -108,19 +118,19 @@ JAX_RNNT_INLINE void LogSumExpTile(const T* rows, int64_t vocabulary, A* log_nor
 // grad = scale * exp(x - log_norm), clipped if there is a limit.
 template <bool kClipped, class T, class A>
 JAX_RNNT_INLINE void SoftmaxRun(const T* x, int64_t n, A log_norm, A scale, A limit, T* grad) {
-  auto entry = [&](int64_t i) JAX_RNNT_INLINE_LAMBDA {
-    const A g = scale * Exp(Widen(x[i]) - log_norm);
+  auto entry = [&](A value) JAX_RNNT_INLINE_LAMBDA {
+    const A g = scale * Exp(value - log_norm);
     return kClipped ? Clip(g, limit) : g;
   };
   if constexpr (sizeof(T) == sizeof(A)) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) grad[i] = entry(i);
-  } else {  // the conversion to 16 bits is vectorised only in a loop of its own
-    alignas(64) A g[kRun];
+    for (int64_t i = 0; i < n; ++i) grad[i] = entry(x[i]);
+  } else {  // conversions are fast in loops of their own only
+    alignas(64) A buffer[kRun], g[kRun];
+    const A* values = WidenBlock(x, n, buffer);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) g[i] = entry(i);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) grad[i] = Narrow<T>(g[i]);
+    for (int64_t i = 0; i < n; ++i) g[i] = entry(values[i]);
+    NarrowBlock(g, n, grad);
   }
 }
 

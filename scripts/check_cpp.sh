@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 flags="-std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd -Wall -Wextra -Werror -Icpp -pthread"
-kernels="tests/cpp/hostile_inputs.cc cpp/arcs.cc cpp/lattice.cc"
+kernels="tests/cpp/hostile_inputs.cc cpp/arcs.cc cpp/lattice.cc cpp/float16.cc"
 
 compile_and_run() {  # NAME FLAGS... SOURCES...
   local name=$1
@@ -22,7 +22,7 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS
 compile_and_run address-undefined -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=address,undefined -fno-sanitize-recover=all $kernels
 # shellcheck disable=SC2086
 compile_and_run thread -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=thread $kernels
-compile_and_run fast-functions -O3 tests/cpp/fast_exp_check.cc
+compile_and_run fast-functions -O3 tests/cpp/fast_exp_check.cc cpp/float16.cc
 if [ "$(uname -m)" = x86_64 ]; then
-  compile_and_run fast-functions-fma -O3 -march=x86-64-v3 tests/cpp/fast_exp_check.cc
+  compile_and_run fast-functions-fma -O3 -march=x86-64-v3 tests/cpp/fast_exp_check.cc cpp/float16.cc
 fi

@@ -52,7 +52,7 @@ def build_check(folder: pathlib.Path, cuda: pathlib.Path = ROOT / "cuda", saniti
     objects = folder / f"check-{sanitizer or 'plain'}"
     objects.mkdir(parents=True, exist_ok=True)
     flags = [*FLAGS[sanitizer], *_includes(cuda)]
-    cpu_kernels = [ROOT / "cpp" / "arcs.cc", ROOT / "cpp" / "lattice.cc"]
+    cpu_kernels = [ROOT / "cpp" / f"{name}.cc" for name in ("arcs", "lattice", "float16")]
     jobs = [(p, flags) for p in (HERE / "check.cc", *(cuda / k for k in KERNELS), *cpu_kernels)]
     jobs += [(HERE / r, ["-O2", *TOLD[sanitizer], *_includes(cuda)]) for r in RUNTIME]
     _compile(jobs, objects, objects / "check", list(FLAGS[sanitizer]))

@@ -1,0 +1,91 @@
+"""Times the loss with its gradient on a GPU: the CUDA kernels, the lax form, a copy on the device, and torchaudio.
+
+    python benchmarks/gpu.py [--rounds 20]
+
+Sides are interleaved; medians of rounds. torchaudio is timed where it and a CUDA build of torch can be imported.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_rnnt import native_available, rnnt_loss
+
+SHAPES = (
+    (8, 200, 50, 500, "float32"),
+    (4, 300, 60, 1024, "float32"),
+    (32, 300, 60, 1024, "bfloat16"),
+    (8, 150, 40, 28, "float32"),
+)
+
+
+def jax_side(implementation, logits, rest):
+    step = jax.jit(jax.value_and_grad(lambda x: rnnt_loss(x, *rest, blank=0, implementation=implementation)))
+    return lambda: jax.block_until_ready(step(logits))
+
+
+def copy_side(logits):
+    """Reads the logits twice and writes them once: what the loss and its gradient must move."""
+    step = jax.jit(lambda x: (jnp.max(x), x + jnp.ones((), x.dtype)))
+    return lambda: jax.block_until_ready(step(logits))
+
+
+def torchaudio_side(logits, rest):
+    import torch
+    import torchaudio
+
+    if logits.dtype == jnp.bfloat16:
+        raise ImportError("torchaudio takes no bfloat16")
+    x = torch.tensor(np.asarray(logits), device="cuda", requires_grad=True)
+    tensors = [torch.tensor(np.asarray(a), device="cuda") for a in rest]
+
+    def run():
+        x.grad = None
+        torchaudio.functional.rnnt_loss(x, *tensors, blank=0).backward()
+        torch.cuda.synchronize()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    if not native_available("cuda") or jax.default_backend() != "gpu":
+        sys.exit("benchmarks/gpu.py needs a GPU that jax finds, and jax_rnnt built with CUDA")
+    print(jax.devices()[0].device_kind, "jax", jax.__version__)
+    for *sizes, dtype in SHAPES:
+        b, t, u, v = sizes
+        random = np.random.default_rng(0)
+        logits = jnp.asarray(random.normal(size=(b, t, u + 1, v)), dtype)
+        rest = (
+            jnp.asarray(random.integers(1, v, (b, u)), jnp.int32),
+            jnp.full(b, t, jnp.int32),
+            jnp.full(b, u, jnp.int32),
+        )
+        sides = {"copy": copy_side(logits), "native": jax_side("native", logits, rest)}
+        sides["lax"] = jax_side("scan", logits, rest)
+        try:
+            sides["torchaudio"] = torchaudio_side(logits, rest)
+        except ImportError as error:
+            print(f"torchaudio is not timed: {error}")
+        times = {name: [] for name in sides}
+        for side in sides.values():
+            side()
+        for _ in range(rounds):
+            for name, side in sides.items():
+                start = time.perf_counter()
+                side()
+                times[name].append(time.perf_counter() - start)
+        medians = {name: 1e3 * statistics.median(of_side) for name, of_side in times.items()}
+        columns = ", ".join(f"{name} {ms:.3f} ms ({ms / medians['copy']:.2f})" for name, ms in medians.items())
+        print(f"{(*sizes, dtype)}: {columns}")
+
+
+if __name__ == "__main__":
+    main()

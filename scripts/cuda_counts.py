@@ -1,0 +1,148 @@
+"""Counts what the CUDA kernels move and do, without a GPU, and models their time on an H100: tables of docs/cuda.md.
+
+    python tests/cuda_on_cpu/build.py library build/cuda_on_cpu.so
+    python scripts/cuda_counts.py build/cuda_on_cpu.so
+
+Bytes are counted by running the very kernels on the CPU: the 128-byte segments that each block reads and writes, each
+once a block, since they stay in its cache. Instructions are those of the main loop in nvcc's machine code for sm_90,
+rare branches included, so more than are executed. One utterance is run of each shape; rows are independent, so ratios
+are those of the whole batch.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+import tempfile
+
+import check_nvcc
+
+sys.path.insert(0, str(check_nvcc.ROOT / "tests"))
+from cuda_on_cpu import module
+
+stand_in = module.load(str(pathlib.Path(sys.argv[1]).resolve()))
+sys.modules["jax_rnnt._native"] = stand_in
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jax_rnnt import arcs, lattice  # noqa: E402
+
+# NVIDIA's data sheet of the H100 SXM: bytes a second, instructions of warps a second (132 multiprocessors, 4 a cycle).
+BANDWIDTH, CLOCK = 3.35e12, 1.755e9
+ISSUE = 132 * 4 * CLOCK
+# Cycles of a diagonal: what depends on the diagonal before, from one barrier to the next. An estimate from latencies:
+# two accesses to shared memory (60), a sum of scaled numbers and its normalisation (25 dependent instructions of 4 to
+# 6), the products (10), the barrier (30).
+DIAGONAL = 230
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    b: int
+    t: int
+    u: int
+    v: int
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"({self.b},{self.t},{self.u},{self.v}) {self.dtype}"
+
+    @property
+    def rows(self) -> int:
+        return self.b * self.t * (self.u + 1)
+
+
+SHAPES = (
+    Shape(8, 200, 50, 500),
+    Shape(4, 300, 60, 1024),
+    Shape(32, 300, 60, 1024, "bfloat16"),
+    Shape(8, 150, 40, 28),
+)
+
+
+def counted(function, *operands) -> dict[str, int]:
+    """The counts of the one launch that `function` makes."""
+    jitted = jax.jit(function)
+    jax.block_until_ready(jitted(*operands))
+    stand_in.start_counting()
+    jax.block_until_ready(jitted(*operands))
+    (counts,) = stand_in.counts()
+    return counts
+
+
+def loops() -> dict[str, float]:
+    """Instructions a logit in the main loop, by kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin, kernels, _ = check_nvcc.compile_for("arcs", "90", pathlib.Path(folder))
+        code = check_nvcc.machine_code(cubin)
+    return {k.name: check_nvcc.loop_instructions(code[k.name]) / check_nvcc.elements_a_loop(k.name) for k in kernels}
+
+
+def kernel_of(kind: str, shape: Shape) -> str:
+    """The one that ForWidth in cuda/arcs.cu chooses."""
+    size = 16 // jnp.dtype(shape.dtype).itemsize
+    vectors = shape.v // size + (0 if shape.v % size == 0 else 2)
+    lanes = next((c for limit, c in ((8, "8, 1"), (16, "8, 2"), (32, "16, 2")) if vectors <= limit), "32, 4")
+    return f"{kind}<{'float' if shape.dtype == 'float32' else 'BFloat16'}, {lanes}>"
+
+
+def rows_table(instructions: dict[str, float]) -> None:
+    print("| shape | pass | must move | moves / must | instructions a logit | memory | instructions | bound by |")
+    print("|---|---|--:|--:|--:|--:|--:|---|")
+    for shape in SHAPES:
+        random = np.random.default_rng(0)
+        one = (1, shape.t, shape.u + 1)
+        logits = jnp.asarray(random.normal(size=(*one, shape.v)), shape.dtype)
+        labels = jnp.asarray(random.integers(0, shape.v, one), jnp.int32)
+        norm, ct = jnp.zeros(one, jnp.float32) + 5, -jnp.ones((*one, 2), jnp.float32)
+        static = {"columns": (0,), "vocabulary": shape.v, "normalize": True, "implementation": "native"}
+        logits_bytes, per_row = logits.nbytes, labels.size
+        runs = (
+            ("forward", arcs.forward, (logits, labels), {}, logits_bytes + per_row * (4 + 12)),
+            (
+                "backward",
+                arcs.backward,
+                (logits, labels, norm, ct),
+                {"clipped": False},
+                2 * logits_bytes + per_row * 16,
+            ),
+        )
+        for name, operation, operands, more, must in runs:
+            counts = counted(functools.partial(operation, **static, **more), *operands)
+            moved = 128 * (counts["segments_read"] + counts["segments_written"])
+            per_logit = instructions[kernel_of(name.title() + "Kernel", shape)]
+            memory = shape.b * moved / BANDWIDTH
+            issue = shape.rows * shape.v * per_logit / 32 / ISSUE
+            bound = "memory" if memory > issue else "instructions"
+            print(
+                f"| {shape} | {name} | {shape.b * must / 1e6:.1f} MB | {moved / must:.3f} | {per_logit:.0f} "
+                f"| {memory * 1e6:.0f} us | {issue * 1e6:.0f} us | {bound} |"
+            )
+
+
+def lattice_table() -> None:
+    print("| shape | pass | diagonals | barriers of the block | a diagonal | bytes / (arcs + posteriors) | modelled |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for t, u in ((200, 50), (300, 60), (150, 40), (100, 20), (800, 200)):
+        log_probs = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (1, t, u + 1, 2)), jnp.float32)
+        lengths = jnp.array([t], jnp.int32), jnp.array([u], jnp.int32)
+        static = {"moves": ((1, 0), (0, 1)), "implementation": "native"}
+        for name, operation, must in (
+            ("cost", lattice.cost, log_probs.nbytes),
+            ("posteriors", lattice.posteriors, 2 * log_probs.nbytes),
+        ):
+            counts = counted(functools.partial(operation, **static), log_probs, *lengths)
+            steps = (t + u + 1) // 2 if name == "cost" else t + u
+            moved = 128 * (counts["segments_read"] + counts["segments_written"])
+            print(
+                f"| T={t}, U={u} | {name} | {t + u} | {counts['barriers']} | {counts['barriers'] / (t + u):.2f} "
+                f"| {moved / must:.2f} | {steps * DIAGONAL / CLOCK * 1e6:.0f} us |"
+            )
+
+
+if __name__ == "__main__":
+    rows_table(loops())
+    print()
+    lattice_table()
