@@ -200,7 +200,9 @@ __global__ void __launch_bounds__(kThreads) BackwardKernel(const __grid_constant
   uint32_t with_arcs = 0;
 #pragma unroll 1
   for (int32_t k = 0; k < arcs; ++k) {
-    const int32_t i = (Place(rows, k, label, offset) + vectors.head) / kSize;
+    const int32_t place = Place(rows, k, label, offset);
+    if (place < 0 || place >= rows.width) continue;  // in another part of the vocabulary
+    const int32_t i = (place + vectors.head) / kSize;
     if (i % kLanes == at.lane) with_arcs |= 1u << (i / kLanes % 32);
   }
   const T nothing = FromCompute<T>(-kInfinity<A>);  // has the gradient 0
