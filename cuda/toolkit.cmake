@@ -17,7 +17,10 @@ if(JAX_RNNT_CUDA STREQUAL "OFF")
   return()
 endif()
 
-if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+if(NOT CMAKE_CUDA_COMPILER AND DEFINED ENV{CUDACXX})
+  set(CMAKE_CUDA_COMPILER "$ENV{CUDACXX}")
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
   execute_process(
     COMMAND "${Python_EXECUTABLE}" -c
       "import glob, site, sys; paths = [p for s in [*site.getsitepackages(), *sys.path] for p in glob.glob(s + '/nvidia/cu*/bin/nvcc')]; print(paths[0] if paths else '')"
@@ -37,6 +40,16 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     message(STATUS "CUDA kernels: not built, no nvcc was found")
     return()
   endif()
+endif()
+
+# The compiler of the wheels looks for CUDA's libraries in lib64, and the wheels have them in lib; CMake looks for a
+# libcudart.so, and there it has a version behind.
+get_filename_component(jax_rnnt_cuda_root "${CMAKE_CUDA_COMPILER}" DIRECTORY)
+get_filename_component(jax_rnnt_cuda_root "${jax_rnnt_cuda_root}" DIRECTORY)
+if(NOT EXISTS "${jax_rnnt_cuda_root}/lib64" AND EXISTS "${jax_rnnt_cuda_root}/lib/libcudart_static.a")
+  set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -L${jax_rnnt_cuda_root}/lib")
+  set(CUDAToolkit_ROOT "${jax_rnnt_cuda_root}")
+  file(GLOB CUDA_CUDART "${jax_rnnt_cuda_root}/lib/libcudart.so.*")
 endif()
 
 # Any value will do for the check of the compiler; the real one needs its version.
