@@ -48,12 +48,9 @@ def _register() -> frozenset[str]:
     for platform, handlers in platforms.items():
         for name, handler in handlers.items():
             jax.ffi.register_ffi_target(_PREFIX + name, handler, platform=_XLA_NAMES.get(platform, platform))
-            jax.ffi.register_ffi_target_as_batch_partitionable(_PREFIX + name)
+    for name in ffi_targets():  # once for all platforms: XLA complains, on stderr, of a second time
+        jax.ffi.register_ffi_target_as_batch_partitionable(name)
     return frozenset(platforms)
-
-
-platforms = _register()
-"""Platforms with compiled kernels, by the names that lowering rules go by ("cpu", "cuda")."""
 
 
 def target(name: str) -> str:
@@ -76,6 +73,10 @@ def ffi_targets() -> list[str]:
     >>> checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
     """
     return [] if _reason else sorted({_PREFIX + name for handlers in _module.handlers().values() for name in handlers})
+
+
+platforms = _register()
+"""Platforms with compiled kernels, by the names that lowering rules go by ("cpu", "cuda")."""
 
 
 def native_available(platform: str = "cpu") -> bool:
