@@ -40,12 +40,16 @@ JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const T* x, int32_t label,
   } else {
     ScaledSoftmax<false>(x, shape.width, log_norm, scale, limit, grad);
   }
-  for (int64_t k = 0; k < arcs; ++k) {  // the entries that an arc points to, in full precision
+  for (int64_t k = 0; k < arcs; ++k) {
     const int64_t place = Place(shape, k, label, offset);
     if (place < 0) continue;
-    A own = scale == 0 ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
-    for (int64_t j = 0; j < arcs; ++j) own += Place(shape, j, label, offset) == place ? cotangent[j] : A(0);
-    grad[place] = Narrow<T>(Clip(own, limit));
+    if (sizeof(T) == sizeof(A) && limit == kInfinity<A>) {
+      grad[place] = Narrow<T>(Widen(grad[place]) + cotangent[k]);
+    } else {  // what arcs add is added before the sum is clipped and rounded
+      A own = scale == 0 ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
+      for (int64_t j = 0; j < arcs; ++j) own += Place(shape, j, label, offset) == place ? cotangent[j] : A(0);
+      grad[place] = Narrow<T>(Clip(own, limit));
+    }
   }
 }
 
@@ -55,21 +59,20 @@ template <class T>
 JAX_RNNT_CLONES void ArcsForward(const ArcsShape& shape, const T* logits, const int32_t* labels, const int32_t* offsets,
                                  typename Compute<T>::Type* log_probs, typename Compute<T>::Type* log_norm,
                                  int64_t begin, int64_t end) {
-  using A = typename Compute<T>::Type;
-  const int64_t width = shape.width;
+  const auto live = [&](int64_t n) JAX_RNNT_INLINE_LAMBDA {
+    return RowKind(labels[n], shape.vocabulary) == Row::kLive && shape.normalize;
+  };
+  const int64_t width = shape.width, tile = TileRows(width);
   for (int64_t n = begin; n < end;) {
-    const T* x = logits + n * width;
-    int64_t rows = 1;
-    const bool live = RowKind(labels[n], shape.vocabulary) == Row::kLive && shape.normalize;
-    if (live && width <= kTileEntries && n + kTile <= end) {
-      // Rows of the tile that are not live are read too, to no effect.
-      rows = kTile;
-      LogSumExpTile(x, width, log_norm + n);
+    int64_t count = 0;
+    while (count < tile && n + count < end && live(n + count)) ++count;
+    if (count > 0) {
+      LogSumExp(logits + n * width, count, width, log_norm + n);
     } else {
-      log_norm[n] = live ? LogSumExp(x, width) : A(0);
+      log_norm[n] = 0;
+      count = 1;
     }
-    for (const int64_t stop = n + rows; n < stop; ++n) {
-      if (RowKind(labels[n], shape.vocabulary) != Row::kLive) log_norm[n] = 0;
+    for (const int64_t stop = n + count; n < stop; ++n) {
       Entries(shape, logits + n * width, labels[n], offsets == nullptr ? 0 : offsets[n], log_norm[n],
               log_probs + n * shape.num_arcs());
     }

@@ -14,106 +14,97 @@ struct Total {  // the probability of all paths: the posteriors' denominator
   double m, e;
 };
 
-JAX_RNNT_INLINE double ExpOfFraction(double r, float) { return ShortExpPolynomial(r); }
-JAX_RNNT_INLINE double ExpOfFraction(double r, double) { return ExpPolynomial(r); }
+// Calls f(place, u) with the place of every node of diagonal n in an array of the lattice's shape. The places are far
+// apart: what is done there is not vectorised, and as little as possible.
+template <class R, class A, class F>
+JAX_RNNT_INLINE void ForPlaces(const Sweep<R>& s, A* array, int64_t n, const F& f) {
+  const Range nodes = s.Nodes(n);
+  const int64_t arcs_k = s.shape.num_arcs(), stride = (1 - s.shape.columns) * arcs_k;
+  A* place = array + ((n - nodes.first) * s.shape.columns + nodes.first) * arcs_k;
+  for (int64_t u = nodes.first; u <= nodes.last; ++u, place += stride) f(place, u);
+}
 
-// probability[k] on diagonal n; zero wherever the arc leads out of the lattice.
+// The first two entries of every node, side by side.
+template <class R>
+JAX_RNNT_INLINE void GatherPairs(const Sweep<R>& s, const R* array, int64_t n, R* pairs) {
+  ForPlaces(s, array, n, [=](const R* place, int64_t u) { std::memcpy(pairs + 2 * u, place, 2 * sizeof(R)); });
+}
+
+template <class R>
+JAX_RNNT_INLINE void ScatterPairs(const Sweep<R>& s, const R* pairs, int64_t n, R* array) {
+  ForPlaces(s, array, n, [=](R* place, int64_t u) { std::memcpy(place, pairs + 2 * u, 2 * sizeof(R)); });
+}
+
+// x[stride * u] = -inf for the nodes of diagonal n from which the move leads out of the lattice.
+template <class R>
+JAX_RNNT_INLINE void Close(const Sweep<R>& s, int64_t n, const Move& move, R* x, int64_t stride) {
+  constexpr R kNever = -std::numeric_limits<R>::infinity();
+  const Range nodes = s.Nodes(n), from = s.Sources(n, move);
+  const int64_t open = from.first > from.last ? nodes.last + 1 : from.first;
+  for (int64_t u = nodes.first; u < open; ++u) x[stride * u] = kNever;
+  for (int64_t u = std::max(from.last + 1, open); u <= nodes.last; ++u) x[stride * u] = kNever;
+}
+
+// The probabilities of the arcs on diagonal n; zero wherever an arc leads out of the lattice.
 template <class R>
 JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  constexpr double kRound = 6755399441055744.0;
+  constexpr R kInfinity = std::numeric_limits<R>::infinity();
   const Range nodes = s.Nodes(n);
-  const int64_t arcs_k = s.shape.num_arcs(), columns = s.shape.columns;
-  for (int64_t k = 0; k < arcs_k; ++k) {
-    const Range from = s.Sources(n, s.shape.moves[k]);
-    double* raw = s.raw.data();
-    for (int64_t u = nodes.first; u <= nodes.last; ++u) raw[u] = -kInfinity;
-    for (int64_t u = from.first; u <= from.last; ++u) raw[u] = s.arcs[((n - u) * columns + u) * arcs_k + k];
-    double* m = s.probability[k].m;
-    double* e = s.probability[k].e;
-    int64_t wrong = 0;
-#pragma omp simd reduction(+ : wrong)
-    for (int64_t u = nodes.first; u <= nodes.last; ++u) {
-      const bool valid = raw[u] < kInfinity;
-      wrong += valid ? 0 : 1;
-      const bool zero = !valid | (raw[u] == -kInfinity);
-      const double x = zero ? 0.0 : raw[u];
-      const double power = x * kLog2E;
-      double whole = (power + kRound) - kRound;
-      whole = std::fabs(power) < 1e15 ? whole : power;
-      whole = whole < -kLargestExponent ? -kLargestExponent : whole;
-      whole = whole > kLargestExponent ? kLargestExponent : whole;
-      double r = (x - whole * 0.69314718036912381649) - whole * 1.9082149292705877e-10;
-      r = r < -1.0 ? -1.0 : r;
-      r = r > 1.0 ? 1.0 : r;
-      m[u] = zero ? 0.0 : ExpOfFraction(r, R{});
-      e[u] = zero ? kZeroExponent : whole;
+  const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
+  R* x = s.buffer.data();
+  R wrong[kNodes] = {};
+  const auto load = [&](int64_t u, int64_t i, R raw, R* m, R* e) JAX_RNNT_INLINE_LAMBDA {
+    const Scaled<R> p = ExpScaled(raw);
+    wrong[i] = raw < kInfinity ? wrong[i] : R(1);
+    m[u] = p.m;
+    e[u] = p.e;
+  };
+  if (arcs_k == 2) {
+    GatherPairs(s, s.arcs, n, x);
+    for (int64_t k = 0; k < 2; ++k) Close(s, n, s.shape.moves[k], x + k, 2);
+    R *m0 = s.ArcM(0), *e0 = s.ArcE(0), *m1 = s.ArcM(1), *e1 = s.ArcE(1);
+    for (int64_t first = nodes.first; first <= nodes.last; first += kNodes) {
+#pragma omp simd
+      for (int64_t i = 0; i < kNodes; ++i) {
+        const R raw0 = x[2 * (first + i)], raw1 = x[2 * (first + i) + 1];
+        load(first + i, i, raw0, m0, e0);
+        load(first + i, i, raw1, m1, e1);
+      }
     }
-    s.poisoned |= wrong != 0;
-  }
-}
-
-// A diagonal that is read `shift` places further on.
-struct Term {
-  Diagonal values;
-  int64_t shift;
-};
-
-// sum = a + b. b may be sum itself, in place.
-JAX_RNNT_INLINE void Add(Diagonal sum, Term a, Term b, Range range) {
-  const double* am = a.values.m + a.shift;
-  const double* ae = a.values.e + a.shift;
-  const double* bm = b.values.m + b.shift;
-  const double* be = b.values.e + b.shift;
+  } else {
+    ForPlaces(s, s.arcs, n, [=](const R* place, int64_t u) {
+      for (int64_t k = 0; k < arcs_k; ++k) x[k * width + u] = place[k];
+    });
+    for (int64_t k = 0; k < arcs_k; ++k) {
+      const R* row = x + k * width;
+      Close(s, n, s.shape.moves[k], x + k * width, 1);
+      R *m = s.ArcM(k), *e = s.ArcE(k);
+      for (int64_t first = nodes.first; first <= nodes.last; first += kNodes) {
 #pragma omp simd
-  for (int64_t u = range.first; u <= range.last; ++u) {
-    const double d = ae[u] - be[u];
-    const bool larger = d > 0.0;
-    const double scale = Pow2(larger ? -d : d);
-    const double m = larger ? bm[u] * scale + am[u] : bm[u] + am[u] * scale;
-    const double e = larger ? ae[u] : be[u];
-    sum.m[u] = m;
-    sum.e[u] = e;
+        for (int64_t i = 0; i < kNodes; ++i) load(first + i, i, row[first + i], m, e);
+      }
+    }
   }
+  for (int64_t i = 0; i < kNodes; ++i) s.poisoned |= wrong[i] != 0;
 }
 
-JAX_RNNT_INLINE void Copy(Diagonal to, Term from, Range range) {
-#pragma omp simd
-  for (int64_t u = range.first; u <= range.last; ++u) {
-    to.m[u] = from.values.m[u + from.shift];
-    to.e[u] = from.values.e[u + from.shift];
-  }
+// to = values * (the probabilities of arc k)
+template <class R>
+JAX_RNNT_INLINE void MultiplyByArc(Sweep<R>& s, Diagonal to, Diagonal values, int64_t k, Range nodes) {
+  const R* m = s.ArcM(k);
+  const R* e = s.ArcE(k);
+  ForNodes(nodes, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
+    to.m[u] = values.m[u] * static_cast<double>(m[u]);
+    to.e[u] = values.e[u] + static_cast<double>(e[u]);
+  });
 }
 
-// sum = the sum of term(0) ... term(count - 1).
+// sum = term(0) + ... + term(count - 1)
 template <class F>
-JAX_RNNT_INLINE void Sum(Diagonal sum, size_t count, Range range, const F& term) {
-  if (count == 1) return Copy(sum, term(0), range);
-  Add(sum, term(0), term(1), range);
-  for (size_t k = 2; k < count; ++k) Add(sum, term(k), {sum, 0}, range);
-}
-
-JAX_RNNT_INLINE void Multiply(Diagonal to, Diagonal a, Diagonal b, int64_t shift, Range range) {
-  const double* bm = b.m + shift;
-  const double* be = b.e + shift;
-#pragma omp simd
-  for (int64_t u = range.first; u <= range.last; ++u) {
-    to.m[u] = a.m[u] * bm[u];
-    to.e[u] = a.e[u] + be[u];
-  }
-}
-
-// Brings m back into [1, 2), and zeros back to their exponent.
-JAX_RNNT_INLINE void Normalise(Diagonal d, Range range) {
-#pragma omp simd
-  for (int64_t u = range.first; u <= range.last; ++u) {
-    const double m = d.m[u];
-    const bool zero = m == 0.0;
-    const double power =
-        BitCast<double>((BitCast<uint64_t>(m) >> 52) | 0x4330000000000000u) - (4503599627370496.0 + 1023.0);
-    d.m[u] = zero ? 0.0 : m * Pow2(-power);
-    d.e[u] = zero ? kZeroExponent : d.e[u] + power;
-  }
+JAX_RNNT_INLINE void Sum(Diagonal sum, size_t count, Range nodes, const F& term) {
+  if (count == 1) return Copy(sum, term(0), nodes);
+  Add(sum, term(0), term(1), nodes);
+  for (size_t k = 2; k < count; ++k) Add(sum, term(k), sum, nodes);
 }
 
 // Neighbouring diagonals may be read up to a step beyond this one's nodes: there must be zeros.
@@ -129,44 +120,53 @@ JAX_RNNT_INLINE void ClearMargins(const Sweep<R>& s, Diagonal d, Range nodes) {
 // Values of diagonal n wait, as pairs (m, e), in the first two entries of their nodes.
 template <class R>
 JAX_RNNT_INLINE void Store(Sweep<R>& s, Diagonal d, int64_t n) {
-  const Range nodes = s.Nodes(n);
-  const int64_t columns = s.shape.columns, arcs_k = s.shape.num_arcs();
-  for (int64_t u = nodes.first; u <= nodes.last; ++u) {
-    R* node = s.store + ((n - u) * columns + u) * arcs_k;
-    node[0] = static_cast<R>(d.m[u]);
-    node[1] = static_cast<R>(d.e[u]);
-  }
+  R* pairs = s.buffer.data();
+  ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
+    pairs[2 * u] = static_cast<R>(d.m[u]);
+    pairs[2 * u + 1] = static_cast<R>(d.e[u]);
+  });
+  ScatterPairs(s, pairs, n, s.store);
 }
 
 template <class R>
 JAX_RNNT_INLINE void Load(Sweep<R>& s, Diagonal d, int64_t n) {
   if (n == s.end) return s.SetEnd(d);
-  const Range nodes = s.Nodes(n);
-  const int64_t columns = s.shape.columns, arcs_k = s.shape.num_arcs();
-  for (int64_t u = nodes.first; u <= nodes.last; ++u) {
-    const R* node = s.store + ((n - u) * columns + u) * arcs_k;
-    d.m[u] = node[0];
-    d.e[u] = node[1];
-  }
-  ClearMargins(s, d, nodes);
+  R* pairs = s.buffer.data();
+  GatherPairs<R>(s, s.store, n, pairs);
+  ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
+    d.m[u] = static_cast<double>(pairs[2 * u]);
+    d.e[u] = static_cast<double>(pairs[2 * u + 1]);
+  });
+  ClearMargins(s, d, s.Nodes(n));
 }
 
-// Replaces what is stored in entry k of the nodes by product * other / total.
-template <class R>
-JAX_RNNT_INLINE void Posterior(Sweep<R>& s, int64_t n, int64_t k, Diagonal product, Diagonal other, int64_t shift,
-                               Total total) {
+// Replaces what is stored on diagonal n by product(k) * other(k) / total, for every arc k.
+template <class R, class P, class O>
+JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& product, const O& other) {
   const Range nodes = s.Nodes(n);
-  const int64_t columns = s.shape.columns, arcs_k = s.shape.num_arcs();
-  const double* om = other.m + shift;
-  const double* oe = other.e + shift;
-  const double inverse = 1.0 / total.m;
-  double* raw = s.raw.data();
-#pragma omp simd
-  for (int64_t u = nodes.first; u <= nodes.last; ++u) {
-    raw[u] = product.m[u] * om[u] * inverse * Pow2(product.e[u] + oe[u] - total.e);
-  }
-  for (int64_t u = nodes.first; u <= nodes.last; ++u) {
-    s.store[((n - u) * columns + u) * arcs_k + k] = static_cast<R>(raw[u]);
+  const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
+  const double inverse = 1.0 / total.m, exponent = total.e;
+  const auto posterior = [=](Diagonal a, Diagonal b, int64_t u) JAX_RNNT_INLINE_LAMBDA {
+    return static_cast<R>(a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent));
+  };
+  R* to = s.buffer.data();
+  if (arcs_k == 2) {
+    const Diagonal a0 = product(0), b0 = other(0), a1 = product(1), b1 = other(1);
+    ForNodes(nodes, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
+      const R p0 = posterior(a0, b0, u), p1 = posterior(a1, b1, u);
+      to[2 * u] = p0;
+      to[2 * u + 1] = p1;
+    });
+    ScatterPairs(s, to, n, s.store);
+  } else {
+    for (int64_t k = 0; k < arcs_k; ++k) {
+      const Diagonal a = product(k), b = other(k);
+      R* row = to + k * width;
+      ForNodes(nodes, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA { row[u] = posterior(a, b, u); });
+    }
+    ForPlaces(s, s.store, n, [=](R* place, int64_t u) {
+      for (int64_t k = 0; k < arcs_k; ++k) place[k] = to[k * width + u];
+    });
   }
 }
 
@@ -174,25 +174,29 @@ JAX_RNNT_INLINE void Posterior(Sweep<R>& s, int64_t n, int64_t k, Diagonal produ
 template <class R>
 JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total) {
   const Range nodes = s.Nodes(n);
-  const Diagonal alpha = s.At(s.value, n);
+  const Diagonal alpha = s.value.At(n);
+  const std::vector<Move>& moves = s.shape.moves;
+  const int64_t arcs_k = s.shape.num_arcs(), span = s.shape.span;
   LoadArcs(s, n);
   if (n == 0) {
     alpha.m[0] = 1.0;
     alpha.e[0] = 0.0;
   } else {
-    // The slot of diagonal n in a ring of `step` is still that of n - step.
-    Sum(alpha, s.product.size(), nodes, [&](size_t k) { return Term{s.At(s.product[k], n), -s.shape.moves[k].du}; });
+    Sum(alpha, arcs_k, nodes, [&](int64_t k) { return s.product[k].At(n - moves[k].step()) + -moves[k].du; });
   }
   if (n % s.period == 0) Normalise(alpha, nodes);
-  if (mode == Mode::kStore && s.store != nullptr) Store(s, alpha, n);
-  if (mode == Mode::kPosteriors && n + s.shape.span <= s.end)
-    Load(s, s.At(s.other, n + s.shape.span), n + s.shape.span);
-  for (size_t k = 0; k < s.product.size(); ++k) {
-    const Move& move = s.shape.moves[k];
-    const Diagonal product = s.At(s.product[k], n);
-    Multiply(product, alpha, s.probability[k], 0, nodes);
+  for (int64_t k = 0; k < arcs_k; ++k) {
+    const Diagonal product = s.product[k].At(n);
+    MultiplyByArc(s, product, alpha, k, nodes);
     ClearMargins(s, product, nodes);
-    if (mode == Mode::kPosteriors) Posterior(s, n, k, product, s.At(s.other, n + move.step()), move.du, total);
+  }
+  if (mode == Mode::kPosteriors) {
+    if (n + span <= s.end) Load(s, s.other.At(n + span), n + span);
+    Posteriors(
+        s, n, total, [&](int64_t k) { return s.product[k].At(n); },
+        [&](int64_t k) { return s.other.At(n + moves[k].step()) + moves[k].du; });
+  } else if (s.store != nullptr) {
+    Store(s, alpha, n);
   }
 }
 
@@ -200,17 +204,19 @@ JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total)
 template <class R>
 JAX_RNNT_INLINE void StepBackward(Sweep<R>& s, int64_t n, Mode mode, Total total) {
   const Range nodes = s.Nodes(n);
-  const Diagonal beta = s.At(s.value, n);
+  const Diagonal beta = s.value.At(n);
+  const std::vector<Move>& moves = s.shape.moves;
+  const int64_t arcs_k = s.shape.num_arcs();
   LoadArcs(s, n);
-  const Diagonal alpha = s.other[0];
-  if (mode == Mode::kPosteriors) Load(s, alpha, n);
-  for (size_t k = 0; k < s.product.size(); ++k) {
-    const Move& move = s.shape.moves[k];
-    const Diagonal product = s.product[k][0];
-    Multiply(product, s.probability[k], s.At(s.value, n + move.step()), move.du, nodes);
-    if (mode == Mode::kPosteriors) Posterior(s, n, k, product, alpha, 0, total);
+  for (int64_t k = 0; k < arcs_k; ++k) {
+    MultiplyByArc(s, s.product[k].At(n), s.value.At(n + moves[k].step()) + moves[k].du, k, nodes);
   }
-  Sum(beta, s.product.size(), nodes, [&](size_t k) { return Term{s.product[k][0], 0}; });
+  if (mode == Mode::kPosteriors) {
+    const Diagonal alpha = s.other.At(n);
+    Load(s, alpha, n);
+    Posteriors(s, n, total, [&](int64_t k) { return s.product[k].At(n); }, [&](int64_t) { return alpha; });
+  }
+  Sum(beta, arcs_k, nodes, [&](int64_t k) { return s.product[k].At(n); });
   ClearMargins(s, beta, nodes);
   if (n % s.period == 0) Normalise(beta, nodes);
   if (mode == Mode::kStore && s.store != nullptr) Store(s, beta, n);
@@ -226,6 +232,12 @@ JAX_RNNT_CLONES void RunBackward(Sweep<R>& s, int64_t begin, int64_t end, Mode m
   for (int64_t n = end - 1; n >= begin; --n) StepBackward(s, n, mode, total);
 }
 
+// Diagonals [begin, end), alpha's (direction 0) or beta's.
+template <class R>
+void Run(Sweep<R>& s, int direction, int64_t begin, int64_t end, Mode mode, Total total) {
+  direction == 0 ? RunForward(s, begin, end, mode, total) : RunBackward(s, begin, end, mode, total);
+}
+
 // The probability of all paths, summed over the arcs that cross from below diagonal `middle` to it or beyond.
 template <class R>
 Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
@@ -233,7 +245,7 @@ Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
   for (size_t k = 0; k < alpha.product.size(); ++k) {
     const Move& move = alpha.shape.moves[k];
     for (int64_t n = std::max<int64_t>(0, middle - move.step()); n < middle; ++n) {
-      const Diagonal out = alpha.At(alpha.product[k], n), to = beta.At(beta.value, n + move.step());
+      const Diagonal out = alpha.product[k].At(n), to = beta.value.At(n + move.step());
       const Range nodes = alpha.Nodes(n);
       for (int64_t u = nodes.first; u <= nodes.last; ++u) {
         const double m = out.m[u] * to.m[u + move.du], e = out.e[u] + to.e[u + move.du];
@@ -290,11 +302,8 @@ void Lattice<R>::Finish(const Outcome<R>& outcome) {
 template <class R>
 void Lattice<R>::FirstHalf(int direction) {
   if (state_ == State::kFilled) return;
-  if (direction == 0) {
-    RunForward(*sweeps_[0], 0, middle_, Mode::kStore, {});
-  } else {
-    RunBackward(*sweeps_[1], middle_, frames_ + labels_, Mode::kStore, {});
-  }
+  const int64_t begin = direction == 0 ? 0 : middle_, end = direction == 0 ? middle_ : frames_ + labels_;
+  Run(*sweeps_[direction], direction, begin, end, Mode::kStore, {});
 }
 
 template <class R>
@@ -322,13 +331,13 @@ void Lattice<R>::SecondHalf(int direction) {
   Sweep<R>& s = *sweeps_[direction];
   const Total total{total_m_, total_e_};
   if (direction == 0) {
-    for (int64_t n = middle_ + 1; n < middle_ + shape_.span && n <= s.end; ++n) Load(s, s.At(s.other, n), n);
-    RunForward(s, middle_, s.end, Mode::kPosteriors, total);
+    for (int64_t n = middle_ + 1; n < middle_ + shape_.span && n <= s.end; ++n) Load(s, s.other.At(n), n);
+    Run(s, direction, middle_, s.end, Mode::kPosteriors, total);
     for (int64_t t = 0; t < frames_; ++t) {
       std::fill(posteriors_ + t * row + (labels_ + 1) * arcs_k, posteriors_ + (t + 1) * row, R(0));
     }
   } else {
-    RunBackward(s, 0, middle_, Mode::kPosteriors, total);
+    Run(s, direction, 0, middle_, Mode::kPosteriors, total);
     std::fill(posteriors_ + frames_ * row, posteriors_ + shape_.frames * row, R(0));
   }
 }

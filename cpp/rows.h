@@ -1,8 +1,9 @@
-// rows.h: the loops of operation 1 over one long row of logits, or over a tile of short ones.
+// rows.h: the loops of operation 1 over rows of logits.
 //
-// The exponential of a row's softmax is vectorised along the row. Where rows are short, what a row costs beside its
-// entries (horizontal sums, remainders, a logarithm) outweighs them; kTile rows are then transposed and reduced
-// together, one row a lane.
+// Everything runs in lanes: entries l, l + kLanes, l + 2 kLanes ... of a row belong to lane l, and loops over the lanes
+// have a constant length, which compilers turn into vectors without remainders. Where a row is no multiple of kLanes
+// long, its last piece overlaps the one before. What a row costs beside its entries (the sum over its lanes, a
+// logarithm) outweighs them where rows are short, so several short rows are reduced together.
 #pragma once
 
 #include <algorithm>
@@ -16,20 +17,15 @@
 
 namespace jax_rnnt {
 
-constexpr int64_t kBlock = 2048;      // entries of a row that are looked at twice: they stay in the first-level cache
-constexpr int64_t kStride = 512;      // entries that are prefetched at once
-constexpr int64_t kTile = 16;         // rows of a tile
-constexpr int64_t kTileEntries = 64;  // rows longer than this are reduced one by one
-constexpr int64_t kPiece = 16;        // a multiple of every vector's length
-constexpr int64_t kRun = 1024;        // entries of a gradient that wait for their conversion to 16 bits
+constexpr int64_t kLanes = 16;  // a multiple of every vector's length
+constexpr int64_t kFolds = 4;   // lanes that are left of a row when several are reduced together
+constexpr int64_t kTile = 16;   // rows that are, at most
+constexpr int64_t kBlock =
+    2048;  // entries that are looked at twice: they and the next ones stay in the first-level cache
+constexpr int64_t kRun = 1024;  // entries of a gradient that wait for their conversion to 16 bits
 
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();
-
-template <class A>
-struct MaxAndSum {  // the maximum, and the sum of exp(x - max)
-  A max, sum;
-};
 
 // The block as floats (or doubles): itself, or widened into the buffer.
 JAX_RNNT_INLINE const float* WidenBlock(const float* x, int64_t, float*) { return x; }
@@ -51,104 +47,153 @@ JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, BFloat16* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = Narrow<BFloat16>(x[i]);
 }
 
-// Asks for the cache lines of n entries. An address beyond the array does no harm.
+// Asks for the cache lines of a piece. An address beyond the array does no harm.
 template <class T>
-JAX_RNNT_INLINE void Prefetch(const T* x, int64_t n) {
+JAX_RNNT_INLINE void PrefetchPiece(const T* x) {
   constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(x + i);
+  for (int64_t i = 0; i < kLanes; i += kLine) __builtin_prefetch(x + i);
 }
 
-// While it computes, `next`, what will be read after this block, is on its way from memory: the exponentials would
-// otherwise begin only when the maximum has waited for it.
-template <class T, class A>
-JAX_RNNT_INLINE MaxAndSum<A> ReduceBlock(const A* x, int64_t n, const T* next) {
-  A max = -kInfinity<A>, sum = 0;
-#pragma omp simd reduction(max : max)
-  for (int64_t i = 0; i < n; ++i) max = x[i] > max ? x[i] : max;
-  // A block of -inf is not shifted: it must still show a NaN that it holds.
-  const A shift = max == -kInfinity<A> ? A(0) : max;
-  for (int64_t begin = 0; begin < n; begin += kStride) {
-    const int64_t end = std::min(n, begin + kStride);
-    Prefetch(next + begin, end - begin);
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) sum += Exp(x[i] - shift);
-  }
-  return {max, sum};
+// From kLanes lanes of a row to kFolds.
+template <class A, class F>
+JAX_RNNT_INLINE void Fold(const A* lanes, A* folded, const F& combine) {
+  A half[kLanes / 2];
+#pragma omp simd
+  for (int64_t l = 0; l < kLanes / 2; ++l) half[l] = combine(lanes[l], lanes[l + kLanes / 2]);
+#pragma omp simd
+  for (int64_t l = 0; l < kFolds; ++l) folded[l] = combine(half[l], half[l + kFolds]);
 }
 
-// log sum exp of a row: NaN where it holds NaN or +inf, -inf where it is -inf throughout.
-template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE A LogSumExp(const T* row, int64_t vocabulary) {
-  alignas(64) A buffer[kBlock];
-  MaxAndSum<A> all{-kInfinity<A>, 0};
-  for (int64_t v = 0; v < vocabulary; v += kBlock) {
-    const int64_t n = std::min(kBlock, vocabulary - v);
-    const MaxAndSum<A> block = ReduceBlock(WidenBlock(row + v, n, buffer), n, row + v + n);
-    const A top = block.max > all.max ? block.max : all.max;
-    if (top != all.max) all.sum *= std::exp(all.max - top);
-    all = {top, all.sum + (top != block.max ? block.sum * std::exp(block.max - top) : block.sum)};
-  }
-  return all.max + std::log(all.sum);
-}
-
-// log sum exp of kTile rows of at most kTileEntries entries.
-template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE void LogSumExpTile(const T* rows, int64_t vocabulary, A* log_norm) {
-  alignas(64) T raw[kTileEntries * kTile];
-  alignas(64) A buffer[kTileEntries * kTile];
+// From kFolds numbers of each row to one.
+template <class A, class F>
+JAX_RNNT_INLINE void FoldRows(const A* folded, A* all, const F& combine) {
+#pragma omp simd
   for (int64_t j = 0; j < kTile; ++j) {
-    for (int64_t v = 0; v < vocabulary; ++v) raw[v * kTile + j] = rows[j * vocabulary + v];
-  }
-  const A* x = WidenBlock(raw, vocabulary * kTile, buffer);
-  alignas(64) A max[kTile], shift[kTile], sum[kTile] = {};
-  for (int64_t j = 0; j < kTile; ++j) max[j] = -kInfinity<A>;
-  for (int64_t v = 0; v < vocabulary; ++v) {
-#pragma omp simd
-    for (int64_t j = 0; j < kTile; ++j) max[j] = x[v * kTile + j] > max[j] ? x[v * kTile + j] : max[j];
-  }
-  for (int64_t j = 0; j < kTile; ++j) shift[j] = max[j] == -kInfinity<A> ? A(0) : max[j];
-  for (int64_t v = 0; v < vocabulary; ++v) {
-    Prefetch(rows + (vocabulary + v) * kTile, kTile);
-#pragma omp simd
-    for (int64_t j = 0; j < kTile; ++j) sum[j] += Exp(x[v * kTile + j] - shift[j]);
-  }
-  for (int64_t j = 0; j < kTile; ++j) log_norm[j] = max[j] + std::log(sum[j]);
-}
-
-// grad = scale * exp(x - log_norm), clipped if there is a limit.
-template <bool kClipped, class T, class A>
-JAX_RNNT_INLINE void SoftmaxRun(const T* x, int64_t n, A log_norm, A scale, A limit, T* grad) {
-  auto entry = [&](A value) JAX_RNNT_INLINE_LAMBDA {
-    const A g = scale * Exp(value - log_norm);
-    return kClipped ? Clip(g, limit) : g;
-  };
-  if constexpr (sizeof(T) == sizeof(A)) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) grad[i] = entry(x[i]);
-  } else {  // conversions are fast in loops of their own only
-    alignas(64) A buffer[kRun], g[kRun];
-    const A* values = WidenBlock(x, n, buffer);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) g[i] = entry(values[i]);
-    NarrowBlock(g, n, grad);
+    const A* f = folded + kFolds * j;
+    all[j] = combine(combine(f[0], f[1]), combine(f[2], f[3]));
   }
 }
 
-// The same over a row of any length, without scalar remainders: its last piece overlaps the one before.
+// max[j], the maximum of row j, and sum[j], the sum of exp(x - max[j]), for `count` rows of n >= kLanes entries. While
+// it computes, `next`, what will be read after these rows, is on its way from memory, a piece for a piece: the
+// exponentials would otherwise begin only when the maximum has waited for it.
+template <class T, class A>
+JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* next, A* max, A* sum) {
+  const auto larger = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return b > a ? b : a; };
+  const auto plus = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return a + b; };
+  const int64_t whole = n / kLanes * kLanes, tail = n - whole;
+  alignas(64) A folded[kTile * kFolds] = {}, kept[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);  // of the piece that overlaps
+  for (int64_t j = 0; j < count; ++j) {
+    const A* row = x + j * n;
+    alignas(64) A lanes[kLanes];
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes; ++l) lanes[l] = row[l];
+    for (int64_t i = kLanes; i < whole; i += kLanes) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] = row[i + l] > lanes[l] ? row[i + l] : lanes[l];
+    }
+    if (tail > 0) {
+      const A* last = row + n - kLanes;
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] = last[l] > lanes[l] ? last[l] : lanes[l];
+    }
+    Fold(lanes, folded + kFolds * j, larger);
+  }
+  FoldRows(folded, max, larger);
+  for (int64_t j = 0; j < count; ++j) {
+    const A* row = x + j * n;
+    // A row of -inf is not shifted: it must still show a NaN that it holds.
+    const A shift = max[j] == -kInfinity<A> ? A(0) : max[j];
+    alignas(64) A lanes[kLanes] = {};
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      PrefetchPiece(next + j * n + i);
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += Exp(row[i + l] - shift);
+    }
+    if (tail > 0) {
+      const A* last = row + n - kLanes;
+      PrefetchPiece(next + j * n + whole);
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += kept[l] * Exp(last[l] - shift);
+    }
+    Fold(lanes, folded + kFolds * j, plus);
+  }
+  FoldRows(folded, sum, plus);
+}
+
+// Rows that are reduced together.
+JAX_RNNT_INLINE int64_t TileRows(int64_t vocabulary) {
+  return std::clamp<int64_t>(kBlock / std::max(vocabulary, kLanes), 1, kTile);
+}
+
+// log sum exp of `count` rows, at most TileRows of them: NaN where a row holds NaN or +inf, -inf where it is -inf
+// throughout.
+template <class T, class A = typename Compute<T>::Type>
+JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t vocabulary, A* log_norm) {
+  alignas(64) A buffer[kBlock], max[kTile], sum[kTile], all_max[kTile], all_sum[kTile];
+  for (int64_t v = 0; v < vocabulary; v += kBlock) {  // more than once for a single row only
+    int64_t n = std::min(kBlock, vocabulary - v);
+    const T* next = rows + count * vocabulary;
+    const A* x;
+    if (n >= kLanes) {
+      x = WidenBlock(rows + v, count * n, buffer);
+      if (v + n < vocabulary) next = rows + v + n;
+    } else {
+      for (int64_t j = 0; j < count; ++j) {
+        for (int64_t i = 0; i < kLanes; ++i) {
+          buffer[j * kLanes + i] = i < n ? Widen(rows[j * vocabulary + v + i]) : -kInfinity<A>;
+        }
+      }
+      x = buffer;
+      n = kLanes;
+    }
+    ReduceRows(x, count, n, next, max, sum);
+    if (v == 0) {
+      std::copy(max, max + kTile, all_max);
+      std::copy(sum, sum + kTile, all_sum);
+      continue;
+    }
+    const A top = max[0] > all_max[0] ? max[0] : all_max[0];
+    if (top != all_max[0]) all_sum[0] *= Exp(all_max[0] - top);
+    all_sum[0] += top != max[0] ? sum[0] * Exp(max[0] - top) : sum[0];
+    all_max[0] = top;
+  }
+#pragma omp simd
+  for (int64_t j = 0; j < kTile; ++j) all_sum[j] = all_max[j] + Log(all_sum[j]);
+  std::copy(all_sum, all_sum + count, log_norm);
+}
+
+// grad = scale * exp(x - log_norm), clipped if there is a limit, for a row of any length.
 template <bool kClipped, class T, class A>
 JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A log_norm, A scale, A limit, T* grad) {
-  if (n < kPiece) {
-    T in[kPiece] = {}, out[kPiece];
-    std::copy(x, x + n, in);
-    SoftmaxRun<kClipped>(in, kPiece, log_norm, scale, limit, out);
-    std::copy(out, out + n, grad);
-    return;
+  const auto piece = [&](const A* from, A* to) JAX_RNNT_INLINE_LAMBDA {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const A g = scale * Exp(from[l] - log_norm);
+      to[l] = kClipped ? Clip(g, limit) : g;
+    }
+  };
+  if (n < kLanes) {
+    alignas(64) A in[kLanes] = {}, out[kLanes];
+    for (int64_t i = 0; i < n; ++i) in[i] = Widen(x[i]);
+    piece(in, out);
+    for (int64_t i = 0; i < n; ++i) grad[i] = Narrow<T>(out[i]);
+  } else if constexpr (sizeof(T) == sizeof(A)) {
+    const int64_t whole = n / kLanes * kLanes;
+    for (int64_t i = 0; i < whole; i += kLanes) piece(x + i, grad + i);
+    if (whole < n) piece(x + n - kLanes, grad + n - kLanes);
+  } else {  // conversions are fast in loops of their own only
+    alignas(64) A in[kRun], out[kRun];
+    for (int64_t begin = 0; begin < n; begin += kRun) {
+      const int64_t here = std::min(begin, std::max<int64_t>(n - kRun, 0)), size = std::min(kRun, n - here);
+      const A* values = WidenBlock(x + here, size, in);
+      const int64_t whole = size / kLanes * kLanes;
+      for (int64_t i = 0; i < whole; i += kLanes) piece(values + i, out + i);
+      if (whole < size) piece(values + size - kLanes, out + size - kLanes);
+      NarrowBlock(out, size, grad + here);
+    }
   }
-  const int64_t whole = n / kPiece * kPiece;
-  for (int64_t i = 0; i < whole; i += kRun) {
-    SoftmaxRun<kClipped>(x + i, std::min(kRun, whole - i), log_norm, scale, limit, grad + i);
-  }
-  if (whole < n) SoftmaxRun<kClipped>(x + n - kPiece, kPiece, log_norm, scale, limit, grad + n - kPiece);
 }
 
 }  // namespace jax_rnnt

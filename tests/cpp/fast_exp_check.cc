@@ -68,13 +68,26 @@ void CheckExpDouble() {
   Expect(std::isnan(jax_rnnt::Exp(std::nan(""))), "Exp(double) of NaN is NaN", 1, 1);
 }
 
-void CheckShortPolynomial() {
+void CheckExpPolynomial() {
   double worst = 0;
   for (int i = -1000000; i <= 1000000; ++i) {
-    const double r = i * 1e-6 * jax_rnnt::kLn2 / 2;
-    worst = std::fmax(worst, std::fabs(jax_rnnt::ShortExpPolynomial(r) / std::exp(r) - 1));
+    const auto r = static_cast<float>(i * 1e-6 * jax_rnnt::kLn2 / 2);
+    worst = std::fmax(worst, std::fabs(jax_rnnt::ExpPolynomial(r) / std::exp(static_cast<double>(r)) - 1));
   }
-  Expect(worst <= 4.2e-11, "ShortExpPolynomial, relative error", worst, 4.2e-11);
+  Expect(worst <= 1.1e-7, "ExpPolynomial(float), relative error", worst, 1.1e-7);
+}
+
+void CheckLog() {
+  double worst = 0;
+  for (uint32_t bits = 0x00800000u; bits < 0x7f800000u; bits += 7) {
+    const float x = BitCast<float>(bits);
+    const double exact = std::log(static_cast<double>(x));
+    worst = std::fmax(worst, std::fabs(jax_rnnt::Log(x) - exact) / std::fabs(UlpFloat(exact)));
+  }
+  Expect(worst <= 2.0, "Log(float), every 7th normal float, ULP", worst, 2.0);
+  Expect(jax_rnnt::Log(0.0f) <= -87.0f, "Log(float) of 0 is below -87", jax_rnnt::Log(0.0f), -87);
+  const bool nan = std::isnan(jax_rnnt::Log(std::nanf(""))) && std::isnan(jax_rnnt::Log(INFINITY));
+  Expect(nan, "Log(float) of NaN and +inf is NaN", nan, 1);
 }
 
 // float16 conversions against the compiler's own, at every value.
@@ -151,7 +164,8 @@ void CheckBFloat16() {
 int main() {
   CheckExpFloat();
   CheckExpDouble();
-  CheckShortPolynomial();
+  CheckExpPolynomial();
+  CheckLog();
   CheckHalf();
   CheckHalfRuns();
   CheckBFloat16();
