@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <thread>
+
+#include "processor.h"
 
 namespace jax_rnnt {
 
@@ -29,6 +32,16 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
     int64_t done = 0;  // chunks, guarded by mutex
     const F* f;        // alive until every chunk is done
     int64_t n, grain, chunks;
+    const std::thread::id caller = std::this_thread::get_id();
+    const int processor = CurrentProcessor();
+
+    void Help() {
+      // The pool may run a task in the caller.
+      if (next.load(std::memory_order_relaxed) < chunks && std::this_thread::get_id() != caller) {
+        LeaveProcessor(processor);
+      }
+      Run();
+    }
 
     void Run() {
       int64_t mine = 0;
@@ -46,7 +59,10 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
   work->n = n;
   work->grain = grain;
   work->chunks = chunks;
-  for (int64_t i = 1; i < workers; ++i) pool.Schedule([work] { work->Run(); });
+  for (int64_t i = 1; i < workers; ++i) {
+    pool.Schedule([work] { work->Help(); });
+    YieldProcessor();
+  }
   work->Run();
   std::unique_lock<std::mutex> lock(work->mutex);
   work->all_done.wait(lock, [&] { return work->done == work->chunks; });
