@@ -27,6 +27,14 @@ JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, 
 }
 
 template <class T, class A = typename Compute<T>::Type>
+JAX_RNNT_INLINE void OwnEntries(const ArcsShape& shape, const T* x, int32_t label, A log_norm, A* entries) {
+  const int64_t* columns = shape.columns;
+  const int64_t count = shape.num_columns;
+  for (int64_t k = 0; k < count; ++k) entries[k] = Widen(x[columns[k]]) - log_norm;
+  entries[count] = label < 0 ? -kInfinity<A> : Widen(x[label]) - log_norm;
+}
+
+template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const T* x, int32_t label, int32_t offset, A log_norm,
                               const A* cotangent, A limit, T* grad) {
   const int64_t arcs = shape.num_columns + (label >= 0 ? 1 : 0);
@@ -73,6 +81,10 @@ JAX_RNNT_CLONES void ArcsForward(const ArcsShape& shape, const T* logits, const 
       count = 1;
     }
     for (const int64_t stop = n + count; n < stop; ++n) {
+      if (offsets == nullptr && IsFinite(log_norm[n]) && live(n)) {
+        OwnEntries(shape, logits + n * width, labels[n], log_norm[n], log_probs + n * shape.num_arcs());
+        continue;
+      }
       Entries(shape, logits + n * width, labels[n], offsets == nullptr ? 0 : offsets[n], log_norm[n],
               log_probs + n * shape.num_arcs());
     }

@@ -8,11 +8,13 @@
 namespace jax_rnnt {
 namespace {
 
-constexpr size_t kChunkBytes = 128 << 10;  // of logits: some tens of microseconds of work
-
-// Rows that make a chunk of work.
-int64_t Grain(int64_t width, size_t element) {
-  return std::max<int64_t>(1, kChunkBytes / (static_cast<size_t>(std::max<int64_t>(width, 1)) * element));
+// Rows that make a chunk of work: so few that threads end together, and not so few that what precedes the first row of
+// a chunk, when nothing is on its way from memory, is felt.
+int64_t Grain(const Rows& rows, size_t element, int64_t threads) {
+  constexpr int64_t kChunksPerThread = 32, kLeastBytes = 64 << 10, kMostBytes = 1 << 20;
+  const int64_t bytes = std::max<int64_t>(rows.shape.width * static_cast<int64_t>(element), 1);
+  const int64_t even = rows.count / (kChunksPerThread * std::max<int64_t>(threads, 1));
+  return std::max<int64_t>(1, std::clamp(even, kLeastBytes / bytes, kMostBytes / bytes));
 }
 
 ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels,
@@ -28,7 +30,7 @@ ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::Any
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
-    ParallelFor(pool, rows.count, Grain(rows.shape.width, sizeof(T)), [&](int64_t begin, int64_t end) {
+    ParallelFor(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](int64_t begin, int64_t end) {
       ArcsForward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), static_cast<const int32_t*>(*offsets),
                   Data<A>(*log_probs), Data<A>(*log_norm), begin, end);
     });
@@ -52,7 +54,7 @@ ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::An
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
-    ParallelFor(pool, rows.count, Grain(rows.shape.width, sizeof(T)), [&](int64_t begin, int64_t end) {
+    ParallelFor(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](int64_t begin, int64_t end) {
       ArcsBackward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels),
                    static_cast<const int32_t*>(*offsets), Data<const A>(log_norm), Data<const A>(cotangent),
                    static_cast<const A*>(*bound), Data<T>(*grad), begin, end);

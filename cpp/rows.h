@@ -27,7 +27,15 @@ constexpr int64_t kRun = 1024;  // entries of a gradient that wait for their con
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();
 
-// The block as floats (or doubles): itself, or widened into the buffer.
+// Calls f(i) for the beginning i of each of the pieces that n >= kLanes entries consist of.
+template <class F>
+JAX_RNNT_INLINE void ForPieces(int64_t n, const F& f) {
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) f(i);
+  if (whole < n) f(n - kLanes);
+}
+
+// n >= kLanes entries as floats (or doubles): themselves, or widened into the buffer.
 JAX_RNNT_INLINE const float* WidenBlock(const float* x, int64_t, float*) { return x; }
 JAX_RNNT_INLINE const double* WidenBlock(const double* x, int64_t, double*) { return x; }
 JAX_RNNT_INLINE const float* WidenBlock(const Half* x, int64_t n, float* buffer) {
@@ -35,16 +43,20 @@ JAX_RNNT_INLINE const float* WidenBlock(const Half* x, int64_t n, float* buffer)
   return buffer;
 }
 JAX_RNNT_INLINE const float* WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
+  ForPieces(n, [=](int64_t i) JAX_RNNT_INLINE_LAMBDA {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) buffer[i] = Widen(x[i]);
+    for (int64_t l = 0; l < kLanes; ++l) buffer[i + l] = Widen(x[i + l]);
+  });
   return buffer;
 }
 
 // The inverse, where an array is written.
 JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, Half* to) { NarrowRun(x, n, to); }
 JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, BFloat16* to) {
+  ForPieces(n, [=](int64_t i) JAX_RNNT_INLINE_LAMBDA {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) to[i] = Narrow<BFloat16>(x[i]);
+    for (int64_t l = 0; l < kLanes; ++l) to[i + l] = Narrow<BFloat16>(x[i + l]);
+  });
 }
 
 // Asks for the cache lines of a piece. An address beyond the array does no harm.
@@ -101,19 +113,22 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* n
     Fold(lanes, folded + kFolds * j, larger);
   }
   FoldRows(folded, max, larger);
+  alignas(64) A shifts[kTile];
+  // A row of -inf is not shifted: it must still show a NaN that it holds.
+#pragma omp simd
+  for (int64_t j = 0; j < kTile; ++j) shifts[j] = max[j] == -kInfinity<A> ? A(0) : max[j];
   for (int64_t j = 0; j < count; ++j) {
-    const A* row = x + j * n;
-    // A row of -inf is not shifted: it must still show a NaN that it holds.
-    const A shift = max[j] == -kInfinity<A> ? A(0) : max[j];
+    const A *row = x + j * n, shift = shifts[j];
+    const T* ahead = next + j * n;
     alignas(64) A lanes[kLanes] = {};
     for (int64_t i = 0; i < whole; i += kLanes) {
-      PrefetchPiece(next + j * n + i);
+      PrefetchPiece(ahead + i);
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) lanes[l] += Exp(row[i + l] - shift);
     }
     if (tail > 0) {
       const A* last = row + n - kLanes;
-      PrefetchPiece(next + j * n + whole);
+      PrefetchPiece(ahead + whole);
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) lanes[l] += kept[l] * Exp(last[l] - shift);
     }
@@ -180,17 +195,13 @@ JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A log_norm, A scale, A
     piece(in, out);
     for (int64_t i = 0; i < n; ++i) grad[i] = Narrow<T>(out[i]);
   } else if constexpr (sizeof(T) == sizeof(A)) {
-    const int64_t whole = n / kLanes * kLanes;
-    for (int64_t i = 0; i < whole; i += kLanes) piece(x + i, grad + i);
-    if (whole < n) piece(x + n - kLanes, grad + n - kLanes);
+    ForPieces(n, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA { piece(x + i, grad + i); });
   } else {  // conversions are fast in loops of their own only
     alignas(64) A in[kRun], out[kRun];
     for (int64_t begin = 0; begin < n; begin += kRun) {
       const int64_t here = std::min(begin, std::max<int64_t>(n - kRun, 0)), size = std::min(kRun, n - here);
       const A* values = WidenBlock(x + here, size, in);
-      const int64_t whole = size / kLanes * kLanes;
-      for (int64_t i = 0; i < whole; i += kLanes) piece(values + i, out + i);
-      if (whole < size) piece(values + size - kLanes, out + size - kLanes);
+      ForPieces(size, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA { piece(values + i, out + i); });
       NarrowBlock(out, size, grad + here);
     }
   }
