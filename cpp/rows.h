@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "fast_exp.h"
 #include "float16.h"
@@ -182,26 +183,28 @@ JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t vocabulary,
 // grad = scale * exp(x - log_norm), clipped if there is a limit, for a row of any length.
 template <bool kClipped, class T, class A>
 JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A log_norm, A scale, A limit, T* grad) {
-  const auto piece = [&](const A* from, A* to) JAX_RNNT_INLINE_LAMBDA {
+  const auto entry = [=](A value) JAX_RNNT_INLINE_LAMBDA {
+    const A g = scale * Exp(value - log_norm);
+    return kClipped ? Clip(g, limit) : g;
+  };
+  const auto piece = [&](const auto* from, auto* to) JAX_RNNT_INLINE_LAMBDA {
+    using To = std::remove_reference_t<decltype(*to)>;
 #pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const A g = scale * Exp(from[l] - log_norm);
-      to[l] = kClipped ? Clip(g, limit) : g;
-    }
+    for (int64_t l = 0; l < kLanes; ++l) to[l] = Narrow<To>(entry(Widen(from[l])));
   };
   if (n < kLanes) {
-    alignas(64) A in[kLanes] = {}, out[kLanes];
-    for (int64_t i = 0; i < n; ++i) in[i] = Widen(x[i]);
+    alignas(64) T in[kLanes] = {}, out[kLanes];
+    std::copy(x, x + n, in);
     piece(in, out);
-    for (int64_t i = 0; i < n; ++i) grad[i] = Narrow<T>(out[i]);
+    std::copy(out, out + n, grad);
   } else if constexpr (sizeof(T) == sizeof(A)) {
     ForPieces(n, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA { piece(x + i, grad + i); });
   } else {  // conversions are fast in loops of their own only
     alignas(64) A in[kRun], out[kRun];
     for (int64_t begin = 0; begin < n; begin += kRun) {
       const int64_t here = std::min(begin, std::max<int64_t>(n - kRun, 0)), size = std::min(kRun, n - here);
-      const A* values = WidenBlock(x + here, size, in);
-      ForPieces(size, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA { piece(values + i, out + i); });
+      WidenBlock(x + here, size, in);
+      ForPieces(size, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA { piece(in + i, out + i); });
       NarrowBlock(out, size, grad + here);
     }
   }
