@@ -1,5 +1,8 @@
 // parallel.h: shares a loop between the calling thread and XLA's thread pool.
 //
+// The caller begins at the front and the others at the back, so that over the same rows or utterances each of two
+// threads finds in its caches what it left there in the call before.
+//
 // The caller works too, and waits only for chunks that another thread has begun. A task that the pool starts too late
 // finds no chunk left and returns, so there is no deadlock even when every thread of the pool is inside a handler.
 #pragma once
@@ -26,7 +29,7 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
     return;
   }
   struct Work {
-    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> taken{0}, from_back{0};  // chunks that are begun; those of them that the pool has
     std::mutex mutex;
     std::condition_variable all_done;
     int64_t done = 0;  // chunks, guarded by mutex
@@ -36,16 +39,17 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
     const int processor = CurrentProcessor();
 
     void Help() {
-      // The pool may run a task in the caller.
-      if (next.load(std::memory_order_relaxed) < chunks && std::this_thread::get_id() != caller) {
-        LeaveProcessor(processor);
-      }
-      Run();
+      // The pool may run a task in the caller, or when all is done.
+      if (taken.load(std::memory_order_relaxed) >= chunks) return;
+      if (std::this_thread::get_id() != caller) LeaveProcessor(processor);
+      Run(/*from_front=*/false);
     }
 
-    void Run() {
+    // No chunk is met from both ends, because no more are taken than there are.
+    void Run(bool from_front) {
       int64_t mine = 0;
-      for (int64_t c; (c = next.fetch_add(1, std::memory_order_relaxed)) < chunks; ++mine) {
+      for (; taken.fetch_add(1, std::memory_order_relaxed) < chunks; ++mine) {
+        const int64_t c = from_front ? mine : chunks - 1 - from_back.fetch_add(1, std::memory_order_relaxed);
         (*f)(c* grain, std::min(n, (c + 1) * grain));
       }
       if (mine == 0) return;
@@ -63,7 +67,7 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
     pool.Schedule([work] { work->Help(); });
     YieldProcessor();
   }
-  work->Run();
+  work->Run(/*from_front=*/true);
   std::unique_lock<std::mutex> lock(work->mutex);
   work->all_done.wait(lock, [&] { return work->done == work->chunks; });
 }
