@@ -3,8 +3,9 @@
 //   forward   reads the logits once
 //   gradient  reads them once, then reads them again and writes a fresh result of the same size once
 //
-// All threads share the bytes in small chunks, as the library's own loops do, so that a thread that wakes late does not
-// hold up the others. Results come from malloc, like XLA's, with huge pages asked for as cpp/huge_pages.h asks.
+// All threads share the bytes in small chunks, the caller from the front and the others from the back, as the library's
+// own loops do: a thread that wakes late does not hold up the others, and two of them do not meet in the pages of the
+// result until the end. Results come from malloc, like XLA's, with huge pages asked for as cpp/huge_pages.h asks.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,8 +18,8 @@ enum { kLine = 8 };  // 64-bit words of a cache line
 typedef struct {
   const uint64_t* in;
   uint64_t* out;  // NULL: only read
-  size_t words, grain;
-  atomic_size_t next;
+  size_t words, grain, chunks;
+  atomic_size_t taken, from_back;
 } Job;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -44,11 +45,10 @@ static void CopyChunk(const uint64_t* in, uint64_t* out, size_t words, uint64_t 
   for (size_t i = 0; i < words; ++i) out[i] = in[i] ^ key;
 }
 
-static void Work(Job* job) {
+static void Work(Job* job, int from_front) {
   uint64_t sum = 0;
-  for (;;) {
-    const size_t begin = atomic_fetch_add(&job->next, job->grain);
-    if (begin >= job->words) break;
+  for (size_t mine = 0; atomic_fetch_add(&job->taken, 1) < job->chunks; ++mine) {
+    const size_t begin = job->grain * (from_front ? mine : job->chunks - 1 - atomic_fetch_add(&job->from_back, 1));
     const size_t words = job->words - begin < job->grain ? job->words - begin : job->grain;
     if (job->out) {
       CopyChunk(job->in + begin, job->out + begin, words, atomic_load(&sink));
@@ -68,7 +68,7 @@ static void* Worker(void* unused) {
     Job* job = open_job;
     ++active;
     pthread_mutex_unlock(&mutex);
-    Work(job);
+    Work(job, 0);
     pthread_mutex_lock(&mutex);
     if (--active == 0) pthread_cond_signal(&ended);
   }
@@ -80,9 +80,9 @@ static void Run(const void* in, void* out, size_t bytes) {
   size_t grain = words / (8 * thread_count);
   if (grain > 1 << 17) grain = 1 << 17;  // 1 MiB: fits the second level cache
   if (grain < 1 << 13) grain = 1 << 13;  // 64 KiB
-  Job job = {.in = in, .out = out, .words = words, .grain = grain};
+  Job job = {.in = in, .out = out, .words = words, .grain = grain, .chunks = (words + grain - 1) / grain};
   if (thread_count == 1 || words <= grain) {
-    Work(&job);
+    Work(&job, 1);
     return;
   }
   pthread_mutex_lock(&mutex);
@@ -90,7 +90,7 @@ static void Run(const void* in, void* out, size_t bytes) {
   ++generation;
   pthread_cond_broadcast(&begun);
   pthread_mutex_unlock(&mutex);
-  Work(&job);
+  Work(&job, 1);
   pthread_mutex_lock(&mutex);
   open_job = NULL;  // who comes now finds nothing to do
   while (active) pthread_cond_wait(&ended, &mutex);

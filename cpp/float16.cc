@@ -1,8 +1,6 @@
 // float16.cc: conversions of runs of float16, by instructions that x86-64 has had since its level v3.
 #include "float16.h"
 
-#include <algorithm>
-
 #include "simd.h"
 
 #if JAX_RNNT_HAS_CLONES
@@ -17,27 +15,33 @@ namespace {
 // Not JAX_RNNT_CLONES: a compiler does not find these instructions in a plain loop.
 const bool kHasConversions = (__builtin_cpu_init(), __builtin_cpu_supports("x86-64-v3"));
 
-constexpr int64_t kVector = 8;  // the last one overlaps the one before where n is no multiple
+constexpr int64_t kVector = 8;  // the last one of a run overlaps the one before
 
-__attribute__((target("arch=x86-64-v3"))) bool WidenVectors(const Half* from, int64_t n, float* to) {
+#define JAX_RNNT_F16C __attribute__((target("arch=x86-64-v3")))
+
+JAX_RNNT_F16C inline void WidenVector(const Half* from, float* to) {
+  _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+JAX_RNNT_F16C inline void NarrowVector(const float* from, Half* to) {
+  const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from), _MM_FROUND_TO_NEAREST_INT);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), halves);
+}
+
+JAX_RNNT_F16C bool WidenVectors(const Half* from, int64_t n, float* to) {
   if (n < kVector) return false;
-  for (int64_t i = 0; i < n; i += kVector) {
-    const int64_t at = std::min(i, n - kVector);
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at));
-    _mm256_storeu_ps(to + at, _mm256_cvtph_ps(halves));
-  }
+  for (int64_t i = 0; i + kVector <= n; i += kVector) WidenVector(from + i, to + i);
+  WidenVector(from + n - kVector, to + n - kVector);
   return true;
 }
 
-__attribute__((target("arch=x86-64-v3"))) bool NarrowVectors(const float* from, int64_t n, Half* to) {
+JAX_RNNT_F16C bool NarrowVectors(const float* from, int64_t n, Half* to) {
   if (n < kVector) return false;
-  for (int64_t i = 0; i < n; i += kVector) {
-    const int64_t at = std::min(i, n - kVector);
-    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(from + at), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + at), halves);
-  }
+  for (int64_t i = 0; i + kVector <= n; i += kVector) NarrowVector(from + i, to + i);
+  NarrowVector(from + n - kVector, to + n - kVector);
   return true;
 }
+
+#undef JAX_RNNT_F16C
 
 #else
 

@@ -1,4 +1,5 @@
 // lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; types and the split into tasks, no arithmetic.
+#include <atomic>
 #include <new>
 
 #include "handlers.h"
@@ -11,31 +12,50 @@ namespace jax_rnnt {
 namespace {
 
 constexpr int64_t kNodesWorthAThread = 4096;  // below this much work, waking another thread costs more than it gives
+constexpr int64_t kUtterancesPerThread = 4;   // from here on, threads that take whole ones end at about the same time
 
 template <class R>
 ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, const R* arcs, const int32_t* frames,
                const int32_t* labels, R* cost, R* posteriors) {
-  std::vector<Lattice<R>> lattices;
-  try {
-    lattices.reserve(static_cast<size_t>(batch));
-    for (int64_t b = 0; b < batch; ++b) {
-      lattices.emplace_back(shape, arcs + b * shape.size(), frames[b], labels[b],
-                            posteriors == nullptr ? nullptr : posteriors + b * shape.size());
+  const auto lattice = [&](int64_t b) {
+    return Lattice<R>(shape, arcs + b * shape.size(), frames[b], labels[b],
+                      posteriors == nullptr ? nullptr : posteriors + b * shape.size());
+  };
+  const int64_t grain = std::max<int64_t>(1, kNodesWorthAThread / std::max<int64_t>(1, shape.frames * shape.columns));
+  std::atomic<bool> exhausted{false};
+  if (batch <= grain || batch >= kUtterancesPerThread * pool.num_threads()) {
+    // A task is an utterance, whose arrays stay in the caches of one processor.
+    ParallelFor(pool, batch, grain, [&](int64_t begin, int64_t end) {
+      try {
+        for (int64_t b = begin; b < end; ++b) {
+          Lattice<R> whole = lattice(b);
+          for (int d : {0, 1}) whole.FirstHalf(d);
+          cost[b] = whole.Meet();
+          for (int d : {0, 1}) {
+            if (posteriors != nullptr) whole.SecondHalf(d);
+          }
+        }
+      } catch (const std::bad_alloc&) {
+        exhausted = true;
+      }
+    });
+  } else {
+    // A task is one direction over one utterance.
+    try {
+      std::vector<Lattice<R>> lattices;
+      lattices.reserve(static_cast<size_t>(batch));
+      for (int64_t b = 0; b < batch; ++b) lattices.push_back(lattice(b));
+      ParallelFor(pool, 2 * batch, 1, [&](int64_t i, int64_t) { lattices[i / 2].FirstHalf(i % 2); });
+      for (int64_t b = 0; b < batch; ++b) cost[b] = lattices[b].Meet();
+      if (posteriors != nullptr) {
+        ParallelFor(pool, 2 * batch, 1, [&](int64_t i, int64_t) { lattices[i / 2].SecondHalf(i % 2); });
+      }
+    } catch (const std::bad_alloc&) {
+      exhausted = true;
     }
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lattice: no memory for the diagonals of the batch");
   }
-  // A task is one direction over one utterance.
-  const int64_t tasks = 2 * batch, grain = batch * shape.frames * shape.columns < kNodesWorthAThread ? tasks : 1;
-  ParallelFor(pool, tasks, std::max<int64_t>(grain, 1), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) lattices[i / 2].FirstHalf(i % 2);
-  });
-  for (int64_t b = 0; b < batch; ++b) cost[b] = lattices[b].Meet();
-  if (posteriors == nullptr) return ffi::Error::Success();
-  ParallelFor(pool, tasks, std::max<int64_t>(grain, 1), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) lattices[i / 2].SecondHalf(i % 2);
-  });
-  return ffi::Error::Success();
+  if (!exhausted) return ffi::Error::Success();
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lattice: no memory for the diagonals of an utterance");
 }
 
 ffi::Error Dispatch(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,

@@ -95,22 +95,18 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* n
   const auto larger = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return b > a ? b : a; };
   const auto plus = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return a + b; };
   const int64_t whole = n / kLanes * kLanes, tail = n - whole;
-  alignas(64) A folded[kTile * kFolds] = {}, kept[kLanes];
+  alignas(64) A folded[kTile * kFolds], kept[kLanes];
+  std::fill(folded + count * kFolds, folded + kTile * kFolds, A(0));
   for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);  // of the piece that overlaps
   for (int64_t j = 0; j < count; ++j) {
     const A* row = x + j * n;
     alignas(64) A lanes[kLanes];
 #pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) lanes[l] = row[l];
-    for (int64_t i = kLanes; i < whole; i += kLanes) {
+    for (int64_t l = 0; l < kLanes; ++l) lanes[l] = -kInfinity<A>;
+    ForPieces(n, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA {
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) lanes[l] = row[i + l] > lanes[l] ? row[i + l] : lanes[l];
-    }
-    if (tail > 0) {
-      const A* last = row + n - kLanes;
-#pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] = last[l] > lanes[l] ? last[l] : lanes[l];
-    }
+    });
     Fold(lanes, folded + kFolds * j, larger);
   }
   FoldRows(folded, max, larger);
