@@ -12,26 +12,23 @@ JAX_RNNT_INLINE int64_t Place(const ArcsShape& shape, int64_t k, int32_t label, 
   return place >= 0 && place < shape.width ? place : -1;
 }
 
+// offset: of this part of a divided vocabulary, or null.
 template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, int32_t offset, A log_norm,
+JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, const int32_t* offset, A log_norm,
                              A* entries) {
   const Row kind = RowKind(label, shape.vocabulary);
+  const int64_t columns = shape.num_columns;
   if (kind != Row::kLive || !IsFinite(log_norm)) {
     std::fill(entries, entries + shape.num_arcs(), Constant(kind, log_norm, -kInfinity<A>));
-    return;
+  } else if (offset == nullptr) {
+    for (int64_t k = 0; k < columns; ++k) entries[k] = Widen(x[shape.columns[k]]) - log_norm;
+    entries[columns] = label < 0 ? -kInfinity<A> : Widen(x[label]) - log_norm;
+  } else {
+    for (int64_t k = 0; k < shape.num_arcs(); ++k) {
+      const int64_t place = k == columns && label < 0 ? -1 : Place(shape, k, label, *offset);
+      entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - log_norm;
+    }
   }
-  for (int64_t k = 0; k < shape.num_arcs(); ++k) {
-    const int64_t place = k == shape.num_columns && label < 0 ? -1 : Place(shape, k, label, offset);
-    entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - log_norm;
-  }
-}
-
-template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE void OwnEntries(const ArcsShape& shape, const T* x, int32_t label, A log_norm, A* entries) {
-  const int64_t* columns = shape.columns;
-  const int64_t count = shape.num_columns;
-  for (int64_t k = 0; k < count; ++k) entries[k] = Widen(x[columns[k]]) - log_norm;
-  entries[count] = label < 0 ? -kInfinity<A> : Widen(x[label]) - log_norm;
 }
 
 template <class T, class A = typename Compute<T>::Type>
@@ -81,11 +78,7 @@ JAX_RNNT_CLONES void ArcsForward(const ArcsShape& shape, const T* logits, const 
       count = 1;
     }
     for (const int64_t stop = n + count; n < stop; ++n) {
-      if (offsets == nullptr && IsFinite(log_norm[n]) && live(n)) {
-        OwnEntries(shape, logits + n * width, labels[n], log_norm[n], log_probs + n * shape.num_arcs());
-        continue;
-      }
-      Entries(shape, logits + n * width, labels[n], offsets == nullptr ? 0 : offsets[n], log_norm[n],
+      Entries(shape, logits + n * width, labels[n], offsets == nullptr ? nullptr : offsets + n, log_norm[n],
               log_probs + n * shape.num_arcs());
     }
   }

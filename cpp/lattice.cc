@@ -147,7 +147,8 @@ JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& pr
   const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
   const double inverse = 1.0 / total.m, exponent = total.e;
   const auto posterior = [=](Diagonal a, Diagonal b, int64_t u) JAX_RNNT_INLINE_LAMBDA {
-    return static_cast<R>(a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent));
+    const double p = a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent);
+    return static_cast<R>(a.m[u] == 0.0 ? 0.0 : p);  // where an arc leads nowhere, b is what nobody has set
   };
   R* to = s.buffer.data();
   if (arcs_k == 2) {
@@ -248,6 +249,7 @@ Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
       const Diagonal out = alpha.product[k].At(n), to = beta.value.At(n + move.step());
       const Range nodes = alpha.Nodes(n);
       for (int64_t u = nodes.first; u <= nodes.last; ++u) {
+        if (out.m[u] == 0.0) continue;  // where an arc leads nowhere, `to` is what nobody has set
         const double m = out.m[u] * to.m[u + move.du], e = out.e[u] + to.e[u + move.du];
         if (m == 0.0) continue;
         const double top = std::max(e, total.e);

@@ -6,9 +6,9 @@
 //   beta(T_b, U_b) = 1,   beta(t, u)  = sum_k p_k(t, u) beta(t + dt_k, u + du_k)
 //   cost = -log alpha(T_b, U_b),   posterior_k(t, u) = alpha(t, u) p_k(t, u) beta(t + dt_k, u + du_k) / alpha(T_b, U_b)
 //
-// Both recursions run over anti-diagonals n = t + u, alpha from one end and beta from the other, at the same time, on
-// two threads. They meet in the middle: that gives the cost. Then each goes on over the other's half, where the other's
-// values are known, and turns its arcs into posteriors. Until then those values stand where the posteriors will.
+// Both recursions run over anti-diagonals n = t + u, alpha from one end and beta from the other; two threads may share
+// them. They meet in the middle: that gives the cost. Then each goes on over the other's half, where the other's values
+// are known, and turns its arcs into posteriors. Until then those values stand where the posteriors will.
 #pragma once
 
 #include <cstdint>

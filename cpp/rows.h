@@ -18,12 +18,11 @@
 
 namespace jax_rnnt {
 
-constexpr int64_t kLanes = 16;  // a multiple of every vector's length
-constexpr int64_t kFolds = 4;   // lanes that are left of a row when several are reduced together
-constexpr int64_t kTile = 16;   // rows that are, at most
-constexpr int64_t kBlock =
-    2048;  // entries that are looked at twice: they and the next ones stay in the first-level cache
-constexpr int64_t kRun = 1024;  // entries of a gradient that wait for their conversion to 16 bits
+constexpr int64_t kLanes = 16;    // a multiple of every vector's length
+constexpr int64_t kFolds = 4;     // lanes that are left of a row when several are reduced together
+constexpr int64_t kTile = 16;     // rows that are, at most
+constexpr int64_t kBlock = 2048;  // entries that are read twice: with as many prefetched, they fit the nearest cache
+constexpr int64_t kRun = 1024;    // entries of a gradient that wait for their conversion to 16 bits
 
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();

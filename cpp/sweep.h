@@ -21,12 +21,12 @@ struct Sweep {
   Sweep(const LatticeShape& shape, const R* arcs, R* store, int64_t frames, int64_t labels, int direction)
       : shape(shape), arcs(arcs), store(store), frames(frames), labels(labels), end(frames + labels) {
     const int64_t arcs_k = shape.num_arcs(), span = shape.span;
-    // alpha needs the products of an arc for as many diagonals as it jumps
     const auto depth = [](int64_t n) {
       int64_t power = 1;
       while (power < n) power *= 2;
       return power;
     };
+    // alpha needs the products of an arc for as many diagonals as it jumps.
     const auto past = [&](const Move& move) { return direction == 0 ? depth(move.step()) : 1; };
     int64_t slots = 2 * depth(span + 1);
     for (const Move& move : shape.moves) slots += past(move);

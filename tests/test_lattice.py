@@ -104,6 +104,25 @@ def test_longer_lattices(name: str, dtype: str, implementation: str) -> None:
     check(implementation, moves, log_probs, t_b, u_b, expected, dtype)
 
 
+@pytest.mark.parametrize("name", ["rnnt", "monotonic", "multi_blank", "jumps"])
+def test_few_frames_and_many_labels(name: str, implementation: str) -> None:
+    """Diagonals that end while they still grow, a fifth of the arcs masked, and NaN wherever an arc leads nowhere."""
+    moves, (batch, t, u) = MOVE_SETS[name], (48, 5, 37)
+    rng = np.random.default_rng(6)
+    t_b, u_b = (rng.integers(low, high + 1, batch).astype(np.int32) for low, high in ((1, t), (0, u)))
+    t_b[:24], u_b[:24] = np.resize([1, 2, 3], 24), rng.integers(0, 3, 24)
+    log_probs = random_log_probs(moves, 6, t, u, batch)
+    log_probs[rng.random(log_probs.shape) < 0.2] = -np.inf
+    frame, label = np.arange(t)[None, :, None, None], np.arange(u + 1)[None, None, :, None]
+    to_frame, to_label = (x + np.array(d) for x, d in zip((frame, label), zip(*moves, strict=True), strict=True))
+    last_frame, last_label = t_b[:, None, None, None], u_b[:, None, None, None]
+    lands = (to_frame < last_frame) & (to_label <= last_label) | (to_frame == last_frame) & (to_label == last_label)
+    log_probs[~(lands & (frame < last_frame) & (label <= last_label))] = np.nan
+    expected = reference.lattice_cost(log_probs, t_b, u_b, moves)
+    assert np.isfinite(expected[0]).sum() >= 5
+    check(implementation, moves, log_probs, t_b, u_b, expected, "float32")
+
+
 @pytest.mark.parametrize("name", ["rnnt", "tdt"])
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_gradient_is_minus_the_posteriors(name: str, dtype: str, implementation: str) -> None:
