@@ -20,12 +20,12 @@ JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, 
   const int64_t columns = shape.num_columns;
   if (kind != Row::kLive || !IsFinite(log_norm)) {
     std::fill(entries, entries + shape.num_arcs(), Constant(kind, log_norm, -kInfinity<A>));
-  } else if (offset == nullptr) {
+  } else if (offset == nullptr && shape.width >= shape.vocabulary) {
     for (int64_t k = 0; k < columns; ++k) entries[k] = Widen(x[shape.columns[k]]) - log_norm;
     entries[columns] = label < 0 ? -kInfinity<A> : Widen(x[label]) - log_norm;
   } else {
     for (int64_t k = 0; k < shape.num_arcs(); ++k) {
-      const int64_t place = k == columns && label < 0 ? -1 : Place(shape, k, label, *offset);
+      const int64_t place = k == columns && label < 0 ? -1 : Place(shape, k, label, offset == nullptr ? 0 : *offset);
       entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - log_norm;
     }
   }

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -143,6 +142,10 @@ JAX_RNNT_INLINE int64_t TileRows(int64_t vocabulary) {
 template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t vocabulary, A* log_norm) {
   alignas(64) A buffer[kBlock], max[kTile], sum[kTile], all_max[kTile], all_sum[kTile];
+  if (vocabulary == 0) {
+    std::fill(all_max, all_max + kTile, -kInfinity<A>);
+    std::fill(all_sum, all_sum + kTile, A(0));
+  }
   for (int64_t v = 0; v < vocabulary; v += kBlock) {  // more than once for a single row only
     int64_t n = std::min(kBlock, vocabulary - v);
     const T* next = rows + count * vocabulary;

@@ -1,0 +1,122 @@
+// transfer.h: takes the numbers of a diagonal from the arrays of a lattice, where its nodes are far apart, and back.
+//
+// Two entries of a node travel together: the arcs of the commonest topologies, and values as pairs (m, e).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "sweep.h"
+
+namespace jax_rnnt {
+
+// Calls f(place, u) with the place of every node of diagonal n in an array of the lattice's shape. The places are far
+// apart: what is done there is not vectorised, and as little as possible.
+template <class R, class A, class F>
+JAX_RNNT_INLINE void ForPlaces(const Sweep<R>& s, A* array, int64_t n, const F& f) {
+  const Range nodes = s.Nodes(n);
+  const int64_t arcs_k = s.shape.num_arcs(), stride = (1 - s.shape.columns) * arcs_k;
+  A* place = array + ((n - nodes.first) * s.shape.columns + nodes.first) * arcs_k;
+  for (int64_t u = nodes.first; u <= nodes.last; ++u, place += stride) f(place, u);
+}
+
+// The first two entries of every node, side by side.
+template <class R>
+JAX_RNNT_INLINE void GatherPairs(const Sweep<R>& s, const R* array, int64_t n, R* pairs) {
+  ForPlaces(s, array, n, [=](const R* place, int64_t u) { std::memcpy(pairs + 2 * u, place, 2 * sizeof(R)); });
+}
+
+template <class R>
+JAX_RNNT_INLINE void ScatterPairs(const Sweep<R>& s, const R* pairs, int64_t n, R* array) {
+  ForPlaces(s, array, n, [=](R* place, int64_t u) { std::memcpy(place, pairs + 2 * u, 2 * sizeof(R)); });
+}
+
+// x[stride * u] = -inf for the nodes of diagonal n from which the move leads out of the lattice.
+template <class R>
+JAX_RNNT_INLINE void Close(const Sweep<R>& s, int64_t n, const Move& move, R* x, int64_t stride) {
+  constexpr R kNever = -std::numeric_limits<R>::infinity();
+  const Range nodes = s.Nodes(n), from = s.Sources(n, move);
+  const int64_t open = from.first > from.last ? nodes.last + 1 : from.first;
+  for (int64_t u = nodes.first; u < open; ++u) x[stride * u] = kNever;
+  for (int64_t u = std::max(from.last + 1, open); u <= nodes.last; ++u) x[stride * u] = kNever;
+}
+
+// The probabilities of the arcs on diagonal n; zero wherever an arc leads out of the lattice.
+template <class R>
+JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
+  constexpr R kInfinity = std::numeric_limits<R>::infinity();
+  const Range nodes = s.Nodes(n);
+  const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
+  R* x = s.buffer.data();
+  R wrong[kNodes] = {};
+  const auto load = [&](int64_t u, int64_t i, R raw, R* m, R* e) JAX_RNNT_INLINE_LAMBDA {
+    const Scaled<R> p = ExpScaled(raw);
+    wrong[i] = raw < kInfinity ? wrong[i] : R(1);
+    m[u] = p.m;
+    e[u] = p.e;
+  };
+  if (arcs_k == 2) {
+    GatherPairs(s, s.arcs, n, x);
+    for (int64_t k = 0; k < 2; ++k) Close(s, n, s.shape.moves[k], x + k, 2);
+    R *m0 = s.ArcM(0), *e0 = s.ArcE(0), *m1 = s.ArcM(1), *e1 = s.ArcE(1);
+    for (int64_t first = nodes.first; first <= nodes.last; first += kNodes) {
+#pragma omp simd
+      for (int64_t i = 0; i < kNodes; ++i) {
+        const R raw0 = x[2 * (first + i)], raw1 = x[2 * (first + i) + 1];
+        load(first + i, i, raw0, m0, e0);
+        load(first + i, i, raw1, m1, e1);
+      }
+    }
+  } else {
+    ForPlaces(s, s.arcs, n, [=](const R* place, int64_t u) {
+      for (int64_t k = 0; k < arcs_k; ++k) x[k * width + u] = place[k];
+    });
+    for (int64_t k = 0; k < arcs_k; ++k) {
+      const R* row = x + k * width;
+      Close(s, n, s.shape.moves[k], x + k * width, 1);
+      R *m = s.ArcM(k), *e = s.ArcE(k);
+      for (int64_t first = nodes.first; first <= nodes.last; first += kNodes) {
+#pragma omp simd
+        for (int64_t i = 0; i < kNodes; ++i) load(first + i, i, row[first + i], m, e);
+      }
+    }
+  }
+  for (int64_t i = 0; i < kNodes; ++i) s.poisoned |= wrong[i] != 0;
+}
+
+// Neighbouring diagonals may be read up to a step beyond this one's nodes: there must be zeros.
+template <class R>
+JAX_RNNT_INLINE void ClearMargins(const Sweep<R>& s, Diagonal d, Range nodes) {
+  for (int64_t i = 1; i <= s.shape.span; ++i) {
+    const int64_t before = nodes.first - i, after = nodes.last + i;
+    if (before >= -s.shape.span) d.m[before] = 0.0, d.e[before] = kZeroExponent;
+    if (after <= s.labels + s.shape.span) d.m[after] = 0.0, d.e[after] = kZeroExponent;
+  }
+}
+
+// Values of diagonal n wait, as pairs (m, e), in the first two entries of their nodes.
+template <class R>
+JAX_RNNT_INLINE void Store(Sweep<R>& s, Diagonal d, int64_t n) {
+  R* pairs = s.buffer.data();
+  ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
+    pairs[2 * u] = static_cast<R>(d.m[u]);
+    pairs[2 * u + 1] = static_cast<R>(d.e[u]);
+  });
+  ScatterPairs(s, pairs, n, s.store);
+}
+
+template <class R>
+JAX_RNNT_INLINE void Load(Sweep<R>& s, Diagonal d, int64_t n) {
+  if (n == s.end) return s.SetEnd(d);
+  R* pairs = s.buffer.data();
+  GatherPairs<R>(s, s.store, n, pairs);
+  ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
+    d.m[u] = static_cast<double>(pairs[2 * u]);
+    d.e[u] = static_cast<double>(pairs[2 * u + 1]);
+  });
+  ClearMargins(s, d, s.Nodes(n));
+}
+
+}  // namespace jax_rnnt
