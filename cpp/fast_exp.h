@@ -85,10 +85,9 @@ JAX_RNNT_INLINE double Exp(double x) {
 }
 
 // Log(x)
-// Valid types: float, double.
-// Valid range: float normal positive numbers, double positive ones. 0 gives a number below -87, or -inf; NaN and +inf
-//   give NaN, the double's +inf itself.
-// Max error: float 2 ULP, double 1 ULP.
+// Valid types: float (and double, by the C library).
+// Valid range: normal positive numbers. 0 gives a number below -87, NaN and +inf give NaN.
+// Max error: 2 ULP.
 JAX_RNNT_INLINE float Log(float x) {
   // x = 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2); log(1 + f) = f - f^2 / 2 + f^3 q(f), where q is a minimax
   // polynomial (relative error of the whole 5.9e-9).
