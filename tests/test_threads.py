@@ -1,7 +1,9 @@
 """What the kernels do to the threads of the process that they share work with."""
 
+import contextlib
 import os
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,11 @@ TASKS = pathlib.Path("/proc/self/task")
 
 
 def allowed_processors() -> dict[str, frozenset[int]]:
-    return {task.name: frozenset(os.sched_getaffinity(int(task.name))) for task in TASKS.iterdir()}
+    found = {}
+    for task in TASKS.iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            found[task.name] = frozenset(os.sched_getaffinity(int(task.name)))
+    return found
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="needs /proc")
@@ -26,12 +32,12 @@ def test_threads_may_run_where_they_might_before():
     logits = jnp.zeros((b, t, u + 1, v), jnp.float32)
     targets, lengths = jnp.ones((b, u), jnp.int32), (jnp.full(b, t), jnp.full(b, u))
     step = jax.jit(jax.grad(lambda x: jax_rnnt.rnnt_loss(x, targets, *lengths, implementation="native")))
-    jax.block_until_ready(step(logits))
-    before = allowed_processors()
     for _ in range(20):
         jax.block_until_ready(step(logits))
-    after = allowed_processors()
-    assert {name: after[name] for name in before.keys() & after.keys()} == {
-        name: before[name] for name in before.keys() & after.keys()
-    }
-    assert before[str(os.getpid())] == frozenset(os.sched_getaffinity(0))
+    everywhere = frozenset(os.sched_getaffinity(0))
+    for _ in range(50):  # a thread that wakes when all is done may just be on its way
+        confined = {name: where for name, where in allowed_processors().items() if where != everywhere}
+        if not confined:
+            break
+        time.sleep(0.1)
+    assert not confined
