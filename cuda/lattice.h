@@ -16,7 +16,7 @@ constexpr size_t kWarpBytes = 512;              // of shared memory, for sums ov
 constexpr size_t kSharedBytes = (size_t{48} << 10) - kWarpBytes;  // what is left of what every GPU gives a block
 
 // Numbers of type R that the recursion over an utterance remembers: it needs a workspace of so many for each where
-// kSharedBytes are too few. jax_rnnt/lattice.py knows this rule too.
+// kSharedBytes are too few. jax_rnnt/ops/lattice.py knows this rule too.
 int64_t Remembered(const LatticeShape& shape);
 
 // posteriors may be null. workspace: [batch, Remembered], or null where shared memory will do.

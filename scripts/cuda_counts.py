@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jax_rnnt import arcs, lattice  # noqa: E402
+from jax_rnnt.ops import arcs, lattice  # noqa: E402
 
 # NVIDIA's data sheet of the H100 SXM: bytes a second, instructions of warps a second (132 multiprocessors, 4 a cycle).
 BANDWIDTH, CLOCK = 3.35e12, 1.755e9

@@ -13,7 +13,7 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jax_rnnt import native, sharding
+from jax_rnnt.xla import native, sharding
 
 IMPLEMENTATIONS = (None, "native", "scan")
 

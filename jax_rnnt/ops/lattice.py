@@ -9,9 +9,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt import checks, scan
-from jax_rnnt.labels import RNNT_MOVES, Moves, check_moves
-from jax_rnnt.primitive import Operation, check_implementation
+from jax_rnnt.ops import checks, lax_lattice
+from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
+from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.xla.primitive import Operation, check_implementation
 
 _SHARED_BYTES = (48 << 10) - 512  # of what every GPU gives a block: kSharedBytes in cuda/lattice.h
 
@@ -21,11 +22,11 @@ def _lattice_ndim(arcs, *_) -> int:
 
 
 def _cost_only(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves) -> list[Array]:
-    return scan.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=False)
+    return lax_lattice.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=False)
 
 
 def _with_posteriors(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves) -> list[Array]:
-    return scan.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=True)
+    return lax_lattice.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=True)
 
 
 def _per_example(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
@@ -139,7 +140,7 @@ def lattice_cost(
     if arcs.shape[2] < 1 or arcs.shape[3] < 1:
         raise ValueError(f"`log_probs` [B, T, U+1, K] must have U+1 >= 1 and K >= 1, got shape {arcs.shape}.")
     pairs = check_moves(moves, arcs.shape[3])
-    arcs = arcs.astype(scan.compute_dtype(arcs.dtype))
+    arcs = arcs.astype(compute_dtype(arcs.dtype))
     *_, t_max, u1, _ = arcs.shape
     # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.
     too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in pairs]

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jax_rnnt import arcs, lattice, scan
-from jax_rnnt.arcs import ArcParameters
-from jax_rnnt.labels import RNNT_MOVES
-from jax_rnnt.sharding import varying_axes
+from jax_rnnt.ops import arcs, lattice, lax_arcs
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import RNNT_MOVES
+from jax_rnnt.ops.slices import at
+from jax_rnnt.xla.sharding import varying_axes
 
 
 def is_bound(axis_name: str) -> bool:
@@ -59,7 +60,7 @@ def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis:
     # Not normalised, the first call reads no more than the entries that it picks.
     static = parameters.asdict()
     picks, _ = arcs.forward(logits, labels, offsets, **(static | {"normalize": False}))
-    places = jnp.stack(scan.places_of_arcs(labels, parameters.columns, offsets), axis=-1)
+    places = jnp.stack(lax_arcs.places_of_arcs(labels, parameters.columns, offsets), axis=-1)
     owned = jnp.where((places >= 0) & (places < logits.shape[-1]), picks, 0)
     if parameters.normalize:
         _, part = arcs.forward(logits, labels, offsets, **(static | {"columns": ()}))
@@ -69,9 +70,9 @@ def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis:
         owned, log_norm = total[..., :-1], shift + jnp.log(total[..., -1])
     else:
         owned = lax.psum(owned, axis)
-        log_norm = jnp.zeros_like(scan.at(owned, 0))
-    each = [scan.at(owned, k) for k in range(owned.shape[-1])]
-    return scan.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary), log_norm, offsets
+        log_norm = jnp.zeros_like(at(owned, 0))
+    each = [at(owned, k) for k in range(owned.shape[-1])]
+    return lax_arcs.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary), log_norm, offsets
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

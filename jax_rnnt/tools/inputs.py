@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_rnnt import checks
-from jax_rnnt.labels import resolve_column
+from jax_rnnt.ops import checks
+from jax_rnnt.ops.labels import resolve_column
 
 
 def check_inputs(

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt import arcs, checks, lattice, sharding, vocabulary
-from jax_rnnt.arcs import ArcParameters
-from jax_rnnt.labels import INVALID, NO_LABEL, PADDING, RNNT_MOVES, resolve_column
-from jax_rnnt.primitive import check_implementation
+from jax_rnnt.core import vocabulary
+from jax_rnnt.ops import arcs, checks, lattice
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING, RNNT_MOVES, resolve_column
+from jax_rnnt.xla import sharding
+from jax_rnnt.xla.primitive import check_implementation
 
 Reduction = Literal["none", "mean", "sum"]
 _REDUCTIONS = ("none", "mean", "sum")

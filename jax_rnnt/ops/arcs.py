@@ -10,9 +10,10 @@ from jax import Array
 from jax.interpreters import ad
 from jax.typing import ArrayLike
 
-from jax_rnnt import checks, scan
-from jax_rnnt.labels import resolve_column
-from jax_rnnt.primitive import Operation, check_implementation
+from jax_rnnt.ops import checks, lax_arcs
+from jax_rnnt.ops.labels import resolve_column
+from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.xla.primitive import Operation, check_implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ def _rows_ndim(logits, *_) -> int:
 
 
 def _per_row(logits, *_, columns: tuple[int, ...], **__) -> list[jax.ShapeDtypeStruct]:
-    rows, dtype = logits.shape[:-1], scan.compute_dtype(logits.dtype)
+    rows, dtype = logits.shape[:-1], compute_dtype(logits.dtype)
     return [jax.ShapeDtypeStruct((*rows, len(columns) + 1), dtype), jax.ShapeDtypeStruct(rows, dtype)]
 
 
@@ -41,9 +42,9 @@ def _per_entry(logits, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(logits.shape, logits.dtype)]
 
 
-forward = Operation("arcs_forward", _per_row, scan.arcs_forward, _rows_ndim)
-backward = Operation("arcs_backward", _per_entry, scan.arcs_backward, _rows_ndim, in_place=True)
-_tangent = Operation("arcs_tangent", _per_row, scan.arcs_tangent, _rows_ndim, has_kernel=False)
+forward = Operation("arcs_forward", _per_row, lax_arcs.arcs_forward, _rows_ndim)
+backward = Operation("arcs_backward", _per_entry, lax_arcs.arcs_backward, _rows_ndim, in_place=True)
+_tangent = Operation("arcs_tangent", _per_row, lax_arcs.arcs_tangent, _rows_ndim, has_kernel=False)
 
 
 def _forward_jvp(primals, tangents, **parameters):
@@ -60,7 +61,7 @@ def _tangent_transpose(cotangents, tangent, logits, labels, log_norm, **paramete
         (result,) = backward(logits, labels, log_norm, ct_log_probs, clipped=False, **parameters)
     if type(ct_norm) is not ad.Zero and parameters["normalize"]:
         # Only second derivatives come here, through the log-norm that `backward` reads.
-        through_norm = scan.softmax(logits, labels, log_norm, parameters["vocabulary"], True) * ct_norm[..., None]
+        through_norm = lax_arcs.softmax(logits, labels, log_norm, parameters["vocabulary"], True) * ct_norm[..., None]
         result = ad.add_tangents(result, through_norm.astype(dtype))
     return result, None, None, None
 

@@ -17,7 +17,7 @@ def _load():
     try:
         module = importlib.import_module("jax_rnnt._native")
     except ImportError as error:
-        here = pathlib.Path(__file__).resolve().parent
+        here = pathlib.Path(__file__).resolve().parents[1]  # the package
         if (here.parent / "CMakeLists.txt").is_file():
             return None, (
                 f"{here} is the source tree, where nothing is compiled, and comes first on Python's path; run from "
