@@ -373,15 +373,19 @@ __global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
   if (threadIdx.x == 0) Write(cost, minus_log);
 }
 
-int64_t Depth(const LatticeShape& shape) {
+int64_t Depth(int64_t longest_step) {
   int64_t depth = 2;
-  while (depth <= shape.span) depth *= 2;
+  while (depth <= longest_step) depth *= 2;
   return depth;
 }
 
 }  // namespace
 
-int64_t Remembered(const LatticeShape& shape) { return 2 * (shape.num_arcs() + 1) * Depth(shape) * shape.columns; }
+std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step) {
+  return {2 * (num_arcs + 1) * Depth(longest_step), static_cast<int64_t>(kSharedBytes)};
+}
+
+int64_t Remembered(const LatticeShape& shape) { return Memory(shape.num_arcs(), shape.span).first * shape.columns; }
 
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
@@ -397,7 +401,7 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
   utterances.frames_max = static_cast<int32_t>(shape.frames);
   utterances.columns = static_cast<int32_t>(shape.columns);
   utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
-  utterances.depth = static_cast<int32_t>(Depth(shape));
+  utterances.depth = static_cast<int32_t>(Depth(shape.span));
   for (size_t k = 0; k < shape.moves.size(); ++k) {
     utterances.dt[k] = static_cast<int32_t>(shape.moves[k].dt);
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);

@@ -56,7 +56,7 @@ def _normalised(m: Array, high: Array, low: Array) -> Scaled:
     )
 
 
-def _sum(terms: Sequence[Scaled], excesses: Sequence[Array] = ()) -> tuple[Scaled, Array | None]:
+def _sum(terms: Sequence[Scaled], excesses: Sequence[Array]) -> tuple[Scaled, Array]:
     """The sum of the terms, and the largest excess among those of the largest exponent."""
     _, high, low = terms[0]
     for _, other_high, other_low in terms[1:]:
@@ -66,10 +66,9 @@ def _sum(terms: Sequence[Scaled], excesses: Sequence[Array] = ()) -> tuple[Scale
     total = terms[0][0] * _pow2(below[0])
     for (m, _, _), d in zip(terms[1:], below[1:], strict=True):
         total = total + m * _pow2(d)
-    excess = None
-    for x, d in zip(excesses, below, strict=bool(excesses)):
-        x = jnp.where(d == 0, x, jnp.finfo(x.dtype).min)
-        excess = x if excess is None else jnp.maximum(excess, x)
+    excess = jnp.full_like(total, jnp.finfo(total.dtype).min)
+    for x, d in zip(excesses, below, strict=True):
+        excess = jnp.maximum(excess, jnp.where(d == 0, x, excess))
     return _normalised(total, high, low), excess
 
 
@@ -225,7 +224,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
             m, high, low = times(alpha, product)
             p = m * inverse * _pow2((high - high_end[..., None]) + (low - low_end[..., None]), 8)
             through.append(p - lax.stop_gradient(jnp.maximum(p - 1, 0)))  # above 1 by rounding
-        return (_sum(terms)[0], *recent[:-1]), through
+        return (_sum(terms, [jnp.zeros_like(m) for m, _, _ in terms])[0], *recent[:-1]), through
 
     _, through = lax.scan(backward, (zero,) * span, (alphas, probabilities, at_end), reverse=True)
     posterior = jnp.stack([_unshear(p, t_max) for p in through], axis=-1)
