@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jax_rnnt.ops import checks, lax_lattice
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.ops.slices import compute_dtype
-from jax_rnnt.xla.primitive import Operation, check_implementation
+from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 _SHARED_BYTES = (48 << 10) - 512  # of what every GPU gives a block: kSharedBytes in cuda/lattice.h
 
@@ -72,7 +72,7 @@ def lattice_cost(
     moves: Sequence[Sequence[int]] = ...,
     *,
     return_posteriors: Literal[False] = ...,
-    implementation: str | None = ...,
+    implementation: Implementation = ...,
 ) -> Array: ...
 @overload
 def lattice_cost(
@@ -82,7 +82,7 @@ def lattice_cost(
     moves: Sequence[Sequence[int]] = ...,
     *,
     return_posteriors: Literal[True],
-    implementation: str | None = ...,
+    implementation: Implementation = ...,
 ) -> tuple[Array, Array]: ...
 def lattice_cost(
     log_probs: ArrayLike,
@@ -91,7 +91,7 @@ def lattice_cost(
     moves: Sequence[Sequence[int]] = RNNT_MOVES,
     *,
     return_posteriors: bool = False,
-    implementation: str | None = None,
+    implementation: Implementation = None,
 ) -> Array | tuple[Array, Array]:
     r"""Minus the log of the summed probability of all paths through a lattice, for any set of moves.
 
@@ -132,8 +132,10 @@ def lattice_cost(
       Array([0.25], dtype=float32)
     """
     check_implementation(implementation)
-    arcs = jnp.asarray(log_probs)
-    t_b, u_b = checks.as_integers(logit_lengths), checks.as_integers(target_lengths)
+    checks.boolean("return_posteriors", return_posteriors)
+    arcs = checks.as_array("log_probs", log_probs)
+    t_b = checks.as_integers("logit_lengths", logit_lengths)
+    u_b = checks.as_integers("target_lengths", target_lengths)
     checks.floating("log_probs", arcs)
     checks.rank("log_probs", arcs, "B, T, U+1, K")
     checks.lengths(arcs.shape[0], t_b, u_b, "log_probs.shape[0]")
