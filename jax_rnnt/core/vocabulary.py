@@ -12,6 +12,7 @@ from jax_rnnt.ops import arcs, lattice, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.slices import at
+from jax_rnnt.xla.refusals import no_forward_mode, no_second_order
 from jax_rnnt.xla.sharding import varying_axes
 
 
@@ -75,16 +76,22 @@ def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis:
     return lax_arcs.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary), log_norm, offsets
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def divided_costs(
     logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: ArcParameters, clamp: float, axis: str
 ) -> Array:
     """``costs [B]`` of this device's ``logits [B, T, U+1, V / devices]``, the same on every device along ``axis``."""
+    logits = no_forward_mode(logits, "vocab_axis_name")
+    return _divided_costs(logits, labels, t_b, u_b, parameters, clamp, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _divided_costs(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float, axis: str):
     log_probs, _, _ = _divided_arcs(logits, labels, parameters, axis)
     return lattice.costs(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)
 
 
 def _forward(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float, axis: str):
+    logits = no_second_order(logits, "vocab_axis_name")
     log_probs, log_norm, offsets = _divided_arcs(logits, labels, parameters, axis)
     costs, posterior = lattice.posteriors(
         log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation
@@ -106,4 +113,4 @@ def _backward(parameters: ArcParameters, clamp: float, axis: str, residuals, cot
     return grad, None, None, None
 
 
-divided_costs.defvjp(_forward, _backward)
+_divided_costs.defvjp(_forward, _backward)

@@ -2,22 +2,20 @@
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core import vocabulary
-from jax_rnnt.ops import arcs, checks, lattice
+from jax_rnnt.core import batch, vocabulary
+from jax_rnnt.core.batch import Reduction
+from jax_rnnt.core.node_labels import node_labels
+from jax_rnnt.ops import arcs, lattice
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING, RNNT_MOVES, resolve_column
-from jax_rnnt.xla import sharding
-from jax_rnnt.xla.primitive import check_implementation
-
-Reduction = Literal["none", "mean", "sum"]
-_REDUCTIONS = ("none", "mean", "sum")
+from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
+from jax_rnnt.xla.primitive import Implementation
+from jax_rnnt.xla.refusals import no_forward_mode
 
 
 def rnnt_loss(
@@ -30,7 +28,7 @@ def rnnt_loss(
     reduction: Reduction = "mean",
     fused_log_softmax: bool = True,
     *,
-    implementation: str | None = None,
+    implementation: Implementation = None,
     vocab_axis_name: str | None = None,
 ) -> Array:
     r"""The RNN transducer loss: minus the log-probability of the targets, summed over all alignments.
@@ -49,7 +47,8 @@ def rnnt_loss(
       blank: static index of the blank in the vocabulary, in [-V, V); negative numbers count from the end.
       clamp: if > 0, each element of the gradient of one utterance's cost is clipped to [-clamp, clamp], before it is
         multiplied by the incoming cotangent (so with "mean" the bound is ``clamp / B``). A clipped gradient is no
-        derivative: with ``clamp`` there is no forward mode (``jax.jvp``) and no second order.
+        derivative: with ``clamp`` there is no forward mode (``jax.jvp``). Differentiating the clipped gradient works;
+        its Jacobian J is not symmetric, so forward over reverse gives ``J v`` and reverse over reverse ``J^T v``.
       reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B.
       fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
         the entries of blank and of the targets are read and have a gradient.
@@ -58,7 +57,8 @@ def rnnt_loss(
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
         ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
         set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` count in the whole one.
-        No device sees another's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no forward mode.
+        No device sees another's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no forward
+        mode and no second order.
 
     Returns:
       float32, float64 for float64 logits: a scalar, or ``[B]`` for "none". The gradient has the dtype of ``logits``.
@@ -75,8 +75,9 @@ def rnnt_loss(
       ======================================================== ========= ========================================
 
     Raises:
-      TypeError: if a dtype is wrong.
-      ValueError: if a rank or shape does not match, or ``blank``, ``reduction`` or ``implementation`` is unknown.
+      TypeError: if a dtype or the type of an option is wrong, or an option is traced.
+      ValueError: if a rank or shape does not match, ``clamp`` is NaN, ``blank`` is out of range, or ``reduction`` or
+        ``implementation`` is unknown.
       Values of arrays are not known while tracing; :func:`check_inputs` checks those of concrete ones.
 
     References:
@@ -93,13 +94,8 @@ def rnnt_loss(
       >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
       (2, 4, 3, 5)
     """
-    check_implementation(implementation)
-    logits, targets = jnp.asarray(logits), checks.as_integers(targets)
-    t_b, u_b = checks.as_integers(logit_lengths), checks.as_integers(target_lengths)
-    checks.loss_arguments(logits, targets, t_b, u_b)
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {reduction!r}.")
-    targets, t_b, u_b = (sharding.follow_batch(x, logits) for x in (targets, t_b, u_b))
+    batch.check_options(blank, clamp, reduction, fused_log_softmax, implementation)
+    logits, targets, t_b, u_b = batch.checked_arrays(logits, targets, logit_lengths, target_lengths)
     if vocab_axis_name is not None and vocabulary.is_undivided(vocab_axis_name):
         vocab_axis_name = None
     if vocab_axis_name is not None and not vocabulary.is_bound(vocab_axis_name):
@@ -110,33 +106,19 @@ def rnnt_loss(
     parts = 1 if vocab_axis_name is None else jax.lax.psum(1, vocab_axis_name)
     size = logits.shape[-1] * parts
     column = resolve_column(blank, size, "blank")
-    t_b, u_b = checks.to_int32(t_b), checks.to_int32(u_b)
-    labels, t_b = _row_labels((*logits.shape[:-1], size), checks.to_int32(targets), t_b, u_b, column)
+    nodes = node_labels(targets, t_b, u_b, (*logits.shape[:-1], size), blanks=(column,))
     parameters = ArcParameters((column,), size, bool(fused_log_softmax), implementation)
     if vocab_axis_name is not None:
-        costs = vocabulary.divided_costs(logits, labels, t_b, u_b, parameters, float(clamp), vocab_axis_name)
+        costs = vocabulary.divided_costs(logits, *nodes, parameters, float(clamp), vocab_axis_name)
     elif clamp > 0:
-        costs = _clamped_costs(logits, labels, t_b, u_b, parameters, float(clamp))
+        costs = _clamped_costs(no_forward_mode(logits, "clamp"), *nodes, parameters, float(clamp))
     else:
-        costs = _costs(logits, labels, t_b, u_b, parameters)
+        costs = _costs(logits, *nodes, parameters)
     if reduction == "none":
         return costs
     total = jnp.sum(costs)
     # max(B, 1): the mean over an empty batch is 0, as a batch of filler rows has it, and not 0 / 0.
     return total if reduction == "sum" else total / max(costs.shape[0], 1)
-
-
-def _row_labels(shape: tuple[int, ...], targets: Array, t_b: Array, u_b: Array, blank: int) -> tuple[Array, Array]:
-    """The label of every node's row ``[B, T, U+1]``, and T_b with -1 where an example is invalid."""
-    _, t_max, u1, v = shape
-    u = jnp.arange(u1, dtype=jnp.int32)[None]
-    padded = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=NO_LABEL)
-    wrong = (u < u_b[:, None]) & ((padded < 0) | (padded >= v) | (padded == blank))
-    invalid = (t_b < 0) | (t_b > t_max) | (u_b < 0) | (u_b >= u1) | jnp.any(wrong, axis=1)
-    label = jnp.where(u < u_b[:, None], padded, jnp.where(u == u_b[:, None], NO_LABEL, PADDING))
-    inside = jnp.arange(t_max, dtype=jnp.int32)[None, :, None] < t_b[:, None, None]
-    rows = jnp.where(inside, label[:, None, :], PADDING)
-    return jnp.where(invalid[:, None, None], INVALID, rows), jnp.where(invalid, -1, t_b)
 
 
 def _costs(logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: ArcParameters) -> Array:
@@ -189,8 +171,11 @@ class RNNTLoss:
     reduction: Reduction = "mean"
     fused_log_softmax: bool = True
     _: dataclasses.KW_ONLY
-    implementation: str | None = None
+    implementation: Implementation = None
     vocab_axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        batch.check_options(self.blank, self.clamp, self.reduction, self.fused_log_softmax, self.implementation)
 
     def __call__(
         self, logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt.ops import checks, lax_arcs
-from jax_rnnt.ops.labels import resolve_column
+from jax_rnnt.ops.labels import resolve_columns
 from jax_rnnt.ops.slices import compute_dtype
-from jax_rnnt.xla.primitive import Operation, check_implementation
+from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +21,7 @@ class ArcParameters:
     columns: tuple[int, ...]
     vocabulary: int
     normalize: bool
-    implementation: str | None
+    implementation: Implementation
 
     def asdict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -75,7 +74,7 @@ def arc_log_probs(
     columns: Sequence[int] = (-1,),
     *,
     normalize: bool = True,
-    implementation: str | None = None,
+    implementation: Implementation = None,
 ) -> Array:
     r"""Log-probabilities of a node's arcs, picked from a row of logits that is normalised on the fly.
 
@@ -113,13 +112,14 @@ def arc_log_probs(
              [0.2 , 0.  ]], dtype=float32)
     """
     check_implementation(implementation)
-    logits, labels = jnp.asarray(logits), checks.as_integers(labels)
+    checks.boolean("normalize", normalize)
+    logits, labels = checks.as_array("logits", logits), checks.as_integers("labels", labels)
     checks.floating("logits", logits)
     checks.integer("labels", labels)
     if logits.ndim < 1:
         raise ValueError(f"`logits` must have shape [..., V], got a scalar of shape {logits.shape}.")
     checks.shape("labels", labels, logits.shape[:-1], "logits.shape[:-1]")
-    columns = tuple(resolve_column(c, logits.shape[-1], f"columns[{i}]") for i, c in enumerate(columns))
+    columns = resolve_columns(columns, logits.shape[-1], "columns")
     labels = checks.to_int32(labels)
     parameters = ArcParameters(columns, logits.shape[-1], bool(normalize), implementation)
     return forward(logits, labels, **parameters.asdict())[0]

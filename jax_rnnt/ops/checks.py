@@ -1,4 +1,8 @@
-"""Checks of types and shapes, made while tracing, with errors that name the argument and give both numbers."""
+"""Checks of types, shapes and options, made while tracing, with errors that name the argument and what came for it."""
+
+import contextlib
+import reprlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,63 @@ from jax.typing import ArrayLike
 Shaped = Array | np.ndarray | jax.ShapeDtypeStruct
 
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
+
+
+def described(x: object) -> str:
+    """``x`` as an error message shows it."""
+    if isinstance(x, np.ndarray | Array):
+        return f"an array of dtype {x.dtype} and shape {x.shape}"
+    return f"{reprlib.repr(x)} of type {type(x).__name__}"
+
+
+@contextlib.contextmanager
+def _conversion(name: str, x: object) -> Iterator[None]:
+    """Turns what NumPy and JAX say of values that are no array into a sentence that names the argument."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ValueError(f"`{name}` holds an integer that its dtype has no room for: {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be an array of numbers, or nested lists of them whose rows are equally long, "
+            f"got {described(x)}."
+        ) from error
+
+
+def as_array(name: str, x: ArrayLike) -> Array:
+    with _conversion(name, x):
+        return jnp.asarray(x)
+
+
+def on_host(name: str, x: object) -> np.ndarray:
+    with _conversion(name, x):
+        return np.asarray(x)
+
+
+def static(name: str, x: object) -> None:
+    if is_tracer(x):
+        argument = name.partition("[")[0]
+        raise TypeError(
+            f"`{name}` must be static, that is, known when JAX traces the function; got the traced value {x}. "
+            f"Jit the function with static_argnames={argument!r}, or let it take `{argument}` from a closure."
+        )
+
+
+def boolean(name: str, x: object) -> None:
+    static(name, x)
+    if not isinstance(x, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, got {described(x)}.")
+
+
+def number(name: str, x: object, hint: str = "") -> None:
+    """A real number, as a Python or NumPy scalar or as an array without dimensions."""
+    static(name, x)
+    is_scalar = isinstance(x, int | float | np.generic | np.ndarray | Array) and np.ndim(x) == 0
+    dtype = np.asarray(x).dtype if is_scalar else np.dtype(object)
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
+        raise TypeError(f"`{name}` must be a number, got {described(x)}.{hint}")
+    if np.isnan(np.asarray(x)):
+        raise ValueError(f"`{name}` must be a number, got NaN.")
 
 
 def floating(name: str, x: Shaped) -> None:
@@ -33,12 +94,12 @@ def shape(name: str, x: Shaped, expected: tuple[int, ...], source: str) -> None:
         raise ValueError(f"`{name}` must have shape {expected} ({source}), got {x.shape}.")
 
 
-def as_integers(x: ArrayLike) -> Array:
-    """``jnp.asarray``, but 64-bit values that do not fit are not wrapped around when JAX works in 32 bits."""
+def as_integers(name: str, x: ArrayLike) -> Array:
+    """:func:`as_array`, but 64-bit values that do not fit are not wrapped around when JAX works in 32 bits."""
     if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
         info = np.iinfo(np.int32)
         x = np.where((x >= info.min) & (x <= info.max), x, info.min).astype(np.int32)
-    return jnp.asarray(x)
+    return as_array(name, x)
 
 
 def to_int32(x: Array) -> Array:
@@ -69,8 +130,9 @@ def loss_arguments(logits: Shaped, targets: Shaped, logit_lengths: Shaped, targe
         help_ = ""
         if targets.shape[1] == u1:
             help_ = (
-                " The predictor must also emit a row for the start symbol, before the first label: "
-                "prepend it to its input, so that U labels give U + 1 rows of logits."
+                " If the targets hold a start symbol, remove it. If they hold none, the predictor must also emit a row "
+                "for the start symbol, before the first label: prepend it to the predictor's input, so that U labels "
+                "give U + 1 rows of logits."
             )
         raise ValueError(
             f"`logits` of shape [B, T, U+1, V] = {logits.shape} needs `targets` of shape [B, U] = ({b}, {u1 - 1}), "

@@ -1,7 +1,13 @@
 """What the integers at the door of the two operations mean: labels of rows, columns of blanks, moves of arcs."""
 
+import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_rnnt.ops import checks
 
 NO_LABEL = -1  # no label leaves this node: its entry is -inf
 PADDING = -2  # the row is neither read nor given a gradient
@@ -13,18 +19,36 @@ RNNT_MOVES: Moves = ((1, 0), (0, 1))
 """The moves of RNN-T (Graves 2012): blank takes (t, u) to (t + 1, u), a label takes it to (t, u + 1)."""
 
 
+def static_index(name: str, x: Any) -> int:
+    """``x`` as a Python integer."""
+    checks.static(name, x)
+    with contextlib.suppress(TypeError):
+        if not isinstance(x, bool | np.bool_):  # Python counts a bool as an integer; here it is a mistake
+            return operator.index(x)
+    raise TypeError(f"`{name}` must be an integer, got {checks.described(x)}.")
+
+
 def resolve_column(column: int, vocabulary: int, name: str) -> int:
     """The index in [0, V) that ``column`` names; negative numbers count from the end."""
-    try:
-        index = operator.index(column)
-    except TypeError as error:
-        raise TypeError(f"`{name}` must be an integer, got {column!r} of type {type(column).__name__}.") from error
+    index = static_index(name, column)
     if not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"`{name}` must be in [{-vocabulary}, {vocabulary}) for a vocabulary of {vocabulary} entries "
             f"(logits.shape[-1]), got {index}."
         )
     return index % vocabulary
+
+
+def resolve_columns(columns: Iterable[int], vocabulary: int, name: str) -> tuple[int, ...]:
+    """:func:`resolve_column` of each of ``columns``."""
+    checks.static(name, columns)
+    try:
+        each = tuple(columns)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` must be a sequence of integers, such as (0,), got {checks.described(columns)}."
+        ) from error
+    return tuple(resolve_column(c, vocabulary, f"{name}[{i}]") for i, c in enumerate(each))
 
 
 def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:

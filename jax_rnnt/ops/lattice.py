@@ -12,7 +12,7 @@ from jax_rnnt.ops import checks, lax_lattice
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.ops.slices import compute_dtype
 from jax_rnnt.xla import native
-from jax_rnnt.xla.primitive import Operation, check_implementation
+from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
 def _lattice_ndim(arcs, *_) -> int:
@@ -107,13 +107,15 @@ _cost.def_jvp(_cost_jvp)
 _posteriors.def_jvp(_posteriors_jvp)
 
 
-def costs(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: str | None) -> Array:
+def costs(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: Implementation) -> Array:
     """``cost [...]`` of ``arcs [..., T, U+1, K]`` in float32 or float64; lengths ``[...]`` are int32."""
     arcs, moves = _for_the_kernels(arcs, moves)
     return _cost(arcs, t_b, u_b, moves=moves, implementation=implementation)[0]
 
 
-def posteriors(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: str | None) -> tuple[Array, Array]:
+def posteriors(
+    arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: Implementation
+) -> tuple[Array, Array]:
     """:func:`costs` and the posterior of each arc ``[..., T, U+1, K]``."""
     k = arcs.shape[-1]
     arcs, moves = _for_the_kernels(arcs, moves)
@@ -136,8 +138,9 @@ def _for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
 
 def _checked(log_probs, logit_lengths, target_lengths, moves, implementation) -> tuple[Array, Array, Array, Moves]:
     check_implementation(implementation)
-    arcs = jnp.asarray(log_probs)
-    t_b, u_b = checks.as_integers(logit_lengths), checks.as_integers(target_lengths)
+    arcs = checks.as_array("log_probs", log_probs)
+    t_b = checks.as_integers("logit_lengths", logit_lengths)
+    u_b = checks.as_integers("target_lengths", target_lengths)
     checks.floating("log_probs", arcs)
     checks.rank("log_probs", arcs, "B, T, U+1, K")
     checks.lengths(arcs.shape[0], t_b, u_b, "log_probs.shape[0]")
@@ -153,7 +156,7 @@ def lattice_cost(
     target_lengths: ArrayLike,
     moves: Sequence[Sequence[int]] = RNNT_MOVES,
     *,
-    implementation: str | None = None,
+    implementation: Implementation = None,
 ) -> Array:
     r"""Minus the log of the summed probability of all paths through a lattice, for any set of moves.
 
@@ -203,7 +206,7 @@ def lattice_posteriors(
     target_lengths: ArrayLike,
     moves: Sequence[Sequence[int]] = RNNT_MOVES,
     *,
-    implementation: str | None = None,
+    implementation: Implementation = None,
 ) -> tuple[Array, Array]:
     r"""The cost of :func:`lattice_cost`, and the posterior probability of each arc.
 

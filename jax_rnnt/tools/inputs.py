@@ -9,7 +9,11 @@ from jax_rnnt.ops.labels import resolve_column
 
 
 def check_inputs(
-    logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike, blank: int = -1
+    logits: ArrayLike | jax.ShapeDtypeStruct,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int = -1,
 ) -> None:
     """Raises a ValueError that names the first bad example, with its index and value; meant for a data loader.
 
@@ -34,13 +38,13 @@ def check_inputs(
         ...
       ValueError: `targets[0, 1]` is 4, the blank (blank=-1). Targets must not contain blank: the loss inserts it.
     """
-    arrays = (targets, logit_lengths, target_lengths)
-    if any(checks.is_tracer(x) for x in (logits, *arrays)):
+    arrays = {"targets": targets, "logit_lengths": logit_lengths, "target_lengths": target_lengths}
+    if any(checks.is_tracer(x) for x in (logits, *arrays.values())):
         raise TypeError(
             "`check_inputs` needs concrete arrays; it was called on traced ones (inside jit, grad or vmap)."
         )
-    labels, t_b, u_b = (np.asarray(x) for x in arrays)
-    shaped = logits if isinstance(logits, jax.ShapeDtypeStruct) else np.asarray(logits)
+    labels, t_b, u_b = (checks.on_host(name, x) for name, x in arrays.items())
+    shaped = logits if isinstance(logits, checks.Shaped) else checks.on_host("logits", logits)
     checks.loss_arguments(shaped, labels, t_b, u_b)
     _, t_max, u1, v = shaped.shape
     column = resolve_column(blank, v, "blank")

@@ -1,12 +1,13 @@
 """The compiled kernels: loads the module, decides whether this jaxlib can run it, registers it, says what was built."""
 
 import importlib
-import importlib.metadata
 import pathlib
 import re
 import warnings
 
 import jax
+
+from jax_rnnt.version import VERSION
 
 _PREFIX = "jax_rnnt_"
 _XLA_NAMES = {"cuda": "CUDA"}
@@ -92,16 +93,20 @@ def native_available(platform: str = "cpu") -> bool:
 def missing_reason(platform: str) -> str:
     """Why there is no kernel for ``platform``, and what to do: the end of an error message."""
     if _reason:
-        return f"{_reason}. Reinstall with a C++17 compiler at hand: pip install --force-reinstall --no-deps jax_rnnt"
+        return (
+            f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand: "
+            "pip install --force-reinstall --no-deps ."
+        )
     return f"this build has kernels for {', '.join(sorted(platforms))} only"
 
 
 def build_info() -> dict[str, object]:
     """What was built, and what runs where.
 
-    Returns a dictionary: ``version``; ``ffi_api`` (version of XLA's FFI that the module speaks, or None);
-    ``cuda`` (``{"version": ..., "architectures": ...}`` or None); ``simd`` (the instruction set in use on this CPU, or
-    None); ``implementations`` (platform -> "native" or "scan"); ``reason`` (why kernels are not in use, or None).
+    Returns a dictionary: ``version`` ("unknown" where nothing says that the package was installed); ``ffi_api``
+    (version of XLA's FFI that the module speaks, or None); ``cuda`` (``{"version": ..., "architectures": ...}`` or
+    None); ``simd`` (the instruction set in use on this CPU, or None); ``implementations`` (platform -> "native" or
+    "scan"); ``reason`` (why kernels are not in use, or None).
 
     >>> import jax_rnnt
     >>> sorted(jax_rnnt.build_info())
@@ -109,7 +114,7 @@ def build_info() -> dict[str, object]:
     """
     built = _module.build_info() if _module is not None else {}
     return {
-        "version": importlib.metadata.version("jax_rnnt"),
+        "version": VERSION,
         "ffi_api": f"0.{_module.ffi_api_minor}" if _module is not None else None,
         "cuda": built.get("cuda"),
         "simd": built.get("simd"),

@@ -6,6 +6,7 @@ and per platform, so that a function exported for another platform gets the righ
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -15,10 +16,11 @@ from jax.interpreters import ad, batching, mlir
 
 from jax_rnnt.xla import native, sharding
 
+Implementation = Literal["native", "scan"] | None
 IMPLEMENTATIONS = (None, "native", "scan")
 
 
-def check_implementation(implementation: str | None) -> None:
+def check_implementation(implementation: object) -> None:
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"`implementation` must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
 
