@@ -1,25 +1,36 @@
 """Transducer (RNN-T) losses for JAX, with compiled kernels.
 
 Losses:
-  rnnt_loss           minus the log-probability of the targets, with the arguments of torchaudio's rnnt_loss
-  RNNTLoss            the same with its options set beforehand: a field of Flax modules, a static argument of jit
+  rnnt_loss             minus the log-probability of the targets, with the arguments of torchaudio's rnnt_loss
+  monotonic_rnnt_loss   at most one label a frame
+  multiblank_rnnt_loss  blanks that take several frames
+  tdt_loss              tokens and durations
+  hat_loss              a blank that is decided before the label
+  RNNTLoss              rnnt_loss with its options set beforehand: a field of Flax modules, a static argument of jit
+  Loss                  the same for any of them
 
 The parts of a loss, for other topologies:
-  node_labels         the label of every node of the lattice, from targets and lengths; returns NodeLabels
-  arc_log_probs       log-probabilities of the arcs of every node, from the logits and the labels
-  lattice_cost        cost of the lattice, from the arcs and the lengths
-  lattice_posteriors  the same, and the posterior of each arc
-  RNNT_MOVES          where the arcs of RNN-T lead
+  node_labels           the label of every node of the lattice, from targets and lengths; returns NodeLabels
+  arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
+  lattice_cost          cost of the lattice, from the arcs and the lengths
+  lattice_posteriors    the same, and the posterior of each arc
+  RNNT_MOVES            where the arcs of RNN-T lead; MONOTONIC_MOVES, those of the monotonic RNN-T
 
 Around a loss:
-  check_inputs        checks the values of a batch and names the first bad example
-  build_info          what was compiled, and what runs where
-  native_available    whether a platform has compiled kernels
-  ffi_targets         names of the compiled kernels, for jax.export
+  internal_lm_scores    the labels' scores under HAT's internal language model
+  check_inputs          checks the values of a batch and names the first bad example
+  build_info            what was compiled, and what runs where
+  native_available      whether a platform has compiled kernels
+  ffi_targets           names of the compiled kernels, for jax.export
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
-from jax_rnnt.losses.rnnt import RNNTLoss, rnnt_loss
+from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
+from jax_rnnt.losses.loss_object import Loss, RNNTLoss
+from jax_rnnt.losses.monotonic import MONOTONIC_MOVES, monotonic_rnnt_loss
+from jax_rnnt.losses.multiblank import multiblank_rnnt_loss
+from jax_rnnt.losses.rnnt import rnnt_loss
+from jax_rnnt.losses.tdt import tdt_loss
 from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
@@ -28,7 +39,9 @@ from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 
 __all__ = [
+    "MONOTONIC_MOVES",
     "RNNT_MOVES",
+    "Loss",
     "NodeLabels",
     "RNNTLoss",
     "__version__",
@@ -36,11 +49,16 @@ __all__ = [
     "build_info",
     "check_inputs",
     "ffi_targets",
+    "hat_loss",
+    "internal_lm_scores",
     "lattice_cost",
     "lattice_posteriors",
+    "monotonic_rnnt_loss",
+    "multiblank_rnnt_loss",
     "native_available",
     "node_labels",
     "rnnt_loss",
+    "tdt_loss",
 ]
 
 

@@ -1,21 +1,13 @@
-"""The RNN-T loss: arcs, then lattice, then a reduction."""
+"""The RNN-T loss (Graves 2012)."""
 
-import dataclasses
-import functools
-
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core import batch, vocabulary
-from jax_rnnt.core.batch import Reduction
-from jax_rnnt.core.node_labels import node_labels
-from jax_rnnt.ops import arcs, lattice
-from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.core.loss import transducer_loss
+from jax_rnnt.core.options import Options, Reduction, Wildcard
+from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
 from jax_rnnt.xla.primitive import Implementation
-from jax_rnnt.xla.refusals import no_forward_mode
 
 
 def rnnt_loss(
@@ -28,6 +20,13 @@ def rnnt_loss(
     reduction: Reduction = "mean",
     fused_log_softmax: bool = True,
     *,
+    weights: ArrayLike | None = None,
+    fastemit_lambda: float = 0.0,
+    delay_penalty: float = 0.0,
+    sigma: float = 0.0,
+    wildcard: Wildcard = None,
+    wildcard_weight: float = 0.0,
+    zero_infinity: bool = False,
     implementation: Implementation = None,
     vocab_axis_name: str | None = None,
 ) -> Array:
@@ -44,14 +43,29 @@ def rnnt_loss(
       targets: ``[B, U]``, any integer type, labels in [0, V) that are not blank. Read up to U_b only.
       logit_lengths: ``[B]``, any integer type, the frames T_b of each utterance, in [0, T].
       target_lengths: ``[B]``, any integer type, the labels U_b of each utterance, in [0, U].
-      blank: static index of the blank in the vocabulary, in [-V, V); negative numbers count from the end.
+      blank: static index of the blank in the vocabulary, in [-V, V); negative numbers count from the end. The default
+        is the last one, as in torchaudio; it is 0 in warp-rnnt and k2, and the last one in NeMo.
       clamp: if > 0, each element of the gradient of one utterance's cost is clipped to [-clamp, clamp], before it is
         multiplied by the incoming cotangent (so with "mean" the bound is ``clamp / B``). A clipped gradient is no
         derivative: with ``clamp`` there is no forward mode (``jax.jvp``). Differentiating the clipped gradient works;
         its Jacobian J is not symmetric, so forward over reverse gives ``J v`` and reverse over reverse ``J^T v``.
-      reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B.
+      reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B; "mean_volume" their sum
+        divided by that of all U_b (0 where there are no labels).
       fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
         the entries of blank and of the targets are read and have a gradient.
+      weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
+        the sum of ``weights * U_b``. An example of weight 0 counts for nothing, even where its cost is NaN.
+      fastemit_lambda: at least 0; FastEmit multiplies the gradient of the label arcs by ``1 + fastemit_lambda``, so
+        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too.
+      delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
+      sigma: logit under-normalisation: what every arc's score is lowered by.
+      wildcard: for transcripts that lack words; None, "ends" (W-transducer: words before the first and after the last
+        label) or "anywhere" (words between any two labels). With "ends" a path may jump from (0, 0) to any frame before
+        the first label, and from any frame behind the last label to the last frame; without labels only the first jump
+        is there. With "anywhere" every frame may be passed in place of its blank.
+      wildcard_weight: the score of such a jump, or of each frame passed. 0 costs nothing.
+      zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0, as in
+        ``torch.nn.CTCLoss``. :func:`check_inputs` finds those that come from bad values in a batch.
       implementation: None chooses by platform (compiled kernels where there are any, else the ``lax`` form); "native"
         insists on the kernels; "scan" is the ``lax`` form.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
@@ -76,12 +90,14 @@ def rnnt_loss(
 
     Raises:
       TypeError: if a dtype or the type of an option is wrong, or an option is traced.
-      ValueError: if a rank or shape does not match, ``clamp`` is NaN, ``blank`` is out of range, or ``reduction`` or
-        ``implementation`` is unknown.
+      ValueError: if a rank or shape does not match, or an option is out of its range or unknown.
       Values of arrays are not known while tracing; :func:`check_inputs` checks those of concrete ones.
 
     References:
-      Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.
+      Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20. Yu et al.,
+      FastEmit, 2021 (arXiv:2010.11148), equation 9. Kang et al., Delay-penalized transducer, 2023 (arXiv:2211.00490).
+      Xu et al., Multi-blank transducers, 2023 (arXiv:2211.03541), section 3.2 (sigma). Laptev et al., Powerful and
+      extensible WFST framework for RNN-transducer losses, 2023 (arXiv:2303.10384), section 4 (W-transducer).
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -94,102 +110,23 @@ def rnnt_loss(
       >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
       (2, 4, 3, 5)
     """
-    batch.check_options(blank, clamp, reduction, fused_log_softmax, implementation)
-    logits, targets, t_b, u_b = batch.checked_arrays(logits, targets, logit_lengths, target_lengths)
-    if vocab_axis_name is not None and vocabulary.is_undivided(vocab_axis_name):
-        vocab_axis_name = None
-    if vocab_axis_name is not None and not vocabulary.is_bound(vocab_axis_name):
-        part = RNNTLoss(
-            blank, clamp, reduction, fused_log_softmax, implementation=implementation, vocab_axis_name=vocab_axis_name
-        )
-        return vocabulary.over_mesh(part, vocab_axis_name)(logits, targets, t_b, u_b)
-    parts = 1 if vocab_axis_name is None else jax.lax.psum(1, vocab_axis_name)
-    size = logits.shape[-1] * parts
-    column = resolve_column(blank, size, "blank")
-    nodes = node_labels(targets, t_b, u_b, (*logits.shape[:-1], size), blanks=(column,))
-    parameters = ArcParameters((column,), size, bool(fused_log_softmax), implementation)
-    if vocab_axis_name is not None:
-        costs = vocabulary.divided_costs(logits, *nodes, parameters, float(clamp), vocab_axis_name)
-    elif clamp > 0:
-        costs = _clamped_costs(no_forward_mode(logits, "clamp"), *nodes, parameters, float(clamp))
-    else:
-        costs = _costs(logits, *nodes, parameters)
-    if reduction == "none":
-        return costs
-    total = jnp.sum(costs)
-    # max(B, 1): the mean over an empty batch is 0, as a batch of filler rows has it, and not 0 / 0.
-    return total if reduction == "sum" else total / max(costs.shape[0], 1)
-
-
-def _costs(logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: ArcParameters) -> Array:
-    log_probs, _ = arcs.forward(logits, labels, **parameters.asdict())
-    return lattice.costs(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _clamped_costs(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float):
-    return _costs(logits, labels, t_b, u_b, parameters)
-
-
-def _clamped_fwd(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float):
-    log_probs, log_norm = arcs.forward(logits, labels, **parameters.asdict())
-    costs, posterior = lattice.posteriors(
-        log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation
+    options = Options(
+        blank,
+        clamp,
+        reduction,
+        fused_log_softmax,
+        fastemit_lambda=fastemit_lambda,
+        delay_penalty=delay_penalty,
+        sigma=sigma,
+        wildcard=wildcard,
+        wildcard_weight=wildcard_weight,
+        zero_infinity=zero_infinity,
+        implementation=implementation,
+        vocab_axis_name=vocab_axis_name,
     )
-    return costs, (logits, labels, log_norm, posterior)
 
+    def topology(width: int) -> Topology:
+        column = resolve_column(blank, width, "blank")
+        return Topology((column,), (0, width) if fused_log_softmax else (0, 0), RNNT_MOVES, width, (column,))
 
-def _clamped_bwd(parameters: ArcParameters, clamp: float, residuals, cotangent):
-    logits, labels, log_norm, posterior = residuals
-    # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
-    bound = jnp.broadcast_to(clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
-    arc_cotangent = jnp.where(cotangent[:, None, None, None] == 0, 0, -posterior * cotangent[:, None, None, None])
-    (grad,) = arcs.backward(logits, labels, log_norm, arc_cotangent, bound, clipped=True, **parameters.asdict())
-    return grad, None, None, None
-
-
-_clamped_costs.defvjp(_clamped_fwd, _clamped_bwd)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class RNNTLoss:
-    """:func:`rnnt_loss` with its options set beforehand: a static value, for fields of Flax modules and jit arguments.
-
-    It holds no parameters, so it is no ``nn.Module``. Options mean what they mean in :func:`rnnt_loss`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jax_rnnt
-      >>> loss = jax_rnnt.RNNTLoss(blank=0, reduction="sum")
-      >>> loss(jnp.zeros((1, 2, 2, 4)), jnp.array([[3]]), jnp.array([2]), jnp.array([1])).round(4)
-      Array(3.4657, dtype=float32)
-    """
-
-    blank: int = -1
-    clamp: float = -1.0
-    reduction: Reduction = "mean"
-    fused_log_softmax: bool = True
-    _: dataclasses.KW_ONLY
-    implementation: Implementation = None
-    vocab_axis_name: str | None = None
-
-    def __post_init__(self) -> None:
-        batch.check_options(self.blank, self.clamp, self.reduction, self.fused_log_softmax, self.implementation)
-
-    def __call__(
-        self, logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
-    ) -> Array:
-        """The loss of ``logits [B, T, U+1, V]`` and ``targets [B, U]``; see :func:`rnnt_loss`."""
-        return rnnt_loss(
-            logits,
-            targets,
-            logit_lengths,
-            target_lengths,
-            self.blank,
-            self.clamp,
-            self.reduction,
-            self.fused_log_softmax,
-            implementation=self.implementation,
-            vocab_axis_name=self.vocab_axis_name,
-        )
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)

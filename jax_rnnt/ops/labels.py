@@ -28,6 +28,16 @@ def static_index(name: str, x: Any) -> int:
     raise TypeError(f"`{name}` must be an integer, got {checks.described(x)}.")
 
 
+def static_integers(name: str, x: Iterable[int]) -> tuple[int, ...]:
+    """``x`` as a tuple of Python integers."""
+    checks.static(name, x)
+    try:
+        each = tuple(x)
+    except TypeError as error:
+        raise TypeError(f"`{name}` must be a sequence of integers, such as (0,), got {checks.described(x)}.") from error
+    return tuple(static_index(f"{name}[{i}]", entry) for i, entry in enumerate(each))
+
+
 def resolve_column(column: int, vocabulary: int, name: str) -> int:
     """The index in [0, V) that ``column`` names; negative numbers count from the end."""
     index = static_index(name, column)
@@ -41,13 +51,7 @@ def resolve_column(column: int, vocabulary: int, name: str) -> int:
 
 def resolve_columns(columns: Iterable[int], vocabulary: int, name: str) -> tuple[int, ...]:
     """:func:`resolve_column` of each of ``columns``."""
-    checks.static(name, columns)
-    try:
-        each = tuple(columns)
-    except TypeError as error:
-        raise TypeError(
-            f"`{name}` must be a sequence of integers, such as (0,), got {checks.described(columns)}."
-        ) from error
+    each = static_integers(name, columns)
     return tuple(resolve_column(c, vocabulary, f"{name}[{i}]") for i, c in enumerate(each))
 
 

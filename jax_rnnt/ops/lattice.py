@@ -123,6 +123,11 @@ def posteriors(
     return cost, posterior[..., :k]
 
 
+def cost_tangents(tangent: Array, posterior: Array, implementation: Implementation = None) -> Array:
+    """Of the costs ``[...]``, from that of the arcs. Its transpose gives 0 for an example whose cotangent is 0."""
+    return _cost_tangents(tangent, posterior, implementation=implementation)[0]
+
+
 def _for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
     *_, t_max, u1, _ = arcs.shape
     # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.

@@ -1,0 +1,56 @@
+"""What is added to the scores of arcs, whatever the topology: delay penalty, under-normalisation, wildcards."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_rnnt.core.topology import Topology
+from jax_rnnt.core.wildcards import with_wildcard
+from jax_rnnt.ops.slices import at
+
+
+@dataclasses.dataclass(frozen=True)
+class ArcScores:
+    """From the entries of nodes to the scores of their arcs, by a topology and the regularisers."""
+
+    topology: Topology
+    delay_penalty: float = 0.0
+    sigma: float = 0.0
+    wildcard: str | None = None
+    wildcard_weight: float = 0.0
+
+    def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
+        arcs = entries
+        if self.topology.scores is not None or self.wildcard is not None:
+            # The derivatives of these functions are factors: 0 times that of a NaN would be NaN, and an example whose
+            # cotangent is 0 must have a gradient of 0. So they see finite numbers, and NaN is added again.
+            poison = jnp.where(jnp.all(entries < jnp.inf, axis=-1, keepdims=True), 0, jnp.nan).astype(entries.dtype)
+            arcs = _finite(entries)
+            if self.topology.scores is not None:
+                arcs = self.topology.scores(arcs, t_b, u_b)
+            if self.wildcard is not None:
+                arc = self.topology.frame_arc()
+                blank = with_wildcard(at(arcs, arc), t_b, u_b, self.wildcard, self.wildcard_weight)
+                arcs = jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
+            arcs = arcs + lax.stop_gradient(poison)
+        if self.sigma != 0:
+            arcs = arcs - self.sigma
+        if self.delay_penalty != 0:
+            early = ((t_b - 1).astype(arcs.dtype) / 2)[:, None] - jnp.arange(arcs.shape[1], dtype=arcs.dtype)
+            emits = jnp.array(self.topology.label_arcs())
+            arcs = arcs + jnp.where(emits, self.delay_penalty * early[:, :, None, None], 0)
+        return arcs
+
+
+@functools.partial(jax.custom_jvp)
+def _finite(x: Array) -> Array:
+    """``x`` with 0 for NaN and +inf; its derivative is the identity."""
+    return jnp.where(x < jnp.inf, x, 0)
+
+
+@_finite.defjvp
+def _finite_jvp(primals, tangents):
+    return _finite(primals[0]), tangents[0]

@@ -1,0 +1,98 @@
+"""What all losses on dense logits do: check, label the nodes, run the pipeline, reduce."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax import Array
+from jax.typing import ArrayLike
+
+from jax_rnnt.core import pipeline
+from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.node_labels import node_labels
+from jax_rnnt.core.options import Options
+from jax_rnnt.core.reduction import reduced
+from jax_rnnt.core.topology import Topology
+from jax_rnnt.logits.dense import DenseLogits
+from jax_rnnt.logits.divided import DividedLogits
+from jax_rnnt.ops import checks
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.xla import mesh_axis, sharding
+
+MakeTopology = Callable[[int], Topology]
+"""From W, the width of a whole row of logits."""
+
+
+def checked_arrays(
+    logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
+) -> tuple[Array, Array, Array, Array]:
+    """The four arrays ``[B, T, U+1, W], [B, U], [B], [B]``, the small ones divided over the batch as the logits are."""
+    x = checks.as_array("logits", logits)
+    labels = checks.as_integers("targets", targets)
+    t_b = checks.as_integers("logit_lengths", logit_lengths)
+    u_b = checks.as_integers("target_lengths", target_lengths)
+    checks.loss_arguments(x, labels, t_b, u_b)
+    return x, sharding.follow_batch(labels, x), sharding.follow_batch(t_b, x), sharding.follow_batch(u_b, x)
+
+
+def checked_weights(weights: ArrayLike | None, logits: Array, dtype) -> Array | None:
+    if weights is None:
+        return None
+    x = checks.as_array("weights", weights)
+    checks.shape("weights", x, (logits.shape[0],), "[B]")
+    return sharding.follow_batch(x, logits).astype(dtype)
+
+
+def transducer_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    options: Options,
+    topology: MakeTopology,
+    weights: ArrayLike | None = None,
+) -> Array:
+    arrays = checked_arrays(logits, targets, logit_lengths, target_lengths)
+    costs = example_costs(*arrays, options, topology)
+    return reduced(costs, arrays[3], checked_weights(weights, arrays[0], costs.dtype), options)
+
+
+def example_costs(
+    logits: Array, targets: Array, t_b: Array, u_b: Array, options: Options, topology: MakeTopology
+) -> Array:
+    """``costs [B]``."""
+    axis = options.vocab_axis_name
+    if axis is not None and mesh_axis.is_undivided(axis):
+        axis = None
+    if axis is not None and not mesh_axis.is_bound(axis):
+        part = functools.partial(example_costs, options=options, topology=topology)
+        return mesh_axis.over_mesh(part, axis)(logits, targets, t_b, u_b)
+    width = logits.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
+    arcs = topology(width)
+    if options.wildcard is not None:
+        _check_wildcard(arcs)
+    nodes = node_labels(targets, t_b, u_b, (*logits.shape[:-1], arcs.vocabulary), arcs.blanks)
+    static = pipeline.Pipeline(
+        ArcParameters(arcs.columns, width, arcs.window, options.implementation),
+        ArcScores(arcs, options.delay_penalty, options.sigma, options.wildcard, options.wildcard_weight),
+        _arc_weights(arcs, options.fastemit_lambda),
+        float(options.clamp),
+        options.implementation,
+    )
+    source = DenseLogits(logits) if axis is None else DividedLogits(logits, axis)
+    return pipeline.costs(source, nodes, static)
+
+
+def _arc_weights(topology: Topology, fastemit_lambda: float) -> tuple[float, ...] | None:
+    if fastemit_lambda == 0:
+        return None
+    return tuple(1.0 + fastemit_lambda if emits else 1.0 for emits in topology.label_arcs())
+
+
+def _check_wildcard(topology: Topology) -> None:
+    blank_moves = [move for move in topology.moves if move[1] == 0]
+    if blank_moves != [(1, 0)]:
+        raise ValueError(
+            "`wildcard` needs a loss whose only blank takes one frame: wildcards stand beside that arc. This loss has "
+            f"blanks that take {[dt for dt, _ in blank_moves]} frames."
+        )

@@ -1,0 +1,52 @@
+"""The options that all losses share, checked once: :class:`Options`."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from jax_rnnt.ops import checks
+from jax_rnnt.ops.labels import static_index
+from jax_rnnt.xla.primitive import Implementation, check_implementation
+
+Reduction = Literal["none", "mean", "sum", "mean_volume"]
+Wildcard = Literal["ends", "anywhere"] | None
+_REDUCTIONS = get_args(Reduction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Static options of a loss; :func:`jax_rnnt.rnnt_loss` says what each means."""
+
+    blank: int = -1
+    clamp: float = -1.0
+    reduction: Reduction = "mean"
+    fused_log_softmax: bool = True
+    _: dataclasses.KW_ONLY
+    fastemit_lambda: float = 0.0
+    delay_penalty: float = 0.0
+    sigma: float = 0.0
+    wildcard: Wildcard = None
+    wildcard_weight: float = 0.0
+    zero_infinity: bool = False
+    implementation: Implementation = None
+    vocab_axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        static_index("blank", self.blank)
+        hint = ""
+        if isinstance(self.clamp, str) and self.clamp in _REDUCTIONS:
+            hint = (
+                " The 6th positional argument of the loss is `clamp`, as in torchaudio, and `reduction` comes after "
+                f"it: write reduction={self.clamp!r}."
+            )
+        checks.number("clamp", self.clamp, hint)
+        if not isinstance(self.reduction, str) or self.reduction not in _REDUCTIONS:
+            raise ValueError(f"`reduction` must be one of {_REDUCTIONS}, got {self.reduction!r}.")
+        checks.boolean("fused_log_softmax", self.fused_log_softmax)
+        for name in ("fastemit_lambda", "delay_penalty", "sigma", "wildcard_weight"):
+            checks.number(name, getattr(self, name))
+        if self.fastemit_lambda < 0:
+            raise ValueError(f"`fastemit_lambda` must be at least 0, got {self.fastemit_lambda}.")
+        if self.wildcard not in (None, "ends", "anywhere"):
+            raise ValueError(f"`wildcard` must be None, 'ends' or 'anywhere', got {self.wildcard!r}.")
+        checks.boolean("zero_infinity", self.zero_infinity)
+        check_implementation(self.implementation)

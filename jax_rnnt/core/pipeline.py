@@ -1,0 +1,95 @@
+"""From a source of logits to costs, for every loss: entries of the arcs, their scores, the lattice; and back.
+
+Where JAX can differentiate that composition in every mode, it is no more than the composition. A ``custom_vjp`` stands
+in its place where the gradient is clipped, or where the source has a gradient only.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.node_labels import NodeLabels
+from jax_rnnt.logits.source import Source
+from jax_rnnt.ops import lattice
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.xla.primitive import Implementation
+from jax_rnnt.xla.refusals import no_forward_mode, no_second_order
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """The static part: which arcs, what they are worth, and what becomes of the gradient."""
+
+    arcs: ArcParameters
+    scores: ArcScores
+    arc_weights: tuple[float, ...] | None  # factors of the posteriors, in the gradient only
+    clamp: float
+    implementation: Implementation
+
+    @property
+    def lattice(self) -> dict:
+        return {"moves": self.scores.topology.moves, "implementation": self.implementation}
+
+
+def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
+    """``costs [B]`` of the lattices whose nodes have these labels."""
+    if static.clamp <= 0 and source.composes:
+        entries, _ = source.forward(nodes.labels, static.arcs)
+        arcs = static.scores(entries, *nodes[1:])
+        if static.arc_weights is None:
+            return lattice.costs(arcs, *nodes[1:], **static.lattice)
+        return _weighted_costs(arcs, *nodes[1:], static)
+    refused = "clamp" if source.composes else "vocab_axis_name"
+    source = jax.tree.map(lambda x: no_forward_mode(x, refused), source)
+    return _costs(source, *nodes, static)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _weighted_costs(arcs: Array, t_b: Array, u_b: Array, static: Pipeline) -> Array:
+    return lattice.costs(arcs, t_b, u_b, **static.lattice)
+
+
+@_weighted_costs.defjvp
+def _weighted_costs_jvp(static: Pipeline, primals, tangents):
+    cost, posterior = lattice.posteriors(*primals, **static.lattice)
+    return cost, lattice.cost_tangents(tangents[0], _weighted(posterior, static))
+
+
+def _weighted(posterior: Array, static: Pipeline) -> Array:
+    return posterior if static.arc_weights is None else posterior * jnp.array(static.arc_weights, posterior.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline) -> Array:
+    if not source.composes:
+        source = jax.tree.map(lambda x: no_second_order(x, "vocab_axis_name"), source)
+    entries, _ = source.forward(labels, static.arcs)
+    return lattice.costs(static.scores(entries, t_b, u_b), t_b, u_b, **static.lattice)
+
+
+def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline):
+    if not source.composes:
+        source = jax.tree.map(lambda x: no_second_order(x, "vocab_axis_name"), source)
+    entries, log_norm = source.forward(labels, static.arcs)
+    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b), entries)
+    cost, posterior = lattice.posteriors(arcs, t_b, u_b, **static.lattice)
+    return cost, (source, labels, log_norm, posterior, pull)
+
+
+def _backward(static: Pipeline, residuals, cotangent: Array):
+    source, labels, log_norm, posterior, pull = residuals
+    cotangent = source.cotangent_of_costs(cotangent)
+    ct = cotangent[:, None, None, None]
+    (of_entries,) = pull(jnp.where(ct == 0, 0, -_weighted(posterior, static) * ct))
+    bound = None
+    if static.clamp > 0:
+        # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
+        bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
+    return source.backward(labels, log_norm, of_entries, bound, static.arcs), None, None, None
+
+
+_costs.defvjp(_forward, _backward)

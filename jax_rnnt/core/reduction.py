@@ -1,0 +1,34 @@
+"""From the costs of the examples of a batch to what a loss returns."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jax_rnnt.core.options import Options
+
+
+def reduced(costs: Array, u_b: Array, weights: Array | None, options: Options) -> Array:
+    """``costs [B]`` as they are, or their (weighted) sum or mean.
+
+    An example of weight 0 counts for nothing, even where its cost is NaN.
+    """
+    if options.zero_infinity:
+        costs = jnp.where(jnp.isfinite(costs), costs, 0)
+    if weights is not None:
+        costs = jnp.where(weights == 0, 0, costs * weights)
+    if options.reduction == "none":
+        return costs
+    total = jnp.sum(costs)
+    if options.reduction == "sum":
+        return total
+    if options.reduction == "mean_volume":
+        volume = u_b.astype(costs.dtype) if weights is None else u_b.astype(costs.dtype) * weights
+        return _divided(total, jnp.sum(volume))
+    if weights is not None:
+        return _divided(total, jnp.sum(weights))
+    # max(B, 1): the mean over an empty batch is 0, as a batch of filler rows has it, and not 0 / 0.
+    return total / max(costs.shape[0], 1)
+
+
+def _divided(total: Array, by: Array) -> Array:
+    """0 where there is nothing to divide by."""
+    return jnp.where(by == 0, 0, total / jnp.where(by == 0, 1, by))

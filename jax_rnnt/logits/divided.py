@@ -1,0 +1,66 @@
+"""Logits whose vocabulary is divided over a mesh axis: each device reads its own part, and only arrays of the size of
+the lattice cross the mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_rnnt.ops import arcs, lax_arcs
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.slices import at
+from jax_rnnt.xla.sharding import varying_axes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DividedLogits:
+    """This device's ``logits [B, T, U+1, W / devices]``, inside ``shard_map`` over ``axis_name``."""
+
+    logits: Array
+    axis_name: str = dataclasses.field(metadata={"static": True})
+
+    composes = False
+
+    def _offsets(self, labels: Array) -> Array:
+        """Of the first entry of each row in the whole vocabulary."""
+        return jnp.zeros_like(labels) + lax.axis_index(self.axis_name).astype(jnp.int32) * self.logits.shape[-1]
+
+    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+        offsets = self._offsets(labels)
+        static, (first, stop) = parameters.asdict(), parameters.window
+        # Without a window, the first call reads no more than the entries that it picks.
+        picks, _ = arcs.forward(self.logits, labels, offsets, **(static | {"window": (0, 0)}))
+        places = jnp.stack(lax_arcs.places_of_arcs(labels, parameters.columns, offsets), axis=-1)
+        owned = jnp.where((places >= 0) & (places < self.logits.shape[-1]), picks, 0)
+        if first < stop:
+            _, part = arcs.forward(self.logits, labels, offsets, **(static | {"columns": ()}))
+            top = lax.pmax(part, self.axis_name)
+            shift = jnp.where(top == -jnp.inf, 0, top)
+            exponentials = jnp.exp(part - shift)[..., None]
+            total = lax.psum(jnp.concatenate([owned, exponentials], axis=-1), self.axis_name)
+            owned, log_norm = total[..., :-1], shift + jnp.log(total[..., -1])
+        else:
+            owned = lax.psum(owned, self.axis_name)
+            log_norm = jnp.zeros_like(at(owned, 0))
+        each = [at(owned, k) for k in range(owned.shape[-1])]
+        entries = lax_arcs.assemble(
+            each, labels, log_norm, parameters.columns, parameters.vocabulary, parameters.window
+        )
+        return entries, log_norm
+
+    def cotangent_of_costs(self, cotangent: Array) -> Array:
+        if self.axis_name in varying_axes(self.logits):
+            return cotangent
+        # Without check_vma a sum over devices is its own transpose: every device brings its share of the cotangent.
+        return lax.psum(cotangent, self.axis_name)
+
+    def backward(
+        self, labels: Array, log_norm: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
+    ) -> "DividedLogits":
+        optional = (self._offsets(labels),) if bound is None else (bound, self._offsets(labels))
+        (grad,) = arcs.backward(
+            self.logits, labels, log_norm, cotangent, *optional, clipped=bound is not None, **parameters.asdict()
+        )
+        return DividedLogits(grad, self.axis_name)

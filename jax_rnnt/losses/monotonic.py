@@ -1,0 +1,107 @@
+"""The monotonic RNN-T loss: one label a frame at most (Tripathi 2019)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jax_rnnt.core.loss import transducer_loss
+from jax_rnnt.core.options import Options, Reduction, Wildcard
+from jax_rnnt.core.topology import Topology
+from jax_rnnt.ops import checks
+from jax_rnnt.ops.labels import Moves, resolve_column
+from jax_rnnt.xla.primitive import Implementation
+
+MONOTONIC_MOVES: Moves = ((1, 0), (1, 1))
+"""The moves of the monotonic RNN-T: blank takes (t, u) to (t + 1, u), a label takes it to (t + 1, u + 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LastFrameIsBlank:
+    """Closes the arc of the label at the last frame."""
+
+    def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
+        t = lax.broadcasted_iota(jnp.int32, entries.shape, 1)
+        arc = lax.broadcasted_iota(jnp.int32, entries.shape, 3)
+        return jnp.where((arc == 1) & (t == t_b[:, None, None, None] - 1), -jnp.inf, entries)
+
+
+def monotonic_rnnt_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int = -1,
+    clamp: float = -1.0,
+    reduction: Reduction = "mean",
+    fused_log_softmax: bool = True,
+    *,
+    last_blank: bool = False,
+    weights: ArrayLike | None = None,
+    fastemit_lambda: float = 0.0,
+    delay_penalty: float = 0.0,
+    sigma: float = 0.0,
+    wildcard: Wildcard = None,
+    wildcard_weight: float = 0.0,
+    zero_infinity: bool = False,
+    implementation: Implementation = None,
+    vocab_axis_name: str | None = None,
+) -> Array:
+    r"""The monotonic RNN transducer loss: a label takes a frame, as a blank does.
+
+    .. math:: \mathrm{loss}_b = -\log \sum_{\pi} \prod_{(t,u) \to (t+1,u)} p(\varnothing | t, u)
+                                \prod_{(t,u) \to (t+1,u+1)} p(y_{u+1} | t, u)
+
+    over the paths :math:`\pi` from (0, 0) to :math:`(T_b, U_b)`. It is k2's ``rnnt_type="modified"``.
+
+    Args:
+      logits: ``[B, T, U+1, V]``, as in :func:`rnnt_loss`.
+      targets: ``[B, U]``, as in :func:`rnnt_loss`.
+      logit_lengths: ``[B]``, the frames T_b. U_b of them emit a label, so U_b > T_b has no path: its cost is +inf.
+      target_lengths: ``[B]``, the labels U_b.
+      blank: as in :func:`rnnt_loss`: the last entry unless said otherwise. It is 0 in k2 and optimized_transducer.
+      last_blank: whether the last frame must be a blank, as in optimized_transducer. In k2 it may emit the last label.
+      clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty, sigma, wildcard, wildcard_weight,
+        zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`.
+
+    Returns:
+      As :func:`rnnt_loss`, with its table of corner cases.
+
+    Raises:
+      TypeError, ValueError: as :func:`rnnt_loss`.
+
+    References:
+      Tripathi et al., Monotonic recurrent neural network transducer and decoding strategies, 2019.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jnp.zeros((1, 3, 2, 4))  # B = 1, T = 3, U = 1, V = 4: three paths of three arcs
+      >>> lengths = jnp.array([3]), jnp.array([1])
+      >>> jax_rnnt.monotonic_rnnt_loss(logits, jnp.array([[2]]), *lengths, blank=0).round(4)  # 3 log 4 - log 3
+      Array(3.0603, dtype=float32)
+    """
+    checks.boolean("last_blank", last_blank)
+    options = Options(
+        blank,
+        clamp,
+        reduction,
+        fused_log_softmax,
+        fastemit_lambda=fastemit_lambda,
+        delay_penalty=delay_penalty,
+        sigma=sigma,
+        wildcard=wildcard,
+        wildcard_weight=wildcard_weight,
+        zero_infinity=zero_infinity,
+        implementation=implementation,
+        vocab_axis_name=vocab_axis_name,
+    )
+
+    def topology(width: int) -> Topology:
+        column = resolve_column(blank, width, "blank")
+        window = (0, width) if fused_log_softmax else (0, 0)
+        scores = LastFrameIsBlank() if last_blank else None
+        return Topology((column,), window, MONOTONIC_MOVES, width, (column,), scores)
+
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)

@@ -1,0 +1,106 @@
+"""The multi-blank RNN-T loss: blanks that take several frames (Xu 2022)."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import ArrayLike
+
+from jax_rnnt.core.loss import transducer_loss
+from jax_rnnt.core.options import Options, Reduction
+from jax_rnnt.core.topology import Topology
+from jax_rnnt.ops.labels import resolve_column, resolve_columns, static_integers
+from jax_rnnt.xla.primitive import Implementation
+
+
+def multiblank_rnnt_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int = -1,
+    clamp: float = -1.0,
+    reduction: Reduction = "mean",
+    fused_log_softmax: bool = True,
+    *,
+    big_blanks: Sequence[int],
+    durations: Sequence[int],
+    sigma: float = 0.0,
+    weights: ArrayLike | None = None,
+    fastemit_lambda: float = 0.0,
+    delay_penalty: float = 0.0,
+    zero_infinity: bool = False,
+    implementation: Implementation = None,
+    vocab_axis_name: str | None = None,
+) -> Array:
+    r"""The multi-blank RNN transducer loss: beside the blank there are big blanks, each of which takes several frames.
+
+    .. math:: \mathrm{loss}_b = -\log \sum_{\pi} \prod_{(t,u) \to (t+1,u)} p(\varnothing | t, u)
+                                \prod_{(t,u) \to (t+d_i,u)} p(\varnothing_i | t, u)
+                                \prod_{(t,u) \to (t,u+1)} p(y_{u+1} | t, u)
+
+    over the paths :math:`\pi` from (0, 0) that land exactly on :math:`(T_b, U_b)`.
+
+    Args:
+      logits: ``[B, T, U+1, V]``, as in :func:`rnnt_loss`; V counts the big blanks.
+      targets: ``[B, U]``, as in :func:`rnnt_loss`; none of them may be a blank or a big blank.
+      logit_lengths: ``[B]``, the frames T_b.
+      target_lengths: ``[B]``, the labels U_b.
+      blank: as in :func:`rnnt_loss`: the last entry unless said otherwise, as in NeMo.
+      big_blanks: static vocabulary entries of the big blanks, each in [-V, V). NeMo's are the entries before the last
+        one, counted backwards: ``big_blanks=(-2, -3, -4)`` with ``durations=(2, 4, 8)`` is its
+        ``big_blank_durations=[2, 4, 8]``.
+      durations: the frames that each of ``big_blanks`` takes, at least 1.
+      sigma: logit under-normalisation: what every arc's score is lowered by. The paper trains with 0.05.
+      clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation,
+        vocab_axis_name: as in :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
+
+    Returns:
+      As :func:`rnnt_loss`, with its table of corner cases.
+
+    Raises:
+      TypeError, ValueError: as :func:`rnnt_loss`; ValueError also if there are not as many ``durations`` as
+        ``big_blanks``, or one is below 1, or a blank is named twice.
+
+    References:
+      Xu et al., Multi-blank transducers for speech recognition, 2023 (arXiv:2211.03541), equations 5-8.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jnp.zeros((1, 2, 1, 4))  # T = 2, U = 0, V = 4: two blanks, or one that takes two frames
+      >>> targets, lengths = jnp.zeros((1, 0), int), (jnp.array([2]), jnp.array([0]))
+      >>> loss = jax_rnnt.multiblank_rnnt_loss(logits, targets, *lengths, big_blanks=(-2,), durations=(2,))
+      >>> jnp.exp(-loss)  # 1/16 + 1/4
+      Array(0.3125, dtype=float32)
+    """
+    options = Options(
+        blank,
+        clamp,
+        reduction,
+        fused_log_softmax,
+        fastemit_lambda=fastemit_lambda,
+        delay_penalty=delay_penalty,
+        sigma=sigma,
+        zero_infinity=zero_infinity,
+        implementation=implementation,
+        vocab_axis_name=vocab_axis_name,
+    )
+    frames = static_integers("durations", durations)
+    if any(d < 1 for d in frames):
+        raise ValueError(f"`durations` must be at least 1, got {frames}.")
+
+    def topology(width: int) -> Topology:
+        column = resolve_column(blank, width, "blank")
+        blanks = (column, *resolve_columns(big_blanks, width, "big_blanks"))
+        if len(blanks) != len(frames) + 1:
+            raise ValueError(
+                f"`durations` must hold one number for each of the {len(blanks) - 1} `big_blanks`, got {len(frames)}."
+            )
+        if len(set(blanks)) != len(blanks):
+            raise ValueError(
+                f"`blank` and `big_blanks` must be different entries, got the columns {blanks[0]} and {blanks[1:]}."
+            )
+        moves = ((1, 0), *((d, 0) for d in frames), (0, 1))
+        return Topology(blanks, (0, width) if fused_log_softmax else (0, 0), moves, width, blanks)
+
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)

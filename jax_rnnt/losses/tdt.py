@@ -1,0 +1,167 @@
+"""The token-and-duration transducer, TDT (Xu 2023): every token takes a number of frames that is predicted too."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jax_rnnt.core.loss import checked_arrays, checked_weights, example_costs
+from jax_rnnt.core.options import Options, Reduction
+from jax_rnnt.core.reduction import reduced
+from jax_rnnt.core.topology import Topology
+from jax_rnnt.ops import checks
+from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column, static_integers
+from jax_rnnt.xla.primitive import Implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class TdtScores:
+    """From the entries (blank, durations, label) to arcs: the blank by each duration above 0, the label by each."""
+
+    durations: tuple[int, ...]
+    normalize: bool
+
+    def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
+        blank, label = entries[..., :1], entries[..., -1:]
+        durations = entries[..., 1:-1]
+        if self.normalize:
+            durations = _log_softmax(durations)
+        of_blank = jnp.concatenate([durations[..., k : k + 1] for k, d in enumerate(self.durations) if d > 0], axis=-1)
+        of_label = label + durations
+        # A path ends with a blank: no label leads to the end.
+        t = lax.broadcasted_iota(jnp.int32, of_label.shape, 1)
+        lands = t + jnp.array(self.durations, jnp.int32)
+        of_label = jnp.where(lands < t_b[:, None, None, None], of_label, -jnp.inf)
+        return jnp.concatenate([blank + of_blank, of_label], axis=-1)
+
+    @property
+    def moves(self) -> tuple[tuple[int, int], ...]:
+        return *((d, 0) for d in self.durations if d > 0), *((d, 1) for d in self.durations)
+
+
+def _log_softmax(x: Array) -> Array:
+    """Over the last axis; -inf throughout where there is nothing else."""
+    top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
+    shifted = x - jnp.where(top == -jnp.inf, 0, top)
+    total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
+    return shifted - jnp.log(jnp.where(total == 0, 1, total))
+
+
+def tdt_loss(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    blank: int = -1,
+    clamp: float = -1.0,
+    reduction: Reduction = "mean",
+    fused_log_softmax: bool = True,
+    *,
+    durations: Sequence[int] = (0, 1, 2, 3, 4),
+    sigma: float = 0.0,
+    omega: float = 0.0,
+    key: Array | None = None,
+    weights: ArrayLike | None = None,
+    fastemit_lambda: float = 0.0,
+    delay_penalty: float = 0.0,
+    zero_infinity: bool = False,
+    implementation: Implementation = None,
+    vocab_axis_name: str | None = None,
+) -> Array:
+    r"""The token-and-duration transducer loss: a token and the number of frames that it takes are predicted together.
+
+    .. math:: \mathrm{loss}_b = -\log \sum_{\pi} \prod_{(t,u) \to (t+d,u)} p(\varnothing | t, u)\, p(d | t, u)
+                                \prod_{(t,u) \to (t+d,u+1)} p(y_{u+1} | t, u)\, p(d | t, u)
+
+    over the paths :math:`\pi` from (0, 0) that land exactly on :math:`(T_b, U_b)`. A label may take any of the
+    durations, a blank those above 0. As in NeMo the last arc of a path is a blank.
+
+    Args:
+      logits: ``[B, T, U+1, V + D]``, as in :func:`rnnt_loss`: V tokens, then D durations, as NeMo's joint emits them.
+        Each part is normalised by itself.
+      targets: ``[B, U]``, labels in [0, V) that are not blank.
+      logit_lengths: ``[B]``, the frames T_b.
+      target_lengths: ``[B]``, the labels U_b.
+      blank: static index of the blank among the V tokens, in [-V, V): the last token unless said otherwise, as in NeMo.
+      durations: D static numbers of frames, different from each other, at least 0, one of them above 0.
+      fused_log_softmax: whether the loss normalises the tokens and the durations. If False both must be
+        log-probabilities.
+      sigma: logit under-normalisation: what every arc's score is lowered by. The paper trains with 0.05.
+      omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
+        batch.
+      key: a JAX random key, which decides that; needed where ``omega`` is above 0.
+      clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
+        :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
+
+    Returns:
+      As :func:`rnnt_loss`, with its table of corner cases.
+
+    Raises:
+      TypeError, ValueError: as :func:`rnnt_loss`; ValueError also if ``durations`` are negative, repeated or all 0, if
+        there are no tokens beside them in ``logits``, if ``omega`` is no probability, or if ``key`` is missing.
+
+    References:
+      Xu et al., Efficient sequence transduction by jointly predicting tokens and durations, 2023 (arXiv:2304.06795),
+      equations 4-9; section 3.4 (sigma), section 3.5 (omega).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jnp.zeros((1, 3, 2, 4 + 3))  # B = 1, T = 3, U = 1, V = 4 tokens, D = 3 durations
+      >>> lengths = jnp.array([3]), jnp.array([1])
+      >>> jax_rnnt.tdt_loss(logits, jnp.array([[0]]), *lengths, durations=(0, 1, 2), sigma=0.05).round(4)
+      Array(4.1557, dtype=float32)
+    """
+    options = Options(
+        blank,
+        clamp,
+        reduction,
+        fused_log_softmax,
+        fastemit_lambda=fastemit_lambda,
+        delay_penalty=delay_penalty,
+        sigma=sigma,
+        zero_infinity=zero_infinity,
+        implementation=implementation,
+        vocab_axis_name=vocab_axis_name,
+    )
+    frames = static_integers("durations", durations)
+    if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
+        raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
+    checks.number("omega", omega)
+    if not 0 <= omega <= 1:
+        raise ValueError(f"`omega` must be a probability, in [0, 1], got {omega}.")
+    if omega > 0 and key is None:
+        raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={omega}), got None.")
+    scores = TdtScores(frames, bool(fused_log_softmax))
+
+    def tokens(width: int) -> tuple[int, int, tuple[int, int]]:
+        vocabulary = width - len(frames)
+        if vocabulary < 1:
+            raise ValueError(
+                f"`logits` must have V + D entries, at least one token and {len(frames)} `durations`, got {width}."
+            )
+        return vocabulary, resolve_column(blank, vocabulary, "blank"), (0, vocabulary) if fused_log_softmax else (0, 0)
+
+    def tdt(width: int) -> Topology:
+        vocabulary, column, window = tokens(width)
+        columns = (column, *range(vocabulary, width))
+        return Topology(columns, window, scores.moves, vocabulary, (column,), scores)
+
+    def rnnt(width: int) -> Topology:
+        vocabulary, column, window = tokens(width)
+        return Topology((column,), window, RNNT_MOVES, vocabulary, (column,))
+
+    arrays = checked_arrays(logits, targets, logit_lengths, target_lengths)
+    if omega == 0:
+        costs = example_costs(*arrays, options, tdt)
+    else:
+        costs = jax.lax.cond(
+            jax.random.bernoulli(key, omega),
+            lambda *arrays: example_costs(*arrays, options, rnnt),
+            lambda *arrays: example_costs(*arrays, options, tdt),
+            *arrays,
+        )
+    return reduced(costs, arrays[3], checked_weights(weights, arrays[0], costs.dtype), options)
