@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from speech_corpus import BLANK, Utterance, encode, load_audio
 from speech_mesh import rows_of
-from speech_problems import Problem, Unusable
+from speech_problems import Problem, Unusable, UserError, summary
 
 Array = TypeVar("Array")  # np.ndarray as loaded, jax.Array where the model runs
 
@@ -56,7 +56,8 @@ class Batches:
     All are filled up to a number of rows that `parts` devices can share.
 
     An audio file that turns out to be unusable when it is read is handed to `report` and becomes a filler row too: a
-    long run goes on without it.
+    long run goes on without it. Several in a row that leave a batch without an utterance are an error: what is wrong
+    then is the folder or its disk.
     """
 
     def __init__(self, buckets: Sequence[Bucket], size: int, report: Callable[[Problem], None], parts: int = 1):
@@ -65,6 +66,7 @@ class Batches:
         self.rows = -(-size // parts) * parts
         self._report = report
         self._reported: set[Path] = set()
+        self._in_a_row: list[Problem] = []
 
     def __len__(self) -> int:
         return sum(-(-len(bucket.utterances) // self.size) for bucket in self.buckets)
@@ -90,11 +92,14 @@ class Batches:
         for utterance in members:
             try:
                 audio = load_audio(utterance)
-            except Unusable as problem:
+            except Unusable as unusable:
+                problem = Problem(utterance.path, unusable.kind, unusable.detail)
+                self._in_a_row.append(problem)
                 if utterance.path not in self._reported:
                     self._reported.add(utterance.path)
-                    self._report(Problem(utterance.path, problem.kind, problem.detail))
+                    self._report(problem)
                 continue
+            self._in_a_row.clear()
             row = len(loaded)
             labels = encode(utterance.text)
             arrays.audio[row, : len(audio)] = audio
@@ -102,6 +107,11 @@ class Batches:
             arrays.labels[row, : len(labels)] = labels
             arrays.label_lengths[row] = len(labels)
             loaded.append(utterance)
+        if not loaded and len(self._in_a_row) > 1:
+            raise UserError(
+                f"{len(self._in_a_row)} audio files in a row can't be used, and a batch is left without an utterance:"
+                f" {summary(self._in_a_row)}"
+            )
         return Batch(arrays, loaded)
 
     def training(self, seed: int, first_step: int) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from speech_features import SAMPLE_RATE
-from speech_problems import Problem, Unusable, UserError
+from speech_problems import Problem, Unusable, UserError, summary
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 BLANK = 0  # class 0 of the model; character i of ALPHABET is class i + 1
@@ -51,29 +51,35 @@ def read_corpus(root: Path, samples: range, report: Callable[[Problem], None]) -
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
+    problems: list[Problem] = []
+
+    def skip(problem: Problem) -> None:
+        problems.append(problem)
+        report(problem)
+
     utterances: list[Utterance] = []
     listed: set[Path] = set()
     for transcript in sorted(root.rglob("*.trans.txt")):
-        for name, text in _transcript_lines(transcript, report):
+        for name, text in _transcript_lines(transcript, skip):
             path = next((p for p in (transcript.parent / (name + s) for s in AUDIO_SUFFIXES) if p.exists()), None)
             if path is None:
-                report(Problem(transcript, "no audio", f"neither {name}.flac nor {name}.wav is beside it"))
+                skip(Problem(transcript, "no audio", f"neither {name}.flac nor {name}.wav is beside it"))
             elif path in listed:
-                report(Problem(path, "repeated transcript", f"listed once more in {transcript}"))
+                skip(Problem(path, "repeated transcript", f"listed once more in {transcript}"))
             else:
                 listed.add(path)
                 try:
                     _check_text(text)
                     utterances.append(Utterance(name, path, text, _audio_length(path, samples)))
                 except Unusable as problem:
-                    report(Problem(path, problem.kind, problem.detail))
+                    skip(Problem(path, problem.kind, problem.detail))
     for suffix in AUDIO_SUFFIXES:
         for path in sorted(set(root.rglob("*" + suffix)) - listed):
-            report(Problem(path, "no transcript", "no *.trans.txt beside it lists this file"))
+            skip(Problem(path, "no transcript", "no *.trans.txt beside it lists this file"))
     if not utterances:
         raise UserError(
-            f"{root}: no usable utterance in it. It needs *.trans.txt files with lines `ID TEXT`, and ID.flac or ID.wav"
-            " beside them"
+            f"{root}: no usable utterance in it; it needs *.trans.txt files with lines `ID TEXT`, and ID.flac or ID.wav"
+            f" beside them; skipped: {summary(problems) if problems else 'nothing'}"
         )
     return utterances
 
@@ -81,7 +87,7 @@ def read_corpus(root: Path, samples: range, report: Callable[[Problem], None]) -
 def _transcript_lines(transcript: Path, report: Callable[[Problem], None]) -> Iterator[tuple[str, str]]:
     """The (ID, lower-case text) pairs of one *.trans.txt."""
     try:
-        lines = transcript.read_text(encoding="utf-8").splitlines()
+        lines = transcript.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         report(Problem(transcript, "unreadable transcript", str(error)))
         return

@@ -1,6 +1,8 @@
 """What can be wrong with the input, and how it is said: skipped and counted with its path, or one sentence and exit."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,24 @@ class Problem(NamedTuple):
     path: Path
     kind: str
     detail: str
+
+
+def summary(problems: Sequence[Problem]) -> str:
+    """How many there are of each kind, and the first of them."""
+    counts = Counter(problem.kind for problem in problems).most_common()
+    first = problems[0]
+    return f"{', '.join(f'{count} {kind}' for kind, count in counts)}; the first is {first.path}: {first.detail}"
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to. It becomes `path` when everything is written; until then `path` keeps what it held."""
+    unfinished = path.with_stem(path.stem + ".unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 class ProblemLog:

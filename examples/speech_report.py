@@ -12,6 +12,7 @@ from speech_batches import Arrays, on_device
 from speech_corpus import BLANK
 from speech_features import HOP, SAMPLE_RATE, log_mel
 from speech_model import STACK, Transducer
+from speech_problems import whole_file
 
 import jax_rnnt
 
@@ -67,7 +68,8 @@ def draw(
     _draw_features(axes["mel"], alignment.features, seconds)
     _draw_lattice(axes["lattice"], alignment, text, seconds)
     axes["mel"].set_title(f"“{text}”, recognised as “{recognised}”")
-    figure.savefig(file, dpi=120)
+    with whole_file(file) as unfinished:
+        figure.savefig(unfinished, dpi=120)
     pyplot.close(figure)
 
 

@@ -6,6 +6,7 @@ speed and a pitch. The held-out variants speak nothing in the training folder, i
 """
 
 import ctypes
+import io
 import random
 import shutil
 from collections.abc import Sequence
@@ -139,6 +140,9 @@ def _write_corpus(
         chapter_folder = root / speaker / chapter
         chapter_folder.mkdir(parents=True, exist_ok=True)
         name = f"{speaker}-{chapter}-{number:05d}"
-        soundfile.write(chapter_folder / f"{name}.wav", audio, SAMPLE_RATE, subtype="PCM_16")
+        # Through memory: a full disk is then an OSError, where soundfile fails an assertion.
+        wave = io.BytesIO()
+        soundfile.write(wave, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        (chapter_folder / f"{name}.wav").write_bytes(wave.getvalue())
         with open(chapter_folder / f"{speaker}-{chapter}.trans.txt", "a", encoding="utf-8") as transcript:
             transcript.write(f"{name} {text}\n")

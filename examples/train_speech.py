@@ -33,7 +33,7 @@ try:
     from speech_features import SAMPLE_RATE
     from speech_mesh import DATA, MODEL, parse_mesh, replicate, use_devices, vocabulary_parts
     from speech_model import SHORTEST, Sizes, Transducer
-    from speech_problems import ProblemLog, UserError
+    from speech_problems import ProblemLog, UserError, whole_file
     from speech_report import align, draw
     from speech_synth import synthesise
 
@@ -224,10 +224,7 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
     started = time.perf_counter()
     if args.width % Sizes.heads:
         raise UserError(f"--width is {args.width}; it needs to be a multiple of {Sizes.heads}, the attention heads")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{args.out} can't be written to: {error}") from error
+    args.out.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(args.out / "checkpoints")
     if checkpoints.latest_step is not None and not args.resume:
         raise UserError(
@@ -277,7 +274,8 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
         "settings": settings,
         "mesh": axes,
     }
-    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    with whole_file(args.out / "metrics.json") as unfinished:
+        unfinished.write_text(json.dumps(metrics, indent=1))
     console.print(
         f"WER {metrics['wer']:.2%} on held-out voices after {args.steps} steps and {total:.0f} s;"
         f" skipped: {dict(problems.counts) or 'nothing'}; {args.out / 'picture.png'}, {args.out / 'metrics.json'}",
@@ -293,8 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         axes = parse_mesh(args.mesh, args.devices)
         with use_devices(axes):
             run(args, axes, console)
-    except UserError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    except (UserError, OSError) as error:
+        # Reading turns its own OSErrors into named problems, so what arrives here is about --out.
+        sentence = f"{error.filename or args.out}: {error.strerror or error}" if isinstance(error, OSError) else error
+        Console(stderr=True).print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("interrupted: --resume continues from the newest checkpoint")
