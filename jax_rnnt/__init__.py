@@ -5,7 +5,8 @@ Losses:
   RNNTLoss          the same with its options set beforehand: a field of Flax modules, a static argument of jit
 
 The parts of a loss, for other topologies:
-  node_labels       the label of every node of the lattice, from targets and lengths; returns NodeLabels
+  node_labels       the label of every node of the lattice, from targets and lengths
+  NodeLabels        what node_labels returns: labels and lengths for the next two
   arc_log_probs     log-probabilities of the arcs of every node, from the logits and the labels
   lattice_cost      cost and arc posteriors of the lattice, from the arcs and the lengths
   RNNT_MOVES        where the arcs of RNN-T lead
