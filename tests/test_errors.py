@@ -49,6 +49,17 @@ MISTAKES = {
     "blank_too_small": ("blank", -V - 1, ValueError, ["-6", "-7"]),
     "blank_float": ("blank", 1.0, TypeError, ["integer", "1.0"]),
     "blank_array": ("blank", np.zeros(2, np.int32), TypeError, ["integer"]),
+    "blank_bool": ("blank", True, TypeError, ["integer", "True", "bool"]),
+    "blank_numpy_bool": ("blank", np.True_, TypeError, ["integer", "bool"]),
+    "clamp_string": ("clamp", "1", TypeError, ["number", "'1'", "str"]),
+    "clamp_none": ("clamp", None, TypeError, ["number", "None"]),
+    "clamp_bool": ("clamp", True, TypeError, ["number", "True", "bool"]),
+    "clamp_complex": ("clamp", 1j, TypeError, ["number", "1j"]),
+    "clamp_array": ("clamp", np.ones(2), TypeError, ["number", "float64", "(2,)"]),
+    "clamp_nan": ("clamp", float("nan"), ValueError, ["number", "NaN"]),
+    "fused_string": ("fused_log_softmax", "False", TypeError, ["True", "False", "'False'"]),
+    "fused_number": ("fused_log_softmax", 0, TypeError, ["True", "False", "0"]),
+    "reduction_array": ("reduction", np.zeros(2), ValueError, ["none", "mean", "sum"]),
     "reduction_unknown": ("reduction", "batchmean", ValueError, ["none", "mean", "sum", "batchmean"]),
     "reduction_none": ("reduction", None, ValueError, ["none", "mean", "sum", "None"]),
     "implementation_unknown": ("implementation", "cuda", ValueError, ["native", "scan", "cuda"]),
@@ -84,30 +95,90 @@ def test_mistake(name: str, call: Callable) -> None:
     _assert_says(str(caught.value), argument, words)
 
 
-@pytest.mark.parametrize("name", [n for n, m in MISTAKES.items() if m[0] in ("blank", "reduction", "implementation")])
+@pytest.mark.parametrize("name", [n for n, m in MISTAKES.items() if m[0] not in GOOD])
 def test_mistake_in_the_loss_object(name: str) -> None:
+    """Where the object is made, but for the range of blank, which depends on the vocabulary."""
     argument, value, error, words = MISTAKES[name]
-    with pytest.raises(error) as caught:
-        jax_rnnt.RNNTLoss(**{argument: value})(**GOOD)
+    if name in ("blank_too_large", "blank_too_small"):
+        loss = jax_rnnt.RNNTLoss(blank=value)
+        with pytest.raises(error) as caught:
+            loss(**GOOD)
+    else:
+        with pytest.raises(error) as caught:
+            jax_rnnt.RNNTLoss(**{argument: value})
     _assert_says(str(caught.value), argument, words)
 
 
+def test_numbers_of_other_types_are_no_mistake() -> None:
+    expected = jax_rnnt.rnnt_loss(**GOOD, blank=2, clamp=1.0, fused_log_softmax=True)
+    options = {"blank": np.int64(2), "clamp": np.float32(1), "fused_log_softmax": np.True_}
+    assert jax_rnnt.rnnt_loss(**GOOD, **options) == expected
+    assert jax_rnnt.rnnt_loss(**GOOD, blank=jnp.int32(2), clamp=np.array(1)) == expected
+    assert jax_rnnt.RNNTLoss(**options)(**GOOD) == expected
+
+
+@pytest.mark.parametrize("make", [lambda *options: jax_rnnt.rnnt_loss(*GOOD.values(), *options), jax_rnnt.RNNTLoss])
+def test_a_reduction_in_the_place_of_clamp_gets_a_sentence_of_help(make: Callable) -> None:
+    with pytest.raises(TypeError) as caught:
+        make(0, "mean")
+    _assert_says(str(caught.value), "clamp", ["'mean'", "6th", "torchaudio", "reduction='mean'"])
+
+
+@pytest.mark.parametrize("argument", ["clamp", "blank", "fused_log_softmax"])
+def test_traced_options_are_told_that_they_are_static(argument: str) -> None:
+    value = {"clamp": 0.5, "blank": 1, "fused_log_softmax": False}[argument]
+
+    def loss(value):
+        return jax_rnnt.rnnt_loss(**GOOD, **{argument: value})
+
+    with pytest.raises(TypeError) as caught:
+        jax.jit(loss)(value)
+    _assert_says(str(caught.value), argument, ["static", f"static_argnames='{argument}'", "closure"])
+    assert jax.jit(jax_rnnt.rnnt_loss, static_argnames=argument)(**GOOD, **{argument: value}) == loss(value)
+
+
+# No JAX arrays: what NumPy and JAX say of these names no argument.
+NO_ARRAYS = {
+    "objects": (np.array([[None, 1], [2, 3]]), "object"),
+    "words": (np.array(["one", "two"]), "<U3"),
+    "string": ("lengths.npy", "'lengths.npy'"),
+    "ragged": ([[1, 2], [3]], "[[1, 2], [3]]"),
+    "none": (None, "NoneType"),
+}
+
+
+@pytest.mark.parametrize("argument", GOOD)
+@pytest.mark.parametrize("name", NO_ARRAYS)
+def test_no_array(name: str, argument: str) -> None:
+    value, shown = NO_ARRAYS[name]
+    calls = [jax_rnnt.rnnt_loss, jax.jit(lambda: jax_rnnt.rnnt_loss(**(GOOD | {argument: value})))]
+    for call, arguments in zip(calls, (GOOD | {argument: value}, {}), strict=True):
+        with pytest.raises(TypeError) as caught:
+            call(**arguments)
+        _assert_says(str(caught.value), argument, ["array of numbers", shown])
+    with pytest.raises(TypeError, match=f"`{argument}`"):
+        jax_rnnt.check_inputs(**(GOOD | {argument: value}))
+    if argument.endswith("lengths"):
+        log_probs, others = _of((B, T, U + 1, 2), np.float32), {n: GOOD[n] for n in GOOD if n.endswith("lengths")}
+        with pytest.raises(TypeError, match=f"`{argument}`"):
+            jax_rnnt.lattice_cost(log_probs, **(others | {argument: value}))
+
+
+def test_integers_too_large_for_any_dtype() -> None:
+    with pytest.raises(ValueError, match="`logit_lengths`"):
+        jax_rnnt.rnnt_loss(**(GOOD | {"logit_lengths": [5, 3, 4, 2**70]}))
+
+
 def test_one_label_column_too_few_gets_a_sentence_of_help() -> None:
-    """U against U + 1: the joint was run without the start symbol."""
+    """U against U + 1: the joint was run without the start symbol, or the targets hold it."""
     with pytest.raises(ValueError, match=r"`logits`|`targets`") as caught:
         jax_rnnt.rnnt_loss(**(GOOD | {"logits": np.zeros((B, T, U, V), np.float32)}))
     message = str(caught.value)
     assert re.search(r"U \+ 1|U\+1", message), message
     assert str((B, T, U, V)) in message, message
     assert str((B, U)) in message, message
-    assert "start" in message, message
-
-
-@pytest.mark.parametrize("argument", ["clamp"])
-@pytest.mark.parametrize("value", ["big", None])
-def test_clamp_that_is_no_number(argument: str, value: object) -> None:
-    with pytest.raises(TypeError):
-        jax_rnnt.rnnt_loss(**(GOOD | {argument: value}))
+    assert "If the targets hold a start symbol, remove it" in message, message
+    assert "predictor" in message, message
 
 
 # --- check_inputs -----------------------------------------------------------------------------------------------------
@@ -192,6 +263,11 @@ ARCS = {
     "logits_scalar": ({"logits": _of((), np.float32)}, ValueError, "`logits`"),
     "column_out_of_range": ({"columns": (0, 5)}, ValueError, r"`columns.*5"),
     "column_float": ({"columns": (0.5,)}, TypeError, r"`columns.*0\.5"),
+    "column_bool": ({"columns": (0, True)}, TypeError, r"`columns\[1\]`.*True"),
+    "columns_integer": ({"columns": 0}, TypeError, "`columns`.*sequence.*got 0 of type int"),
+    "normalize_string": ({"normalize": "False"}, TypeError, "`normalize`.*'False'"),
+    "labels_ragged": ({"labels": [[1, 2], [3]]}, TypeError, r"`labels`.*\[\[1, 2\], \[3\]\]"),
+    "logits_objects": ({"logits": np.array([None])}, TypeError, "`logits`.*object"),
     "implementation": ({"implementation": "gpu"}, ValueError, "`implementation`"),
 }
 
@@ -214,6 +290,8 @@ LATTICE = {
     "move_float": ({"moves": ((1, 0), (0.5, 1))}, TypeError, "`moves"),
     "lengths_batch": ({"logit_lengths": _of((B + 1,))}, ValueError, "`logit_lengths`.*4.*5"),
     "lengths_float": ({"target_lengths": _of((B,), np.float32)}, TypeError, "`target_lengths`"),
+    "log_probs_ragged": ({"log_probs": [[1.0, 2.0], [3.0]]}, TypeError, "`log_probs`.*list"),
+    "return_posteriors_string": ({"return_posteriors": "no"}, TypeError, "`return_posteriors`.*'no'"),
 }
 
 

@@ -1,6 +1,9 @@
 """What importing does and does not do, in processes of its own: silent, quick, no backend, no compiled module."""
 
+import inspect
 import os
+import pydoc
+import re
 import subprocess
 import sys
 import textwrap
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 IMPORT_LIMIT_MS = 50.0
 
@@ -134,9 +138,53 @@ def test_build_info() -> None:
     assert info["implementations"]["tpu"] == "scan"
 
 
+def test_build_info_without_installed_metadata() -> None:
+    """As in a source tree on Python's path, or in a frozen application."""
+    done = run("""
+        import importlib.metadata, warnings
+        def version(name):
+            raise importlib.metadata.PackageNotFoundError(name)
+        importlib.metadata.version = version
+        warnings.simplefilter("ignore")
+        import jax_rnnt
+        print(jax_rnnt.build_info()["version"], jax_rnnt.__version__)
+    """)
+    assert done.stdout.split() == ["unknown", "unknown"]
+
+
 def test_public_names() -> None:
-    for name in ("rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "check_inputs"):
+    for name in ("rnnt_loss", "RNNTLoss", "node_labels", "arc_log_probs", "lattice_cost", "check_inputs"):
         documentation = getattr(jax_rnnt, name).__doc__
         assert documentation, name
         assert ">>>" in documentation, f"{name} has a doctest"
     assert jax_rnnt.RNNT_MOVES == ((1, 0), (0, 1))
+    assert jax_rnnt.__version__ == jax_rnnt.build_info()["version"]
+
+
+def test_dir_and_help_list_the_public_names_alone() -> None:
+    listed = [name for name in dir(jax_rnnt) if not name.startswith("__")]
+    public = [name for name in jax_rnnt.__all__ if not name.startswith("__")]
+    assert listed == sorted(public)
+    for name in public:
+        assert re.search(rf"^  {name} ", jax_rnnt.__doc__, re.MULTILINE), f"the docstring says what {name} is"
+    text = pydoc.render_doc(jax_rnnt, renderer=pydoc.plaintext)
+    for name in public:
+        if inspect.isfunction(getattr(jax_rnnt, name)):
+            assert f"\n    {name}(" in text, name
+
+
+def test_nobody_is_sent_to_an_index() -> None:
+    """The name is on none; whoever registered it there could send people anything."""
+    root = Path(__file__).parent.parent
+    files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md"), *root.glob("jax_rnnt/**/*.py")]
+    assert len(files) > 20
+    for file in files:
+        found = re.search(r"pip install ([^\s#]+ )*[\"']?jax[_-]rnnt\b", file.read_text())
+        assert not found, f"{file}: {found[0] if found else None}"
+
+
+def test_a_missing_module_is_installed_from_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_reason", "the compiled module could not be imported")
+    remedy = native.missing_reason("cpu")
+    assert "folder of its source" in remedy
+    assert re.search(r"pip install .* \.$", remedy)

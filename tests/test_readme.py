@@ -26,6 +26,7 @@ def test_python_blocks_run_in_order():
     assert float(namespace["loss"]) > 0
     assert namespace["grad"].shape == (2, 50, 11, 32)
     assert namespace["posteriors"].shape == (2, 50, 11, 2)
+    assert jax.numpy.isfinite(namespace["cost"]).all()
 
 
 def test_ci_runs_the_two_commands():

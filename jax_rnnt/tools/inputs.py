@@ -30,9 +30,9 @@ def check_inputs(
       TypeError, ValueError: as :func:`rnnt_loss` does for types and shapes, and ValueError for the first bad value.
 
     Example:
-      >>> import jax, numpy as np
+      >>> import numpy as np
       >>> import jax_rnnt
-      >>> logits = jax.ShapeDtypeStruct((1, 4, 3, 5), np.float32)
+      >>> logits = np.zeros((1, 4, 3, 5), np.float32)
       >>> jax_rnnt.check_inputs(logits, np.array([[1, 4]]), np.array([4]), np.array([2]))
       Traceback (most recent call last):
         ...

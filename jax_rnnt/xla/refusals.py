@@ -19,20 +19,13 @@ def _refuse_second_order(argument: str, primals, tangents):
     raise TypeError(f"With `{argument}` the loss has no second derivatives: its gradient can't be differentiated.")
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def no_forward_mode(x: Array, argument: str) -> Array:
     """``x`` itself, before a ``custom_vjp``; forward mode is a TypeError, and reverse mode passes.
 
-    JAX begins both modes with the rule below. A tangent that is then evaluated, or differentiated, is forward mode's;
-    reverse mode only transposes it.
+    JAX begins both modes with the same rule, which marks the tangent. Reverse mode only transposes the mark; who
+    evaluates, batches or differentiates it is in forward mode.
     """
-    return x
-
-
-@no_forward_mode.defjvp
-def _mark_tangent(argument: str, primals, tangents):
-    # With `x` among its operands the mark is differentiated whenever what comes after it is: reverse over forward mode.
-    return primals[0], _mark.bind(tangents[0], primals[0], argument=argument)
+    return _identity.bind(x, argument=argument)
 
 
 def _refuse_forward_mode(*_, argument: str):
@@ -42,14 +35,24 @@ def _refuse_forward_mode(*_, argument: str):
     )
 
 
-def _batch(args, dims, **parameters):
-    return _mark.bind(*args, **parameters), dims[0]
+def _mark_tangent(primals, tangents, *, argument: str):
+    # The result is `x` and not the identity of it: the second derivative of what follows may well be there. With `x` an
+    # operand of the mark too, the mark is differentiated whenever what follows is: reverse over forward mode.
+    (x,), (tangent,) = primals, tangents
+    return x, _mark.bind(ad.instantiate_zeros(tangent), x, argument=argument)
 
 
-_mark = Primitive("jax_rnnt_no_forward_mode")
-_mark.def_abstract_eval(lambda tangent, x, *, argument: tangent)
+_identity = Primitive("jax_rnnt_no_forward_mode")
+_identity.def_impl(lambda x, *, argument: x)
+_identity.def_abstract_eval(lambda x, *, argument: x)
+mlir.register_lowering(_identity, lambda ctx, x, *, argument: [x])
+batching.defvectorized(_identity)
+ad.primitive_jvps[_identity] = _mark_tangent
+
+_mark = Primitive("jax_rnnt_forward_mode_tangent")
 _mark.def_impl(_refuse_forward_mode)
+_mark.def_abstract_eval(lambda tangent, x, *, argument: tangent)
 mlir.register_lowering(_mark, _refuse_forward_mode)
+batching.primitive_batchers[_mark] = _refuse_forward_mode
 ad.primitive_jvps[_mark] = _refuse_forward_mode
 ad.primitive_transposes[_mark] = lambda cotangent, tangent, x, *, argument: (cotangent, None)
-batching.primitive_batchers[_mark] = _batch

@@ -1,0 +1,55 @@
+"""The types that users see: strict checkers take a good script and refuse a bad one."""
+
+import doctest
+import os
+import shutil
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import jax_rnnt
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = Path(__file__).parent / "typed_user_script.py"
+CHECKERS = {
+    "mypy": ["--strict", "--follow-imports=silent", f"--python-executable={sys.executable}"],
+    "pyright": ["--pythonpath", sys.executable],
+}
+
+
+def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False, cwd=folder)
+
+
+def test_the_script_runs() -> None:
+    done = run(sys.executable, "-W", "ignore", SCRIPT, folder=SCRIPT.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "function", [jax_rnnt.rnnt_loss, jax_rnnt.RNNTLoss, jax_rnnt.arc_log_probs, jax_rnnt.lattice_cost]
+)
+def test_implementation_is_one_of_its_names(function) -> None:
+    assert typing.get_type_hints(function)["implementation"] == typing.Literal["native", "scan"] | None
+
+
+@pytest.mark.slow
+@pytest.mark.once
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_strict_checker(checker: str, tmp_path: Path) -> None:
+    """Nothing to say of the script and of the docstring's example; an unknown implementation is an error."""
+    program = shutil.which(checker)
+    if program is None:
+        pytest.skip(f"{checker} is not on PATH")
+    example, bad = tmp_path / "example.py", tmp_path / "bad.py"
+    parts = doctest.DocTestParser().get_examples(jax_rnnt.check_inputs.__doc__ or "")
+    example.write_text("# pyright: strict\n" + "".join(part.source for part in parts))
+    bad.write_text(SCRIPT.read_text().replace('implementation="scan"', 'implementation="gpu"'))
+    done = run(program, *CHECKERS[checker], SCRIPT, example, bad, MYPYPATH=str(ROOT))
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert len(errors) == 2, done.stdout + done.stderr
+    assert all("bad.py" in line and '"implementation"' in line for line in errors), done.stdout
