@@ -1,6 +1,7 @@
 """The token-and-duration transducer, TDT (Xu 2023): every token takes a number of frames that is predicted too."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -155,13 +156,9 @@ def tdt_loss(
         return Topology((column,), window, RNNT_MOVES, vocabulary, (column,))
 
     arrays = checked_arrays(logits, targets, logit_lengths, target_lengths)
-    if omega == 0:
-        costs = example_costs(*arrays, options, tdt)
+    of_tdt, of_rnnt = (functools.partial(example_costs, options=options, topology=arcs) for arcs in (tdt, rnnt))
+    if key is None or omega == 0:
+        costs = of_tdt(*arrays)
     else:
-        costs = jax.lax.cond(
-            jax.random.bernoulli(key, omega),
-            lambda *arrays: example_costs(*arrays, options, rnnt),
-            lambda *arrays: example_costs(*arrays, options, tdt),
-            *arrays,
-        )
+        costs = jax.lax.cond(jax.random.bernoulli(key, omega), of_rnnt, of_tdt, *arrays)
     return reduced(costs, arrays[3], checked_weights(weights, arrays[0], costs.dtype), options)

@@ -1,4 +1,5 @@
-"""What the integers at the door of the two operations mean: labels of rows, columns of blanks, moves of arcs."""
+"""What the integers at the door of the two operations mean: labels of rows, columns of blanks, the window,
+moves of arcs."""
 
 import contextlib
 import operator
@@ -13,6 +14,7 @@ NO_LABEL = -1  # no label leaves this node: its entry is -inf
 PADDING = -2  # the row is neither read nor given a gradient
 INVALID = -3  # like every other label outside the vocabulary: the row is NaN
 
+Window = tuple[int, int]
 Moves = tuple[tuple[int, int], ...]
 
 RNNT_MOVES: Moves = ((1, 0), (0, 1))
@@ -53,6 +55,19 @@ def resolve_columns(columns: Iterable[int], vocabulary: int, name: str) -> tuple
     """:func:`resolve_column` of each of ``columns``."""
     each = static_integers(name, columns)
     return tuple(resolve_column(c, vocabulary, f"{name}[{i}]") for i, c in enumerate(each))
+
+
+def resolve_window(window: Sequence[int] | None, vocabulary: int) -> Window:
+    """``window`` as a pair (first, stop); None is the whole vocabulary, and every empty window is (0, 0)."""
+    if window is None:
+        return 0, vocabulary
+    pair = static_integers("window", window)
+    if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= vocabulary:
+        raise ValueError(
+            f"`window` must be a pair (first, stop) with 0 <= first <= stop <= {vocabulary}, the entries of the "
+            f"vocabulary (logits.shape[-1]), got {pair}."
+        )
+    return pair if pair[0] < pair[1] else (0, 0)
 
 
 def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:
