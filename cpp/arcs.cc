@@ -6,53 +6,91 @@
 namespace jax_rnnt {
 namespace {
 
-// Where in its row arc k points to, or -1 if that is not in this part of the vocabulary.
-JAX_RNNT_INLINE int64_t Place(const ArcsShape& shape, int64_t k, int32_t label, int32_t offset) {
-  const int64_t place = (k < shape.num_columns ? shape.columns[k] : int64_t{label}) - offset;
+// The entry of the vocabulary that arc k of a live row points to.
+JAX_RNNT_INLINE int64_t Column(const ArcsShape& shape, int64_t k, int32_t label) {
+  return k < shape.num_columns ? shape.columns[k] : int64_t{label};
+}
+
+// Where in its row that entry is, or -1 if it is not in this part of the vocabulary.
+JAX_RNNT_INLINE int64_t Place(const ArcsShape& shape, int64_t column, int32_t offset) {
+  const int64_t place = column - offset;
   return place >= 0 && place < shape.width ? place : -1;
 }
 
-// offset: of this part of a divided vocabulary, or null.
 template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, const int32_t* offset, A log_norm,
+JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, int32_t offset, A log_norm,
                              A* entries) {
   const Row kind = RowKind(label, shape.vocabulary);
   const int64_t columns = shape.num_columns;
-  if (kind != Row::kLive || !IsFinite(log_norm)) {
-    std::fill(entries, entries + shape.num_arcs(), Constant(kind, log_norm, -kInfinity<A>));
-  } else if (offset == nullptr && shape.width >= shape.vocabulary) {
-    for (int64_t k = 0; k < columns; ++k) entries[k] = Widen(x[shape.columns[k]]) - log_norm;
-    entries[columns] = label < 0 ? -kInfinity<A> : Widen(x[label]) - log_norm;
+  const A shift = Shift(log_norm);
+  if (kind == Row::kPadding || IsBroken(kind, log_norm)) {
+    std::fill(entries, entries + shape.num_arcs(), kind == Row::kPadding ? -kInfinity<A> : kNaN<A>);
+  } else if (shape.window.size() == shape.width && shape.width == shape.vocabulary) {
+    for (int64_t k = 0; k < columns; ++k) entries[k] = Widen(x[shape.columns[k]]) - shift;
+    entries[columns] = label == kNoLabel ? -kInfinity<A> : Widen(x[label]) - shift;
   } else {
-    for (int64_t k = 0; k < shape.num_arcs(); ++k) {
-      const int64_t place = k == columns && label < 0 ? -1 : Place(shape, k, label, offset == nullptr ? 0 : *offset);
-      entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - log_norm;
+    entries[columns] = -kInfinity<A>;
+    for (int64_t k = 0; k < ArcsOf(label, columns); ++k) {
+      const int64_t column = Column(shape, k, label), place = Place(shape, column, offset);
+      entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - (shape.window.Holds(column) ? shift : A(0));
     }
   }
 }
 
+// Rows [begin, end), which are the same part of the vocabulary.
+template <class T, class A = typename Compute<T>::Type>
+JAX_RNNT_INLINE void ForwardPart(const ArcsShape& shape, const T* logits, const int32_t* labels, int32_t offset,
+                                 A* log_probs, A* log_norm, int64_t begin, int64_t end) {
+  const Window<int64_t> window = shape.window.InRow(offset, shape.width);
+  const auto live = [&](int64_t n) JAX_RNNT_INLINE_LAMBDA {
+    return RowKind(labels[n], shape.vocabulary) == Row::kLive && shape.window.size() > 0;
+  };
+  const int64_t width = shape.width, tile = TileRows(window.size());
+  for (int64_t n = begin; n < end;) {
+    int64_t count = 0;
+    while (count < tile && n + count < end && live(n + count)) ++count;
+    if (count > 0) {
+      LogSumExp(logits + n * width + window.first, count, window.size(), width, log_norm + n);
+    } else {
+      log_norm[n] = 0;
+      count = 1;
+    }
+    for (const int64_t stop = n + count; n < stop; ++n) {
+      Entries(shape, logits + n * width, labels[n], offset, log_norm[n], log_probs + n * shape.num_arcs());
+    }
+  }
+}
+
+// The gradient of a live row that is not NaN.
 template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const T* x, int32_t label, int32_t offset, A log_norm,
                               const A* cotangent, A limit, T* grad) {
-  const int64_t arcs = shape.num_columns + (label >= 0 ? 1 : 0);
+  const int64_t arcs = ArcsOf(label, shape.num_columns);
+  const bool massless = IsMassless(log_norm);
   A total = 0;
-  for (int64_t k = 0; k < arcs; ++k) total += cotangent[k];
-  const A scale = shape.normalize ? -total : A(0);
+  for (int64_t k = 0; k < arcs; ++k) total += shape.window.Holds(Column(shape, k, label)) ? cotangent[k] : A(0);
+  const A scale = massless ? A(0) : -total;
+  const Window<int64_t> window = shape.window.InRow(offset, shape.width);
   if (scale == 0) {
     std::fill(grad, grad + shape.width, T{});
-  } else if (limit < kInfinity<A>) {
-    ScaledSoftmax<true>(x, shape.width, log_norm, scale, limit, grad);
   } else {
-    ScaledSoftmax<false>(x, shape.width, log_norm, scale, limit, grad);
+    std::fill(grad, grad + window.first, T{});
+    std::fill(grad + window.stop, grad + shape.width, T{});
+    if (limit < kInfinity<A>) {
+      ScaledSoftmax<true>(x + window.first, window.size(), log_norm, scale, limit, grad + window.first);
+    } else {
+      ScaledSoftmax<false>(x + window.first, window.size(), log_norm, scale, limit, grad + window.first);
+    }
   }
   for (int64_t k = 0; k < arcs; ++k) {
-    const int64_t place = Place(shape, k, label, offset);
-    if (place < 0) continue;
+    const int64_t column = Column(shape, k, label), place = Place(shape, column, offset);
+    const bool normalized = shape.window.Holds(column);
+    if (place < 0 || (massless && normalized)) continue;
     if (sizeof(T) == sizeof(A) && limit == kInfinity<A>) {
       grad[place] = Narrow<T>(Widen(grad[place]) + cotangent[k]);
     } else {  // what arcs add is added before the sum is clipped and rounded
-      A own = scale == 0 ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
-      for (int64_t j = 0; j < arcs; ++j) own += Place(shape, j, label, offset) == place ? cotangent[j] : A(0);
+      A own = scale == 0 || !normalized ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
+      for (int64_t j = 0; j < arcs; ++j) own += Column(shape, j, label) == column ? cotangent[j] : A(0);
       grad[place] = Narrow<T>(Clip(own, limit));
     }
   }
@@ -64,23 +102,10 @@ template <class T>
 JAX_RNNT_CLONES void ArcsForward(const ArcsShape& shape, const T* logits, const int32_t* labels, const int32_t* offsets,
                                  typename Compute<T>::Type* log_probs, typename Compute<T>::Type* log_norm,
                                  int64_t begin, int64_t end) {
-  const auto live = [&](int64_t n) JAX_RNNT_INLINE_LAMBDA {
-    return RowKind(labels[n], shape.vocabulary) == Row::kLive && shape.normalize;
-  };
-  const int64_t width = shape.width, tile = TileRows(width);
-  for (int64_t n = begin; n < end;) {
-    int64_t count = 0;
-    while (count < tile && n + count < end && live(n + count)) ++count;
-    if (count > 0) {
-      LogSumExp(logits + n * width, count, width, log_norm + n);
-    } else {
-      log_norm[n] = 0;
-      count = 1;
-    }
-    for (const int64_t stop = n + count; n < stop; ++n) {
-      Entries(shape, logits + n * width, labels[n], offsets == nullptr ? nullptr : offsets + n, log_norm[n],
-              log_probs + n * shape.num_arcs());
-    }
+  for (int64_t n = begin, stop; n < end; n = stop) {
+    stop = offsets == nullptr ? end : n + 1;
+    while (stop < end && offsets[stop] == offsets[n]) ++stop;
+    ForwardPart(shape, logits, labels, offsets == nullptr ? 0 : offsets[n], log_probs, log_norm, n, stop);
   }
 }
 
@@ -92,12 +117,15 @@ JAX_RNNT_CLONES void ArcsBackward(const ArcsShape& shape, const T* logits, const
   using A = typename Compute<T>::Type;
   for (int64_t n = begin; n < end; ++n) {
     T* g = grad + n * shape.width;
+    const A* ct = cotangent + n * shape.num_arcs();
     const Row kind = RowKind(labels[n], shape.vocabulary);
-    if (kind == Row::kLive && IsFinite(log_norm[n])) {
-      Gradient(shape, logits + n * shape.width, labels[n], offsets == nullptr ? 0 : offsets[n], log_norm[n],
-               cotangent + n * shape.num_arcs(), bound == nullptr ? kInfinity<A> : bound[n], g);
+    if (kind == Row::kPadding || IsBroken(kind, log_norm[n])) {
+      const A* of_arcs = ct + ArcsOf(labels[n], shape.num_columns);
+      const bool zero = kind == Row::kPadding || std::all_of(ct, of_arcs, [](A c) { return c == 0; });
+      std::fill(g, g + shape.width, zero ? T{} : Narrow<T>(kNaN<A>));
     } else {
-      std::fill(g, g + shape.width, Narrow<T>(Constant(kind, log_norm[n], A(0))));
+      Gradient(shape, logits + n * shape.width, labels[n], offsets == nullptr ? 0 : offsets[n], log_norm[n], ct,
+               bound == nullptr ? kInfinity<A> : bound[n], g);
     }
   }
 }

@@ -1,13 +1,18 @@
 // arcs.h: operation 1, log-probabilities of the arcs that leave a node, from one row of logits, and its gradient.
 //
-// For a row of logits x[V] with label l and static columns c_0 .. c_{C-1}, K = C + 1:
-//   log_norm     = log sum_v exp(x[v])
-//   log_probs[k] = x[c_k] - log_norm for k < C,   log_probs[C] = x[l] - log_norm
-//   d x[v]       = sum_k ct[k] (1[v is arc k's column] - exp(x[v] - log_norm))
-// Where the vocabulary is divided over devices, a row holds entries [offset, offset + V) of it; columns and labels
-// count from the beginning of the whole, and arcs whose column is elsewhere have entries of -inf but are part of sum_k
-// ct[k]. Labels: -1 no label (its entry is -inf), -2 padding (the row is not read), any other outside the vocabulary:
-// NaN. A log_norm of NaN or +inf makes the row NaN; one of -inf makes its entries -inf and its gradient 0.
+// For a row of logits x[V] with label l, static columns c_0 .. c_{C-1} and a static window of the vocabulary, K = C + 1
+// arcs with the columns c_0 .. c_{C-1}, l:
+//   log_norm     = log sum_{v in window} exp(x[v]), and 0 if the window is empty
+//   log_probs[k] = x[column of k] - 1[column of k in window] log_norm
+//   d x[v]       = sum_k ct[k] (1[v is column of k] - 1[column of k in window] 1[v in window] exp(x[v] - log_norm))
+// Where the vocabulary is divided over devices, a row holds entries [offset, offset + V) of it; window, columns and
+// labels count from the beginning of the whole, and arcs whose column is elsewhere have entries of -inf but are part of
+// the sum over k. A part without an entry of the window has a log_norm of -inf.
+//
+// Labels: -1 no label (its entry is -inf), -2 padding (the row is not read, its entries are -inf and its gradient 0),
+// any other outside the vocabulary: NaN. A log_norm of NaN or +inf makes the whole row NaN; one of -inf makes the
+// entries in the window -inf, with a gradient of 0. A row whose arcs' cotangents are all 0 has a gradient of 0,
+// whatever it holds.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +27,7 @@ struct ArcsShape {
   int64_t vocabulary;      // the entries of the whole vocabulary
   const int64_t* columns;  // [num_columns], each in [0, vocabulary)
   int64_t num_columns;
-  bool normalize;  // false: the logits are log-probabilities, log_norm is 0 and only picked entries have a gradient
+  Window<int64_t> window;  // in the whole vocabulary
 
   int64_t num_arcs() const { return num_columns + 1; }
 };

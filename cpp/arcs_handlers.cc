@@ -20,9 +20,9 @@ int64_t Grain(const Rows& rows, size_t element, int64_t threads) {
 ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels,
                            ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> log_probs,
                            ffi::Result<ffi::AnyBuffer> log_norm, ffi::Span<const int64_t> columns, int64_t vocabulary,
-                           bool normalize) {
+                           ffi::Span<const int64_t> window) {
   constexpr const char* kName = "arcs_forward";
-  const Rows rows = RowsOf(logits, columns, vocabulary, normalize);
+  const Rows rows = RowsOf(logits, columns, vocabulary, window);
   if (auto e = CheckRows(kName, rows, labels, log_norm->element_count(), log_probs->element_count()); e.failure())
     return e;
   const auto offsets = Optional(kName, rows, optional, 0);
@@ -40,9 +40,10 @@ ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::Any
 
 ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer log_norm,
                             ffi::AnyBuffer cotangent, ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> grad,
-                            ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize, bool clipped) {
+                            ffi::Span<const int64_t> columns, int64_t vocabulary, ffi::Span<const int64_t> window,
+                            bool clipped) {
   constexpr const char* kName = "arcs_backward";
-  const Rows rows = RowsOf(logits, columns, vocabulary, normalize);
+  const Rows rows = RowsOf(logits, columns, vocabulary, window);
   if (auto e = CheckRows(kName, rows, labels, log_norm.element_count(), cotangent.element_count()); e.failure())
     return e;
   if (auto e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
@@ -75,7 +76,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsForwardHandler, ArcsForwardImpl,
                                   .Ret<ffi::AnyBuffer>()  // log_norm [...]
                                   .Attr<ffi::Span<const int64_t>>("columns")
                                   .Attr<int64_t>("vocabulary")
-                                  .Attr<bool>("normalize"));
+                                  .Attr<ffi::Span<const int64_t>>("window"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsBackwardHandler, ArcsBackwardImpl,
                               ffi::Ffi::Bind()
@@ -88,7 +89,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsBackwardHandler, ArcsBackwardImpl,
                                   .Ret<ffi::AnyBuffer>()  // d logits [..., V]
                                   .Attr<ffi::Span<const int64_t>>("columns")
                                   .Attr<int64_t>("vocabulary")
-                                  .Attr<bool>("normalize")
+                                  .Attr<ffi::Span<const int64_t>>("window")
                                   .Attr<bool>("clipped"));
 
 }  // namespace jax_rnnt

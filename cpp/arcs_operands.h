@@ -11,10 +11,13 @@ struct Rows {
   int64_t count;
 };
 
-inline Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize) {
+inline Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, int64_t vocabulary,
+                   ffi::Span<const int64_t> window) {
   const auto dims = logits.dimensions();
   const int64_t width = dims.size() == 0 ? 1 : dims[dims.size() - 1];
-  return {{width, vocabulary, columns.begin(), static_cast<int64_t>(columns.size()), normalize},
+  const Window<int64_t> wrong{0, -1};  // for CheckRows to refuse
+  return {{width, vocabulary, columns.begin(), static_cast<int64_t>(columns.size()),
+           window.size() == 2 ? Window<int64_t>{window.begin()[0], window.begin()[1]} : wrong},
           dims.size() == 0 ? 1 : Product(dims, 0, dims.size() - 1)};
 }
 
@@ -26,6 +29,10 @@ inline ffi::Error CheckRows(const char* operation, const Rows& rows, ffi::AnyBuf
     if (rows.shape.columns[k] < 0 || rows.shape.columns[k] >= rows.shape.vocabulary) {
       return ffi::Error::InvalidArgument(std::string(operation) + ": a column is outside the vocabulary");
     }
+  }
+  const Window<int64_t>& window = rows.shape.window;
+  if (window.first < 0 || window.stop < window.first || window.stop > rows.shape.vocabulary) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": the window is no part of the vocabulary");
   }
   if (labels.element_type() != ffi::S32) {
     return ffi::Error::InvalidArgument(std::string(operation) + ": labels must be S32");

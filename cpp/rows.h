@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "fast_exp.h"
 #include "float16.h"
@@ -25,6 +27,8 @@ constexpr int64_t kRun = 1024;    // entries of a gradient that wait for their c
 
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();
+template <class A>
+constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
 
 // Calls f(i) for the beginning i of each of the pieces that n >= kLanes entries consist of.
 template <class F>
@@ -34,22 +38,30 @@ JAX_RNNT_INLINE void ForPieces(int64_t n, const F& f) {
   if (whole < n) f(n - kLanes);
 }
 
-// n >= kLanes entries as floats (or doubles): themselves, or widened into the buffer.
-JAX_RNNT_INLINE const float* WidenBlock(const float* x, int64_t, float*) { return x; }
-JAX_RNNT_INLINE const double* WidenBlock(const double* x, int64_t, double*) { return x; }
-JAX_RNNT_INLINE const float* WidenBlock(const Half* x, int64_t n, float* buffer) {
-  WidenRun(x, n, buffer);
-  return buffer;
-}
-JAX_RNNT_INLINE const float* WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
+// n >= kLanes entries as floats.
+JAX_RNNT_INLINE void WidenBlock(const Half* x, int64_t n, float* buffer) { WidenRun(x, n, buffer); }
+JAX_RNNT_INLINE void WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
   ForPieces(n, [=](int64_t i) JAX_RNNT_INLINE_LAMBDA {
 #pragma omp simd
     for (int64_t l = 0; l < kLanes; ++l) buffer[i + l] = Widen(x[i + l]);
   });
-  return buffer;
 }
 
-// The inverse, where an array is written.
+// `count` rows of n >= kLanes entries, `stride` apart, as floats (or doubles): themselves, or widened into the buffer,
+// without what lies between them. The second result is how far apart they are then.
+template <class T, class A>
+JAX_RNNT_INLINE std::pair<const A*, int64_t> WidenRows(const T* rows, int64_t count, int64_t n, int64_t stride,
+                                                       A* buffer) {
+  if constexpr (std::is_same_v<T, A>) {
+    return {rows, stride};
+  } else {
+    const int64_t together = stride == n ? count : 1;
+    for (int64_t j = 0; j < count; j += together) WidenBlock(rows + j * stride, together * n, buffer + j * n);
+    return {buffer, n};
+  }
+}
+
+// The inverse of WidenBlock, where an array is written.
 JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, Half* to) { NarrowRun(x, n, to); }
 JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, BFloat16* to) {
   ForPieces(n, [=](int64_t i) JAX_RNNT_INLINE_LAMBDA {
@@ -85,11 +97,12 @@ JAX_RNNT_INLINE void FoldRows(const A* folded, A* all, const F& combine) {
   }
 }
 
-// max[j], the maximum of row j, and sum[j], the sum of exp(x - max[j]), for `count` rows of n >= kLanes entries. While
-// it computes, `next`, what will be read after these rows, is on its way from memory, a piece for a piece: the
-// exponentials would otherwise begin only when the maximum has waited for it.
+// max[j], the maximum of row j, and sum[j], the sum of exp(x - max[j]), for `count` rows of n >= kLanes entries,
+// `stride` apart. While it computes, `next`, what will be read after these rows, is on its way from memory, a piece for
+// a piece: the exponentials would otherwise begin only when the maximum has waited for it.
 template <class T, class A>
-JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* next, A* max, A* sum) {
+JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t stride, const T* next,
+                                int64_t next_stride, A* max, A* sum) {
   const auto larger = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return b > a ? b : a; };
   const auto plus = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return a + b; };
   const int64_t whole = n / kLanes * kLanes, tail = n - whole;
@@ -97,7 +110,7 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* n
   std::fill(folded + count * kFolds, folded + kTile * kFolds, A(0));
   for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);  // of the piece that overlaps
   for (int64_t j = 0; j < count; ++j) {
-    const A* row = x + j * n;
+    const A* row = x + j * stride;
     alignas(64) A lanes[kLanes];
 #pragma omp simd
     for (int64_t l = 0; l < kLanes; ++l) lanes[l] = -kInfinity<A>;
@@ -113,8 +126,8 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* n
 #pragma omp simd
   for (int64_t j = 0; j < kTile; ++j) shifts[j] = max[j] == -kInfinity<A> ? A(0) : max[j];
   for (int64_t j = 0; j < count; ++j) {
-    const A *row = x + j * n, shift = shifts[j];
-    const T* ahead = next + j * n;
+    const A *row = x + j * stride, shift = shifts[j];
+    const T* ahead = next + j * next_stride;
     alignas(64) A lanes[kLanes] = {};
     for (int64_t i = 0; i < whole; i += kLanes) {
       PrefetchPiece(ahead + i);
@@ -133,36 +146,35 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, const T* n
 }
 
 // Rows that are reduced together.
-JAX_RNNT_INLINE int64_t TileRows(int64_t vocabulary) {
-  return std::clamp<int64_t>(kBlock / std::max(vocabulary, kLanes), 1, kTile);
+JAX_RNNT_INLINE int64_t TileRows(int64_t length) {
+  return std::clamp<int64_t>(kBlock / std::max(length, kLanes), 1, kTile);
 }
 
-// log sum exp of `count` rows, at most TileRows of them: NaN where a row holds NaN or +inf, -inf where it is -inf
-// throughout.
+// log sum exp of `count` rows, at most TileRows of them, whose beginnings are `stride` apart: NaN where a row holds NaN
+// or +inf, -inf where it is -inf throughout or empty.
 template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t vocabulary, A* log_norm) {
+JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int64_t stride, A* log_norm) {
   alignas(64) A buffer[kBlock], max[kTile], sum[kTile], all_max[kTile], all_sum[kTile];
-  if (vocabulary == 0) {
+  if (length == 0) {
     std::fill(all_max, all_max + kTile, -kInfinity<A>);
     std::fill(all_sum, all_sum + kTile, A(0));
   }
-  for (int64_t v = 0; v < vocabulary; v += kBlock) {  // more than once for a single row only
-    int64_t n = std::min(kBlock, vocabulary - v);
-    const T* next = rows + count * vocabulary;
-    const A* x;
+  for (int64_t v = 0; v < length; v += kBlock) {  // more than once for a single row only
+    int64_t n = std::min(kBlock, length - v), apart = kLanes;
+    const T* next = rows + count * stride;
+    const A* x = buffer;
     if (n >= kLanes) {
-      x = WidenBlock(rows + v, count * n, buffer);
-      if (v + n < vocabulary) next = rows + v + n;
+      std::tie(x, apart) = WidenRows(rows + v, count, n, stride, buffer);
+      if (v + n < length) next = rows + v + n;
     } else {
       for (int64_t j = 0; j < count; ++j) {
         for (int64_t i = 0; i < kLanes; ++i) {
-          buffer[j * kLanes + i] = i < n ? Widen(rows[j * vocabulary + v + i]) : -kInfinity<A>;
+          buffer[j * kLanes + i] = i < n ? Widen(rows[j * stride + v + i]) : -kInfinity<A>;
         }
       }
-      x = buffer;
       n = kLanes;
     }
-    ReduceRows(x, count, n, next, max, sum);
+    ReduceRows(x, count, n, apart, next, stride, max, sum);
     if (v == 0) {
       std::copy(max, max + kTile, all_max);
       std::copy(sum, sum + kTile, all_sum);

@@ -18,12 +18,12 @@ struct Rows {
   int64_t count;
   int32_t width, vocabulary;
   int32_t num_columns, columns[kMaxColumns];
-  bool normalize;
-  A* log_probs;        // forward writes
-  A* log_norm;         // forward writes, backward reads
-  const A* cotangent;  // backward reads
-  const A* bound;      // backward reads, or null
-  T* grad;             // backward writes
+  Window<int32_t> window;  // in the whole vocabulary
+  A* log_probs;            // forward writes
+  A* log_norm;             // forward writes, backward reads
+  const A* cotangent;      // backward reads
+  const A* bound;          // backward reads, or null
+  T* grad;                 // backward writes
 };
 
 // The aligned vectors over one row.
@@ -68,6 +68,8 @@ struct Vectors {
 
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();
+template <class A>
+constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
 
 template <class A>
 struct MaxAndSum {  // the maximum, and the sum of exp(x - max)
@@ -124,10 +126,10 @@ __device__ __forceinline__ A Combine(MaxAndSum<A> share) {
   return max + LogOf(sum);
 }
 
-// The column of arc k of a live row, counted from the beginning of this part of the vocabulary.
+// The entry of the vocabulary that arc k of a live row points to.
 template <class T>
-__device__ __forceinline__ int32_t Place(const Rows<T>& rows, int32_t k, int32_t label, int32_t offset) {
-  return (k < rows.num_columns ? rows.columns[k] : label) - offset;
+__device__ __forceinline__ int32_t Column(const Rows<T>& rows, int32_t k, int32_t label) {
+  return k < rows.num_columns ? rows.columns[k] : label;
 }
 
 template <int kLanes>
@@ -147,21 +149,24 @@ __global__ void __launch_bounds__(kThreads) ForwardKernel(const __grid_constant_
   const int32_t label = exists ? Read(rows.labels + at.row) : kPadding;
   const Row kind = RowKind(label, rows.vocabulary);
   const T* row = rows.logits + at.row * rows.width;
+  const int32_t offset = rows.offsets == nullptr || !exists ? 0 : Read(rows.offsets + at.row);
   A norm = 0;
-  if (rows.normalize) {
+  if (rows.window.size() > 0) {
+    const Window<int32_t> window = rows.window.InRow(offset, rows.width);
     MaxAndSum<A> share{0, 1};
-    if (kind == Row::kLive) share = ReduceShare<T, kLanes, kUnroll>(row, rows.width, at.lane);
+    if (kind == Row::kLive) share = ReduceShare<T, kLanes, kUnroll>(row + window.first, window.size(), at.lane);
     norm = Combine<kLanes>(share);
     if (kind != Row::kLive) norm = 0;
   }
   if (!exists) return;
-  const int32_t offset = rows.offsets == nullptr ? 0 : Read(rows.offsets + at.row);
-  const bool finite = kind == Row::kLive && IsFinite(norm);
+  const bool broken = IsBroken(kind, norm);
+  const int32_t arcs = kind == Row::kLive && !broken ? ArcsOf(label, rows.num_columns) : 0;
   for (int32_t k = at.lane; k <= rows.num_columns; k += kLanes) {
-    A entry = finite ? -kInfinity<A> : Constant(kind, norm, -kInfinity<A>);
-    if (finite && !(k == rows.num_columns && label < 0)) {
-      const int32_t place = Place(rows, k, label, offset);
-      if (place >= 0 && place < rows.width) entry = ToCompute(Read(row + place)) - norm;
+    A entry = broken ? kNaN<A> : -kInfinity<A>;
+    if (k < arcs) {
+      const int32_t column = Column(rows, k, label), place = column - offset;
+      const A shift = rows.window.Holds(column) ? Shift(norm) : A(0);
+      if (place >= 0 && place < rows.width) entry = ToCompute(Read(row + place)) - shift;
     }
     Write(rows.log_probs + at.row * (rows.num_columns + 1) + k, entry);
   }
@@ -181,29 +186,41 @@ __global__ void __launch_bounds__(kThreads) BackwardKernel(const __grid_constant
   T* grad = rows.grad + at.row * rows.width;
   const Vectors<T> vectors(row, rows.width);
   const bool alike = Vectors<T>(grad, rows.width).head == vectors.head;  // XLA's arrays are
-  if (kind != Row::kLive || !IsFinite(norm)) {
+  const int32_t arcs = ArcsOf(label, rows.num_columns);
+  const A* cotangent = rows.cotangent + at.row * (rows.num_columns + 1);
+  const bool broken = IsBroken(kind, norm);
+  if (kind == Row::kPadding || broken) {
+    A value = 0;
+#pragma unroll 1
+    for (int32_t k = 0; broken && k < arcs; ++k) value = Read(cotangent + k) == 0 ? value : kNaN<A>;
     Pack<T> constant;
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) constant.at[e] = FromCompute<T>(Constant(kind, norm, A(0)));
+    for (int e = 0; e < kSize; ++e) constant.at[e] = FromCompute<T>(value);
     for (int32_t i = at.lane; i < vectors.count; i += kLanes) vectors.Store(grad, i, constant, alike);
     return;
   }
-  const int32_t arcs = rows.num_columns + (label >= 0 ? 1 : 0);
   const int32_t offset = rows.offsets == nullptr ? 0 : Read(rows.offsets + at.row);
-  const A* cotangent = rows.cotangent + at.row * (rows.num_columns + 1);
+  const Window<int32_t> window = rows.window.InRow(offset, rows.width);
+  const bool massless = IsMassless(norm);
   A total = 0;
 #pragma unroll 1
-  for (int32_t k = 0; k < arcs; ++k) total += Read(cotangent + k);
-  const A scale = rows.normalize ? -total : A(0);
+  for (int32_t k = 0; k < arcs; ++k) total += rows.window.Holds(Column(rows, k, label)) ? Read(cotangent + k) : A(0);
+  const A scale = massless || window.size() == 0 ? A(0) : -total, shift = Shift(norm);
   const A limit = rows.bound == nullptr ? kInfinity<A> : Read(rows.bound + at.row);
-  // Of this lane's vectors, the i-th of every 32 may hold an arc's entry where bit i is set.
-  uint32_t with_arcs = 0;
+  // Of this lane's vectors, the i-th of every 32 may hold more than a softmax where bit i is set: an arc's entry, or
+  // entries outside of the window.
+  uint32_t special = 0;
 #pragma unroll 1
   for (int32_t k = 0; k < arcs; ++k) {
-    const int32_t place = Place(rows, k, label, offset);
+    const int32_t column = Column(rows, k, label), place = column - offset;
     if (place < 0 || place >= rows.width) continue;  // in another part of the vocabulary
     const int32_t i = (place + vectors.head) / kSize;
-    if (i % kLanes == at.lane) with_arcs |= 1u << (i / kLanes % 32);
+    if (i % kLanes == at.lane) special |= 1u << (i / kLanes % 32);
+  }
+#pragma unroll 1
+  for (int32_t i = at.lane; window.size() < rows.width && i < vectors.count; i += kLanes) {
+    const int32_t first = vectors.First(i);
+    if (first < window.first || first + kSize > window.stop) special |= 1u << (i / kLanes % 32);
   }
   const T nothing = FromCompute<T>(-kInfinity<A>);  // has the gradient 0
   for (int32_t step = 0; step * kLanes < vectors.count; step += kUnroll) {
@@ -218,12 +235,14 @@ __global__ void __launch_bounds__(kThreads) BackwardKernel(const __grid_constant
       const int32_t i = (step + j) * kLanes + at.lane;
       A g[kSize];
 #pragma unroll
-      for (int e = 0; e < kSize; ++e) g[e] = scale * ExpOf(ToCompute(packs[j].at[e]) - norm);
-      if (with_arcs >> ((step + j) % 32) & 1u) {
+      for (int e = 0; e < kSize; ++e) g[e] = scale * ExpOf(ToCompute(packs[j].at[e]) - shift);
+      if (special >> ((step + j) % 32) & 1u) {
+#pragma unroll
+        for (int e = 0; e < kSize; ++e) g[e] = rows.window.Holds(vectors.First(i) + e + offset) ? g[e] : A(0);
 #pragma unroll 1
         for (int32_t k = 0; k < arcs; ++k) {
-          const int32_t place = Place(rows, k, label, offset) - vectors.First(i);
-          if (place < 0 || place >= kSize) continue;
+          const int32_t column = Column(rows, k, label), place = column - offset - vectors.First(i);
+          if (place < 0 || place >= kSize || (massless && rows.window.Holds(column))) continue;
           const A own = Read(cotangent + k);
 #pragma unroll
           for (int e = 0; e < kSize; ++e) g[e] += place == e ? own : A(0);
@@ -259,7 +278,7 @@ Rows<T> Describe(const ArcsShape& shape, int64_t count, const T* logits, const i
   rows.vocabulary = static_cast<int32_t>(shape.vocabulary);
   rows.num_columns = static_cast<int32_t>(shape.num_columns);
   for (int64_t k = 0; k < shape.num_columns; ++k) rows.columns[k] = static_cast<int32_t>(shape.columns[k]);
-  rows.normalize = shape.normalize;
+  rows.window = {static_cast<int32_t>(shape.window.first), static_cast<int32_t>(shape.window.stop)};
   return rows;
 }
 

@@ -18,9 +18,9 @@ ffi::Error CheckLimits(const char* operation, const ArcsShape& shape) {
 
 ffi::Error ForwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::RemainingArgs optional,
                        ffi::Result<ffi::AnyBuffer> log_probs, ffi::Result<ffi::AnyBuffer> log_norm,
-                       ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize) {
+                       ffi::Span<const int64_t> columns, int64_t vocabulary, ffi::Span<const int64_t> window) {
   constexpr const char* kName = "arcs_forward";
-  const jax_rnnt::Rows rows = RowsOf(logits, columns, vocabulary, normalize);
+  const jax_rnnt::Rows rows = RowsOf(logits, columns, vocabulary, window);
   auto e = CheckRows(kName, rows, labels, log_norm->element_count(), log_probs->element_count());
   if (e.failure()) return e;
   if (e = CheckLimits(kName, rows.shape); e.failure()) return e;
@@ -36,9 +36,10 @@ ffi::Error ForwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffe
 
 ffi::Error BackwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer log_norm,
                         ffi::AnyBuffer cotangent, ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> grad,
-                        ffi::Span<const int64_t> columns, int64_t vocabulary, bool normalize, bool clipped) {
+                        ffi::Span<const int64_t> columns, int64_t vocabulary, ffi::Span<const int64_t> window,
+                        bool clipped) {
   constexpr const char* kName = "arcs_backward";
-  const jax_rnnt::Rows rows = RowsOf(logits, columns, vocabulary, normalize);
+  const jax_rnnt::Rows rows = RowsOf(logits, columns, vocabulary, window);
   auto e = CheckRows(kName, rows, labels, log_norm.element_count(), cotangent.element_count());
   if (e.failure()) return e;
   if (e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
@@ -68,7 +69,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaArcsForwardHandler, ForwardImpl,
                                   .Ret<ffi::AnyBuffer>()  // log_norm [...]
                                   .Attr<ffi::Span<const int64_t>>("columns")
                                   .Attr<int64_t>("vocabulary")
-                                  .Attr<bool>("normalize"),
+                                  .Attr<ffi::Span<const int64_t>>("window"),
                               {ffi::Traits::kCmdBufferCompatible});
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaArcsBackwardHandler, BackwardImpl,
@@ -82,7 +83,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaArcsBackwardHandler, BackwardImpl,
                                   .Ret<ffi::AnyBuffer>()  // d logits [..., V], which may be logits
                                   .Attr<ffi::Span<const int64_t>>("columns")
                                   .Attr<int64_t>("vocabulary")
-                                  .Attr<bool>("normalize")
+                                  .Attr<ffi::Span<const int64_t>>("window")
                                   .Attr<bool>("clipped"),
                               {ffi::Traits::kCmdBufferCompatible});
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 Moves = tuple[tuple[int, int], ...]
+Window = tuple[int, int]
 RNNT: Moves = ((1, 0), (0, 1))
 MONOTONIC: Moves = ((1, 0), (1, 1))
 MULTI_BLANK: Moves = ((1, 0), (2, 0), (4, 0), (0, 1))
@@ -34,24 +35,38 @@ def log_normaliser(logits: np.ndarray) -> np.ndarray:
     return np.where(np.isposinf(top) | np.isnan(top), np.nan, norm)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """exp(logits - log_normaliser); a row of nothing but -inf has no mass, so its entries are 0."""
+def window_normaliser(logits: np.ndarray, window: Window | None) -> np.ndarray:
+    """`log_normaliser` of the entries first, ..., stop - 1 (None: of all); 0 for no entries: nothing is normalised."""
+    first, stop = window or (0, logits.shape[-1])
+    return log_normaliser(logits[..., first:stop]) if first < stop else np.zeros(logits.shape[:-1])
+
+
+def softmax(logits: np.ndarray, window: Window | None = None) -> np.ndarray:
+    """exp(logits - norm) in the window, 0 elsewhere; one of nothing but -inf has no mass, so its entries are 0."""
     x = np.asarray(logits, np.float64)
-    norm = log_normaliser(x)[..., None]
+    first, stop = window or (0, x.shape[-1])
+    norm = window_normaliser(x, window)[..., None]
+    y = np.zeros(x.shape)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isneginf(norm), 0.0, np.exp(np.where(np.isneginf(norm), -np.inf, x - norm)))
+        y[..., first:stop] = np.exp(np.where(np.isneginf(norm), -np.inf, x[..., first:stop] - norm))
+    return y
 
 
 def arc_log_probs(
-    logits: np.ndarray, labels: np.ndarray, columns: tuple[int, ...], normalize: bool = True
+    logits: np.ndarray, labels: np.ndarray, columns: tuple[int, ...], window: Window | None = None
 ) -> np.ndarray:
-    """[..., V] and [...] -> [..., K]: the static columns, then the row's label (-1: none, -2: the row is padding)."""
+    """[..., V] and [...] -> [..., K]: the static columns, then the row's label (-1: none, -2: the row is padding).
+
+    An entry in the window has the window's log-normaliser subtracted, another one is the logit.
+    """
     x = np.asarray(logits, np.float64)
     labels = np.asarray(labels)
     vocabulary = x.shape[-1]
-    norm = log_normaliser(x) if normalize else np.zeros(x.shape[:-1])
+    first, stop = window or (0, vocabulary)
+    norm = window_normaliser(x, window)
+    y = x.copy()
     with np.errstate(invalid="ignore"):
-        y = np.where(np.isneginf(norm)[..., None], -np.inf, x - norm[..., None])
+        y[..., first:stop] = np.where(np.isneginf(norm)[..., None], -np.inf, x[..., first:stop] - norm[..., None])
     out = np.full((*labels.shape, len(columns) + 1), np.nan)
     for row in np.ndindex(*labels.shape):
         label = int(labels[row])
@@ -60,7 +75,7 @@ def arc_log_probs(
         elif -1 <= label < vocabulary:
             out[row][:-1] = y[row][list(columns)]
             out[row][-1] = y[row][label] if label >= 0 else -np.inf
-            if normalize and np.isnan(norm[row]):
+            if np.isnan(norm[row]):
                 out[row] = np.nan
     return out
 
@@ -177,7 +192,7 @@ def rnnt_example(logits, targets, frames, labels, blank=-1, clamp=-1.0, fused=Tr
         return np.nan, np.full(x.shape, np.nan)
     node_labels = np.full((t_size, u_size), -2)
     node_labels[:frames, : labels + 1] = [*real, -1]
-    log_probs = arc_log_probs(x, node_labels, (blank,), normalize=fused)
+    log_probs = arc_log_probs(x, node_labels, (blank,), None if fused else (0, 0))
     cost, posteriors = lattice(log_probs, frames, labels)
     gradient = np.zeros(x.shape)
     inside = x[:frames, : labels + 1]

@@ -57,12 +57,12 @@ def over_mesh(loss, axis_name: str):
 def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis: str) -> tuple[Array, Array, Array]:
     """``log_probs [..., K]`` and ``log_norm [...]`` of the whole vocabulary, and the ``offsets [...]`` of this part."""
     offsets = jnp.zeros_like(labels) + lax.axis_index(axis).astype(jnp.int32) * logits.shape[-1]
-    # Not normalised, the first call reads no more than the entries that it picks.
-    static = parameters.asdict()
-    picks, _ = arcs.forward(logits, labels, offsets, **(static | {"normalize": False}))
+    # Without a window, the first call reads no more than the entries that it picks.
+    static, (first, stop) = parameters.asdict(), parameters.window
+    picks, _ = arcs.forward(logits, labels, offsets, **(static | {"window": (0, 0)}))
     places = jnp.stack(lax_arcs.places_of_arcs(labels, parameters.columns, offsets), axis=-1)
     owned = jnp.where((places >= 0) & (places < logits.shape[-1]), picks, 0)
-    if parameters.normalize:
+    if first < stop:
         _, part = arcs.forward(logits, labels, offsets, **(static | {"columns": ()}))
         top = lax.pmax(part, axis)
         shift = jnp.where(top == -jnp.inf, 0, top)
@@ -72,7 +72,8 @@ def _divided_arcs(logits: Array, labels: Array, parameters: ArcParameters, axis:
         owned = lax.psum(owned, axis)
         log_norm = jnp.zeros_like(at(owned, 0))
     each = [at(owned, k) for k in range(owned.shape[-1])]
-    return lax_arcs.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary), log_norm, offsets
+    log_probs = lax_arcs.assemble(each, labels, log_norm, parameters.columns, parameters.vocabulary, parameters.window)
+    return log_probs, log_norm, offsets
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

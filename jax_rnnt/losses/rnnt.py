@@ -112,7 +112,8 @@ def rnnt_loss(
     column = resolve_column(blank, size, "blank")
     t_b, u_b = checks.to_int32(t_b), checks.to_int32(u_b)
     labels, t_b = _row_labels((*logits.shape[:-1], size), checks.to_int32(targets), t_b, u_b, column)
-    parameters = ArcParameters((column,), size, bool(fused_log_softmax), implementation)
+    window = (0, size) if fused_log_softmax else (0, 0)
+    parameters = ArcParameters((column,), size, window, implementation)
     if vocab_axis_name is not None:
         costs = vocabulary.divided_costs(logits, labels, t_b, u_b, parameters, float(clamp), vocab_axis_name)
     elif clamp > 0:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt.ops import checks, lax_arcs
-from jax_rnnt.ops.labels import resolve_column
+from jax_rnnt.ops.labels import Window, resolve_column, resolve_window
 from jax_rnnt.ops.slices import compute_dtype
 from jax_rnnt.xla.primitive import Operation, check_implementation
 
@@ -21,7 +21,7 @@ class ArcParameters:
 
     columns: tuple[int, ...]
     vocabulary: int
-    normalize: bool
+    window: Window
     implementation: str | None
 
     def asdict(self) -> dict[str, Any]:
@@ -57,10 +57,11 @@ def _tangent_transpose(cotangents, _, logits, labels, log_norm, **parameters):
     result = None
     if ct_log_probs is not None:
         (result,) = backward(logits, labels, log_norm, ct_log_probs, clipped=False, **parameters)
-    if ct_norm is not None and parameters["normalize"]:
+    first, stop = parameters["window"]
+    if ct_norm is not None and first < stop:
         # Only second derivatives come here, through the log-norm that `backward` reads.
-        through_norm = lax_arcs.softmax(logits, labels, log_norm, parameters["vocabulary"], True) * ct_norm[..., None]
-        through_norm = through_norm.astype(logits.dtype)
+        p = lax_arcs.softmax(logits, labels, log_norm, parameters["vocabulary"], (first, stop))
+        through_norm = jnp.where(ct_norm[..., None] == 0, 0, p * ct_norm[..., None]).astype(logits.dtype)
         result = through_norm if result is None else result + through_norm
     return result, None, None, None
 
@@ -74,13 +75,15 @@ def arc_log_probs(
     labels: ArrayLike,
     columns: Sequence[int] = (-1,),
     *,
-    normalize: bool = True,
+    window: tuple[int, int] | None = None,
     implementation: str | None = None,
 ) -> Array:
     r"""Log-probabilities of a node's arcs, picked from a row of logits that is normalised on the fly.
 
     .. math:: y_{n,k} = x_{n,c_k} - \log \sum_v e^{x_{n,v}}, \qquad
               y_{n,K-1} = x_{n,\ell_n} - \log \sum_v e^{x_{n,v}}
+
+    A ``window`` restricts the sum to some entries of the row. An entry outside of it is the logit itself.
 
     The gradient with respect to the logits is computed from the logits and the log-norm; no array of their size is
     kept or written but the gradient itself.
@@ -92,17 +95,20 @@ def arc_log_probs(
         Any other value: the row and its gradient are NaN.
       columns: static integers, the vocabulary entries that every row has an arc for (blank; big blanks). Negative
         numbers count from the end.
-      normalize: whether to subtract the log-sum-exp. If False, ``logits`` are log-probabilities already, and only the
-        picked entries are read and have a gradient.
+      window: static integers (first, stop): only the entries ``logits[..., first:stop]`` are normalised. None: the
+        whole row. (0, 0): nothing, because ``logits`` are log-probabilities already; then only the picked entries are
+        read and have a gradient. Columns and labels may lie inside and outside.
       implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
 
     Returns:
       ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for
-      float64 logits, float32 otherwise. A row that holds NaN or +inf is NaN; a row of -inf alone is -inf.
+      float64 logits, float32 otherwise. A row whose window holds NaN or +inf is NaN; the entries in a window of -inf
+      alone are -inf. A row has a gradient of 0, whatever it holds, if the cotangents of all its arcs are 0.
 
     Raises:
-      TypeError: if ``logits`` is not floating, ``labels`` not integer, or a column not an integer.
-      ValueError: if the shapes do not match, a column is outside the vocabulary, or ``implementation`` is unknown.
+      TypeError: if ``logits`` is not floating, ``labels`` not integer, or ``columns`` and ``window`` not integers.
+      ValueError: if the shapes do not match, a column or ``window`` is outside the vocabulary, or ``implementation`` is
+        unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,5 +127,5 @@ def arc_log_probs(
     checks.shape("labels", labels, logits.shape[:-1], "logits.shape[:-1]")
     columns = tuple(resolve_column(c, logits.shape[-1], f"columns[{i}]") for i, c in enumerate(columns))
     labels = checks.to_int32(labels)
-    parameters = ArcParameters(columns, logits.shape[-1], bool(normalize), implementation)
+    parameters = ArcParameters(columns, logits.shape[-1], resolve_window(window, logits.shape[-1]), implementation)
     return forward(logits, labels, **parameters.asdict())[0]

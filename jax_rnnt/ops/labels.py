@@ -1,4 +1,5 @@
-"""What the integers at the door of the two operations mean: labels of rows, columns of blanks, moves of arcs."""
+"""What the integers at the door of the two operations mean: labels of rows, columns of blanks, the window,
+moves of arcs."""
 
 import operator
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ NO_LABEL = -1  # no label leaves this node: its entry is -inf
 PADDING = -2  # the row is neither read nor given a gradient
 INVALID = -3  # like every other label outside the vocabulary: the row is NaN
 
+Window = tuple[int, int]
 Moves = tuple[tuple[int, int], ...]
 
 RNNT_MOVES: Moves = ((1, 0), (0, 1))
@@ -25,6 +27,22 @@ def resolve_column(column: int, vocabulary: int, name: str) -> int:
             f"(logits.shape[-1]), got {index}."
         )
     return index % vocabulary
+
+
+def resolve_window(window: Sequence[int] | None, vocabulary: int) -> Window:
+    """``window`` as a pair (first, stop); None is the whole vocabulary, and every empty window is (0, 0)."""
+    if window is None:
+        return 0, vocabulary
+    try:
+        first, stop = (operator.index(entry) for entry in window)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`window` must be a pair (first, stop) of integers or None, got {window!r}.") from error
+    if not 0 <= first <= stop <= vocabulary:
+        raise ValueError(
+            f"`window` (first, stop) must have 0 <= first <= stop <= {vocabulary}, the entries of the vocabulary "
+            f"(logits.shape[-1]), got ({first}, {stop})."
+        )
+    return (first, stop) if first < stop else (0, 0)
 
 
 def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:
