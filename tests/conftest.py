@@ -45,17 +45,12 @@ def versions_in_the_report(record_testsuite_property) -> None:
 
 @pytest.fixture(scope="module")
 def default_jax_settings():
-    """JAX's own settings: Flax and the example are written for them; the strict ones above are for the library.
-
-    Programs are compiled quickly rather than well.
-    """
+    """JAX's own settings: Flax and the example are written for them; the strict ones above are for the library."""
     names = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in names.items():
         jax.config.update(name, value)
-    jax.config.update("jax_disable_most_optimizations", True)  # most of a short training is compilation
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     for name, value in before.items():
         jax.config.update(name, value)
 
