@@ -8,9 +8,17 @@ trap 'rm -rf "$build"' EXIT
 
 step() { printf '\n-- %s (%d s)\n' "$1" "$SECONDS"; }
 
-step "against the CPU kernels, in three orders of threads"
-check=$(python tests/cuda_on_cpu/build.py check "$build")
-for order in forward reverse 11; do CUDA_ON_CPU_ORDER=$order "$check"; done
+step "against the CPU kernels of every instruction set, in three orders of threads"
+levels=(x86-64)
+grep -qw avx2 /proc/cpuinfo && levels+=(x86-64-v3)
+grep -qw avx512vl /proc/cpuinfo && levels+=(x86-64-v4)
+[ "$(uname -m)" = x86_64 ] || levels=(native)
+orders=(forward reverse 11)
+for i in 0 1 2; do
+  level=${levels[i]:-${levels[0]}}
+  echo "$level, ${orders[i]}"
+  CUDA_ON_CPU_ORDER=${orders[i]} "$(python tests/cuda_on_cpu/build.py check "$build" "$level")"
+done
 
 step "address and undefined-behaviour sanitizers"
 check=$(python tests/cuda_on_cpu/build.py check "$build" address)
