@@ -30,9 +30,9 @@ ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::Any
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
-    ParallelFor(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](int64_t begin, int64_t end) {
+    ForRanges(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](IndexRange range) {
       ArcsForward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), static_cast<const int32_t*>(*offsets),
-                  Data<A>(*log_probs), Data<A>(*log_norm), begin, end);
+                  Data<A>(*log_probs), Data<A>(*log_norm), range.begin, range.end);
     });
     return ffi::Error::Success();
   });
@@ -54,10 +54,10 @@ ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::An
   return DispatchFloating(kName, logits.element_type(), [&](auto tag) {
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
-    ParallelFor(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](int64_t begin, int64_t end) {
+    ForRanges(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](IndexRange range) {
       ArcsBackward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels),
                    static_cast<const int32_t*>(*offsets), Data<const A>(log_norm), Data<const A>(cotangent),
-                   static_cast<const A*>(*bound), Data<T>(*grad), begin, end);
+                   static_cast<const A*>(*bound), Data<T>(*grad), range.begin, range.end);
     });
     return ffi::Error::Success();
   });

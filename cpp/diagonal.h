@@ -4,8 +4,8 @@
 // neither underflow nor need a log or an exp: multiplying is a product and a sum, adding is an alignment by a power of
 // two. m drifts away from 1 and is brought back every few diagonals.
 //
-// Loops over nodes take kNodes of them at once, and what they write beyond the end of their range is of no use: a
-// diagonal has room for it, and who needs zeros there writes them afterwards.
+// Loops over nodes take kNodes of them at once. What they write beyond the end of their range has no meaning: a
+// diagonal has room for it, and ClearMargins writes zeros where a neighbour reads.
 #pragma once
 
 #include <cmath>
@@ -18,9 +18,7 @@ namespace jax_rnnt {
 
 constexpr int64_t kNodes = 16;
 
-// The exponent of zero: far below that of any product, and still a float.
-constexpr double kZeroExponent = -1e37;
-constexpr double kLargestExponent = 1e35;  // of one arc; what lies beyond is cut
+constexpr double kZeroExponent = -1e300;  // of zero: far below that of any product
 
 struct Range {
   int64_t first, last;  // inclusive
@@ -81,42 +79,29 @@ JAX_RNNT_INLINE void Normalise(Diagonal d, Range range) {
   });
 }
 
-// How R is rounded to an integer by addition, from what size on it is one, and ln 2 in two parts, the first so short
-// that its product with an exponent of usual size is exact.
-template <class R>
-struct ExpConstants;
-template <>
-struct ExpConstants<float> {
-  static constexpr float kRound = 12582912.0f, kInteger = 4e6f, kLn2High = 0.693145752f, kLn2Low = 1.42860682e-6f;
-};
-template <>
-struct ExpConstants<double> {
-  static constexpr double kRound = 6755399441055744.0, kInteger = 1e15;
-  static constexpr double kLn2High = 0.69314718036912381649, kLn2Low = 1.9082149292705877e-10;
-};
-
 template <class R>
 struct Scaled {
-  R m, e;
+  R m;
+  double e;
 };
 
-// exp(x); 0 where that is no number.
+// exp(x), its exponent cut to [-largest, largest]; 0 where x is NaN or +inf. The exponent is found in double: a mask of
+// -1e9 must keep the digits that tell it from its neighbours.
 template <class R>
-JAX_RNNT_INLINE Scaled<R> ExpScaled(R x) {
-  using C = ExpConstants<R>;
+JAX_RNNT_INLINE Scaled<R> ExpScaled(R x, double largest) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: what is added to it becomes an integer
+  constexpr double kLn2High = 0.69314718036912381649, kLn2Low = 1.9082149292705877e-10;
   const R raw = x < kInfinity ? x : -kInfinity;
-  const R safe = raw == -kInfinity ? R(0) : raw;
-  const R power = safe * static_cast<R>(kLog2E);
-  R whole = (power + C::kRound) - C::kRound;
-  whole = std::fabs(power) < C::kInteger ? whole : power;
-  whole = whole < R(-kLargestExponent) ? R(-kLargestExponent) : whole;
-  whole = whole > R(kLargestExponent) ? R(kLargestExponent) : whole;
-  R r = (safe - whole * C::kLn2High) - whole * C::kLn2Low;
-  r = r < R(-1) ? R(-1) : r;
+  const double safe = static_cast<double>(raw == -kInfinity ? R(0) : raw);
+  double power = safe * kLog2E;
+  power = power < -largest ? -largest : power;
+  power = power > largest ? largest : power;
+  const double whole = (power + kRound) - kRound;
+  R r = static_cast<R>(sizeof(R) == 8 ? (safe - whole * kLn2High) - whole * kLn2Low : safe - whole * kLn2);
+  r = r < R(-1) ? R(-1) : r;  // only where the exponent was cut
   r = r > R(1) ? R(1) : r;
-  const R fraction = ExpPolynomial(r);
-  return {raw == -kInfinity ? R(0) : fraction, raw == -kInfinity ? R(kZeroExponent) : whole};
+  return {raw == -kInfinity ? R(0) : ExpPolynomial(r), raw == -kInfinity ? kZeroExponent : whole};
 }
 
 }  // namespace jax_rnnt

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "best_path.h"
 #include "transfer.h"
 
 namespace jax_rnnt {
@@ -19,10 +20,10 @@ struct Total {  // the probability of all paths: the posteriors' denominator
 template <class R>
 JAX_RNNT_INLINE void MultiplyByArc(Sweep<R>& s, Diagonal to, Diagonal values, int64_t k, Range nodes) {
   const R* m = s.ArcM(k);
-  const R* e = s.ArcE(k);
+  const double* e = s.ArcE(k);
   ForNodes(nodes, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
     to.m[u] = values.m[u] * static_cast<double>(m[u]);
-    to.e[u] = values.e[u] + static_cast<double>(e[u]);
+    to.e[u] = values.e[u] + e[u];
   });
 }
 
@@ -41,7 +42,8 @@ JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& pr
   const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
   const double inverse = 1.0 / total.m, exponent = total.e;
   const auto posterior = [=](Diagonal a, Diagonal b, int64_t u) JAX_RNNT_INLINE_LAMBDA {
-    const double p = a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent);
+    double p = a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent);
+    p = p > 1.0 ? 1.0 : p;                           // by rounding
     return static_cast<R>(a.m[u] == 0.0 ? 0.0 : p);  // where an arc leads nowhere, b is what nobody has set
   };
   R* to = s.buffer.data();
@@ -216,7 +218,14 @@ R Lattice<R>::Meet() {
   }
   total_m_ = total.m;
   total_e_ = total.e;
-  cost_ = static_cast<R>(-(std::log(total.m) + total.e * kLn2));
+  double cost = -(std::log(total.m) + total.e * kLn2);
+  const Sweep<R>& s = *sweeps_[0];
+  if (total.e < -s.largest / 2) {  // every path that counts may cross an arc that was cut
+    const double cut = s.largest * kLn2, all = 1e300;
+    cost += BestScore(shape_, s.arcs, frames_, labels_, cut) - BestScore(shape_, s.arcs, frames_, labels_, all);
+  }
+  constexpr double kMost = std::numeric_limits<R>::max();  // +inf would say that there is no path
+  cost_ = static_cast<R>(std::clamp(cost, -kMost, kMost));
   return cost_;
 }
 

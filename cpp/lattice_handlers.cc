@@ -21,38 +21,42 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
     return Lattice<R>(shape, arcs + b * shape.size(), frames[b], labels[b],
                       posteriors == nullptr ? nullptr : posteriors + b * shape.size());
   };
-  const int64_t grain = std::max<int64_t>(1, kNodesWorthAThread / std::max<int64_t>(1, shape.frames * shape.columns));
+  // What may throw: a task that runs in the pool must not let an exception out.
   std::atomic<bool> exhausted{false};
-  if (batch <= grain || batch >= kUtterancesPerThread * pool.num_threads()) {
-    // A task is an utterance, whose arrays stay in the caches of one processor.
-    ParallelFor(pool, batch, grain, [&](int64_t begin, int64_t end) {
-      try {
-        for (int64_t b = begin; b < end; ++b) {
-          Lattice<R> whole = lattice(b);
-          for (int d : {0, 1}) whole.FirstHalf(d);
-          cost[b] = whole.Meet();
-          for (int d : {0, 1}) {
-            if (posteriors != nullptr) whole.SecondHalf(d);
-          }
-        }
-      } catch (const std::bad_alloc&) {
-        exhausted = true;
-      }
-    });
-  } else {
-    // A task is one direction over one utterance.
+  const auto guarded = [&](const auto& f) {
     try {
-      std::vector<Lattice<R>> lattices;
-      lattices.reserve(static_cast<size_t>(batch));
-      for (int64_t b = 0; b < batch; ++b) lattices.push_back(lattice(b));
-      ParallelFor(pool, 2 * batch, 1, [&](int64_t i, int64_t) { lattices[i / 2].FirstHalf(i % 2); });
-      for (int64_t b = 0; b < batch; ++b) cost[b] = lattices[b].Meet();
-      if (posteriors != nullptr) {
-        ParallelFor(pool, 2 * batch, 1, [&](int64_t i, int64_t) { lattices[i / 2].SecondHalf(i % 2); });
-      }
+      f();
     } catch (const std::bad_alloc&) {
       exhausted = true;
     }
+  };
+  const int64_t nodes = std::max<int64_t>(1, shape.frames * shape.columns), threads = pool.num_threads();
+  if (threads <= 1 || batch * nodes < 2 * kNodesWorthAThread || batch >= kUtterancesPerThread * threads) {
+    // A task is some utterances, whose arrays stay in the caches of one processor.
+    ForRanges(pool, batch, std::max<int64_t>(1, kNodesWorthAThread / nodes), [&](IndexRange range) {
+      guarded([&] {
+        for (int64_t b = range.begin; b < range.end; ++b) {
+          Lattice<R> whole = lattice(b);
+          for (int direction : {0, 1}) whole.FirstHalf(direction);
+          cost[b] = whole.Meet();
+          for (int direction : {0, 1}) {
+            if (posteriors != nullptr) whole.SecondHalf(direction);
+          }
+        }
+      });
+    });
+  } else {
+    // A task is one direction over one utterance.
+    guarded([&] {
+      std::vector<Lattice<R>> lattices;
+      lattices.reserve(static_cast<size_t>(batch));
+      for (int64_t b = 0; b < batch; ++b) lattices.push_back(lattice(b));
+      ForEach(pool, 2 * batch, [&](int64_t i) { lattices[i / 2].FirstHalf(i % 2); });
+      for (int64_t b = 0; b < batch; ++b) cost[b] = lattices[b].Meet();
+      if (posteriors != nullptr) {
+        ForEach(pool, 2 * batch, [&](int64_t i) { lattices[i / 2].SecondHalf(i % 2); });
+      }
+    });
   }
   if (!exhausted) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lattice: no memory for the diagonals of an utterance");

@@ -1,6 +1,7 @@
-// lattice_rules.h: the utterances whose lattice need not be walked; the same on every platform. See lattice.h.
+// lattice_rules.h: the utterances whose lattice need not be walked, and the largest arcs; the same on every platform.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -34,6 +35,16 @@ JAX_RNNT_INLINE Outcome<R> FromLengths(int64_t frames, int64_t columns, int32_t 
   if (frames_b < 0 || frames_b > frames || labels_b < 0 || labels_b >= columns) return {true, kNaN, kNaN, kNaN};
   if (frames_b > 0) return {false, 0, 0, 0};
   return labels_b == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>();
+}
+
+// Exponents of path probabilities (base 2) stay below this size, so that each of them can be stored beside 23 bits of
+// its mantissa in 64 bits.
+constexpr double kExponentRange = 1099511627776.0;  // 2^40
+
+// The size to which the exponent of one arc is cut. A path has at most T_b + U_b arcs, so its exponent stays in range.
+// Masks beyond that size all count alike, which changes no posterior unless every path crosses one.
+JAX_RNNT_INLINE double LargestExponent(int64_t frames_b, int64_t labels_b) {
+  return std::floor(kExponentRange / static_cast<double>(frames_b + labels_b + 1));
 }
 
 }  // namespace jax_rnnt

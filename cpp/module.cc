@@ -4,7 +4,10 @@
 #include "handlers.h"
 #include "simd.h"
 #if defined(JAX_RNNT_CUDA)
+#include <nanobind/stl/pair.h>
+
 #include "../cuda/handlers.h"
+#include "../cuda/lattice.h"
 #endif
 
 namespace nb = nanobind;
@@ -52,6 +55,9 @@ NB_MODULE(_native, m) {
 #endif
     return platforms;
   });
+#if defined(JAX_RNNT_CUDA)
+  m.def("lattice_memory", &jax_rnnt::cuda::Memory);
+#endif
   m.def("build_info", [] {
     nb::dict info;
     info["simd"] = jax_rnnt::SimdLevel();

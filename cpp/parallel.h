@@ -19,13 +19,20 @@
 
 namespace jax_rnnt {
 
-// Calls f(begin, end) for pieces of [0, n) of at most `grain` each. f must not throw.
+// The indices begin, begin + 1, ..., end - 1.
+struct IndexRange {
+  int64_t begin, end;
+};
+
+// Calls f(IndexRange) for pieces of [0, n), each of at most `grain` indices, also where one thread does them all.
+// f must not throw.
 template <class Pool, class F>
-void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
+void ForRanges(Pool& pool, int64_t n, int64_t grain, const F& f) {
   const int64_t chunks = (n + grain - 1) / grain;
-  const int64_t workers = chunks <= 1 ? 1 : std::min<int64_t>(std::max<int64_t>(pool.num_threads(), 1), chunks);
+  const auto piece = [=](int64_t c) { return IndexRange{c * grain, std::min(n, (c + 1) * grain)}; };
+  const int64_t workers = std::min<int64_t>(std::max<int64_t>(pool.num_threads(), 1), chunks);
   if (workers <= 1) {
-    if (n > 0) f(int64_t{0}, n);
+    for (int64_t c = 0; c < chunks; ++c) f(piece(c));
     return;
   }
   struct Work {
@@ -50,7 +57,7 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
       int64_t mine = 0;
       for (; taken.fetch_add(1, std::memory_order_relaxed) < chunks; ++mine) {
         const int64_t c = from_front ? mine : chunks - 1 - from_back.fetch_add(1, std::memory_order_relaxed);
-        (*f)(c* grain, std::min(n, (c + 1) * grain));
+        (*f)(IndexRange{c * grain, std::min(n, (c + 1) * grain)});
       }
       if (mine == 0) return;
       std::lock_guard<std::mutex> lock(mutex);
@@ -70,6 +77,14 @@ void ParallelFor(Pool& pool, int64_t n, int64_t grain, const F& f) {
   work->Run(/*from_front=*/true);
   std::unique_lock<std::mutex> lock(work->mutex);
   work->all_done.wait(lock, [&] { return work->done == work->chunks; });
+}
+
+// Calls f(i) once for every index of [0, n). f must not throw.
+template <class Pool, class F>
+void ForEach(Pool& pool, int64_t n, const F& f) {
+  ForRanges(pool, n, 1, [&](IndexRange range) {
+    for (int64_t i = range.begin; i < range.end; ++i) f(i);
+  });
 }
 
 }  // namespace jax_rnnt

@@ -7,6 +7,7 @@
 
 #include "diagonal.h"
 #include "lattice.h"
+#include "packed.h"
 
 namespace jax_rnnt {
 
@@ -19,7 +20,13 @@ struct Ring {
 template <class R>
 struct Sweep {
   Sweep(const LatticeShape& shape, const R* arcs, R* store, int64_t frames, int64_t labels, int direction)
-      : shape(shape), arcs(arcs), store(store), frames(frames), labels(labels), end(frames + labels) {
+      : shape(shape),
+        arcs(arcs),
+        store(store),
+        frames(frames),
+        labels(labels),
+        end(frames + labels),
+        largest(LargestExponent(frames, labels)) {
     const int64_t arcs_k = shape.num_arcs(), span = shape.span;
     const auto depth = [](int64_t n) {
       int64_t power = 1;
@@ -44,7 +51,9 @@ struct Sweep {
     fill(value, depth(span + 1));
     fill(other, depth(span + 1));
     buffer.resize(static_cast<size_t>(std::max<int64_t>(arcs_k, 2) * width));
-    probability.resize(static_cast<size_t>(2 * arcs_k * width));
+    packed.resize(static_cast<size_t>(width));
+    arc_m.resize(static_cast<size_t>(arcs_k * width));
+    arc_e.resize(static_cast<size_t>(arcs_k * width));
     int64_t bits = 1;  // one diagonal multiplies m by less than 2^bits
     while ((int64_t{1} << bits) < 2 * arcs_k) ++bits;
     period = std::max<int64_t>(1, 60 / bits);
@@ -69,20 +78,23 @@ struct Sweep {
     return {std::max(nodes.first, n + move.dt - frames + 1), std::min(nodes.last, labels - move.du)};
   }
 
-  R* ArcM(int64_t k) { return probability.data() + 2 * k * width; }
-  R* ArcE(int64_t k) { return ArcM(k) + width; }
+  R* ArcM(int64_t k) { return arc_m.data() + k * width; }
+  double* ArcE(int64_t k) { return arc_e.data() + k * width; }
 
   const LatticeShape& shape;
   const R* arcs;
   R* store;  // where values stand until they are replaced by posteriors, or null
   int64_t frames, labels, end, width, period;
+  double largest;         // the size to which an arc's exponent is cut
   bool poisoned = false;  // an arc was NaN or +inf
   std::vector<double> memory;
-  std::vector<R> buffer;       // numbers of the nodes of a diagonal, on their way from or to the arrays
-  std::vector<R> probability;  // of the arcs on the current diagonal, m and e
-  std::vector<Ring> product;   // alpha(source) p or p beta(destination), of each arc
-  Ring value;                  // alpha of this diagonal; beta of this one and the span after it
-  Ring other;                  // the other direction's values, read back
+  std::vector<R> buffer;          // numbers of the nodes of a diagonal, on their way from or to the arrays
+  std::vector<Packed<R>> packed;  // values of the nodes of a diagonal, likewise
+  std::vector<R> arc_m;           // probabilities of the arcs on the current diagonal
+  std::vector<double> arc_e;
+  std::vector<Ring> product;  // alpha(source) p or p beta(destination), of each arc
+  Ring value;                 // alpha of this diagonal; beta of this one and the span after it
+  Ring other;                 // the other direction's values, read back
 };
 
 }  // namespace jax_rnnt

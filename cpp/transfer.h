@@ -1,6 +1,6 @@
 // transfer.h: takes the numbers of a diagonal from the arrays of a lattice, where its nodes are far apart, and back.
 //
-// Two entries of a node travel together: the arcs of the commonest topologies, and values as pairs (m, e).
+// Two entries of a node travel together: the arcs of the commonest topologies, and values (packed.h).
 #pragma once
 
 #include <algorithm>
@@ -22,15 +22,17 @@ JAX_RNNT_INLINE void ForPlaces(const Sweep<R>& s, A* array, int64_t n, const F& 
   for (int64_t u = nodes.first; u <= nodes.last; ++u, place += stride) f(place, u);
 }
 
-// The first two entries of every node, side by side.
-template <class R>
-JAX_RNNT_INLINE void GatherPairs(const Sweep<R>& s, const R* array, int64_t n, R* pairs) {
-  ForPlaces(s, array, n, [=](const R* place, int64_t u) { std::memcpy(pairs + 2 * u, place, 2 * sizeof(R)); });
+// The first two entries of every node, side by side: as two numbers of type E, or as one.
+template <class R, class E>
+JAX_RNNT_INLINE void GatherPairs(const Sweep<R>& s, const R* array, int64_t n, E* pairs) {
+  constexpr int64_t kEach = 2 * sizeof(R) / sizeof(E);
+  ForPlaces(s, array, n, [=](const R* place, int64_t u) { std::memcpy(pairs + kEach * u, place, 2 * sizeof(R)); });
 }
 
-template <class R>
-JAX_RNNT_INLINE void ScatterPairs(const Sweep<R>& s, const R* pairs, int64_t n, R* array) {
-  ForPlaces(s, array, n, [=](R* place, int64_t u) { std::memcpy(place, pairs + 2 * u, 2 * sizeof(R)); });
+template <class R, class E>
+JAX_RNNT_INLINE void ScatterPairs(const Sweep<R>& s, const E* pairs, int64_t n, R* array) {
+  constexpr int64_t kEach = 2 * sizeof(R) / sizeof(E);
+  ForPlaces(s, array, n, [=](R* place, int64_t u) { std::memcpy(place, pairs + kEach * u, 2 * sizeof(R)); });
 }
 
 // x[stride * u] = -inf for the nodes of diagonal n from which the move leads out of the lattice.
@@ -49,10 +51,11 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
   const Range nodes = s.Nodes(n);
   const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
+  const double largest = s.largest;
   R* x = s.buffer.data();
   R wrong[kNodes] = {};
-  const auto load = [&](int64_t u, int64_t i, R raw, R* m, R* e) JAX_RNNT_INLINE_LAMBDA {
-    const Scaled<R> p = ExpScaled(raw);
+  const auto load = [&](int64_t u, int64_t i, R raw, R* m, double* e) JAX_RNNT_INLINE_LAMBDA {
+    const Scaled<R> p = ExpScaled(raw, largest);
     wrong[i] = raw < kInfinity ? wrong[i] : R(1);
     m[u] = p.m;
     e[u] = p.e;
@@ -60,7 +63,8 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
   if (arcs_k == 2) {
     GatherPairs(s, s.arcs, n, x);
     for (int64_t k = 0; k < 2; ++k) Close(s, n, s.shape.moves[k], x + k, 2);
-    R *m0 = s.ArcM(0), *e0 = s.ArcE(0), *m1 = s.ArcM(1), *e1 = s.ArcE(1);
+    R *m0 = s.ArcM(0), *m1 = s.ArcM(1);
+    double *e0 = s.ArcE(0), *e1 = s.ArcE(1);
     for (int64_t first = nodes.first; first <= nodes.last; first += kNodes) {
 #pragma omp simd
       for (int64_t i = 0; i < kNodes; ++i) {
@@ -76,7 +80,8 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
     for (int64_t k = 0; k < arcs_k; ++k) {
       const R* row = x + k * width;
       Close(s, n, s.shape.moves[k], x + k * width, 1);
-      R *m = s.ArcM(k), *e = s.ArcE(k);
+      R* m = s.ArcM(k);
+      double* e = s.ArcE(k);
       for (int64_t first = nodes.first; first <= nodes.last; first += kNodes) {
 #pragma omp simd
         for (int64_t i = 0; i < kNodes; ++i) load(first + i, i, row[first + i], m, e);
@@ -96,25 +101,23 @@ JAX_RNNT_INLINE void ClearMargins(const Sweep<R>& s, Diagonal d, Range nodes) {
   }
 }
 
-// Values of diagonal n wait, as pairs (m, e), in the first two entries of their nodes.
+// Values of diagonal n wait in the first two entries of their nodes.
 template <class R>
 JAX_RNNT_INLINE void Store(Sweep<R>& s, Diagonal d, int64_t n) {
-  R* pairs = s.buffer.data();
-  ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
-    pairs[2 * u] = static_cast<R>(d.m[u]);
-    pairs[2 * u + 1] = static_cast<R>(d.e[u]);
-  });
-  ScatterPairs(s, pairs, n, s.store);
+  Packed<R>* packed = s.packed.data();
+  ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA { packed[u] = Packed<R>::From(d.m[u], d.e[u]); });
+  ScatterPairs(s, packed, n, s.store);
 }
 
 template <class R>
 JAX_RNNT_INLINE void Load(Sweep<R>& s, Diagonal d, int64_t n) {
   if (n == s.end) return s.SetEnd(d);
-  R* pairs = s.buffer.data();
-  GatherPairs<R>(s, s.store, n, pairs);
+  Packed<R>* packed = s.packed.data();
+  GatherPairs(s, static_cast<const R*>(s.store), n, packed);
   ForNodes(s.Nodes(n), [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
-    d.m[u] = static_cast<double>(pairs[2 * u]);
-    d.e[u] = static_cast<double>(pairs[2 * u + 1]);
+    const Scaled<double> value = packed[u].Value();
+    d.m[u] = value.m;
+    d.e[u] = value.e;
   });
   ClearMargins(s, d, s.Nodes(n));
 }

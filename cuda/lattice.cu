@@ -35,9 +35,14 @@ struct Walk {
   const R* arcs;           // of this utterance
   R* posteriors;           // of this utterance
   Scaled<R>* of_warp;      // shared
-  Scaled<R>* ring;         // num_arcs rings of alpha's products, then one of beta
+  Stored<R>* ring;         // num_arcs rings of alpha's products, then one of beta
   int32_t frames, labels;  // T_b, U_b
+  double largest;          // the size to which an arc's exponent is cut
   bool poisoned = false;
+
+  struct Halves {
+    R first, second;
+  };
 
   __device__ __forceinline__ int32_t NumArcs() const { return kArcs == 0 ? shape.num_arcs : kArcs; }
 
@@ -57,10 +62,10 @@ struct Walk {
     return (int64_t{t} * shape.columns + u) * NumArcs();
   }
 
-  __device__ __forceinline__ Scaled<R>& Product(int32_t k, int32_t n, int32_t u) const {
+  __device__ __forceinline__ Stored<R>& Product(int32_t k, int32_t n, int32_t u) const {
     return ring[(int64_t{k} * shape.depth + (n & (shape.depth - 1))) * shape.columns + u];
   }
-  __device__ __forceinline__ Scaled<R>& Beta(int32_t n, int32_t u) const { return Product(NumArcs(), n, u); }
+  __device__ __forceinline__ Stored<R>& Beta(int32_t n, int32_t u) const { return Product(NumArcs(), n, u); }
 
   // Whether arc k of (t, u) leads to a node or to the end.
   __device__ __forceinline__ bool Leads(int32_t k, int32_t t, int32_t u, bool& to_end) const {
@@ -72,26 +77,29 @@ struct Walk {
   // A value waits for its posteriors in the first two entries of its node.
   __device__ __forceinline__ void Keep(int32_t t, int32_t u, Scaled<R> value) const {
     R* node = posteriors + Node(t, u);
+    const Stored<R> stored = Stored<R>::From(value);
     if constexpr (kArcs == 2) {
-      Write(reinterpret_cast<Scaled<R>*>(node), value);
+      Write(reinterpret_cast<Stored<R>*>(node), stored);
     } else {
-      Write(node, value.m);
-      Write(node + 1, value.e);
+      const auto halves = BitCast<Halves>(stored);
+      Write(node, halves.first);
+      Write(node + 1, halves.second);
     }
   }
   __device__ __forceinline__ Scaled<R> Kept(int32_t t, int32_t u) const {
     const R* node = posteriors + Node(t, u);
     if constexpr (kArcs == 2) {
-      return Read(reinterpret_cast<const Scaled<R>*>(node));
+      return Read(reinterpret_cast<const Stored<R>*>(node)).Value();
     } else {
-      return {Read(node), Read(node + 1)};
+      return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)}).Value();
     }
   }
 
   // total: the inverse of the probability of all paths.
   __device__ __forceinline__ void SetPosterior(int32_t k, int32_t t, int32_t u, Scaled<R> paths,
                                                Scaled<R> total) const {
-    Write(posteriors + Node(t, u) + k, paths.m * total.m * Pow2(paths.e + total.e));
+    const R p = paths.m * total.m * Pow2<R>(paths.e + total.e);
+    Write(posteriors + Node(t, u) + k, p > 1 ? R(1) : p);  // above 1 by rounding
   }
 
   // alpha of node (n - u, u) from the products of earlier diagonals, then its own. raw(k): the log-probability of arc
@@ -105,7 +113,7 @@ struct Walk {
 #pragma unroll
     for (int32_t k = 0; k < NumArcs(); ++k) {
       const int32_t dt = shape.dt[k], du = shape.du[k];
-      if (Inside(t - dt, u - du)) alpha = alpha + Product(k, n - dt - du, u - du);
+      if (Inside(t - dt, u - du)) alpha = alpha + Product(k, n - dt - du, u - du).Value();
     }
     alpha = Normalise(alpha);
     if (keep) Keep(t, u, alpha);
@@ -113,8 +121,8 @@ struct Walk {
     for (int32_t k = 0; k < NumArcs(); ++k) {
       bool to_end;
       const bool leads = Leads(k, t, u, to_end);
-      const Scaled<R> product = leads ? alpha * ExpScaled(raw(k), poisoned) : Zero<R>();
-      Product(k, n, u) = product;
+      const Scaled<R> product = leads ? alpha * ExpScaled(raw(k), largest, poisoned) : Zero<R>();
+      Product(k, n, u) = Stored<R>::From(product);
       if constexpr (kPosteriors) {
         const Scaled<R> beta = to_end ? One<R>() : leads ? ahead(k) : Zero<R>();
         SetPosterior(k, t, u, product * beta, total);
@@ -135,13 +143,13 @@ struct Walk {
       Scaled<R> product = Zero<R>();
       if (Leads(k, t, u, to_end)) {
         const int32_t dt = shape.dt[k], du = shape.du[k];
-        product = ExpScaled(raw(k), poisoned) * (to_end ? One<R>() : Beta(n + dt + du, u + du));
+        product = ExpScaled(raw(k), largest, poisoned) * (to_end ? One<R>() : Beta(n + dt + du, u + du).Value());
       }
       beta = beta + product;
       if constexpr (kPosteriors) SetPosterior(k, t, u, alpha * product, total);
     }
     beta = Normalise(beta);
-    Beta(n, u) = beta;
+    Beta(n, u) = Stored<R>::From(beta);
     if (keep) Keep(t, u, beta);
   }
 
@@ -153,7 +161,7 @@ struct Walk {
       for (int32_t n = middle > dt + du ? middle - dt - du : 0; n < middle; ++n) {
         bool to_end;
         if (!Inside(n - u, u) || !Leads(k, n - u, u, to_end)) continue;
-        sum = sum + Normalise(Product(k, n, u) * (to_end ? One<R>() : Beta(n + dt + du, u + du)));
+        sum = sum + Normalise(Product(k, n, u).Value() * (to_end ? One<R>() : Beta(n + dt + du, u + du).Value()));
       }
     }
     return sum;
@@ -180,6 +188,45 @@ struct Walk {
       sum = over_warp(lane < warps ? of_warp[lane] : Zero<R>());
     }
     return sum;
+  }
+
+  // The largest sum of arcs along a path, each cut to [-most, most], as BestScore in cpp/best_path.h. It overwrites the
+  // rings.
+  __device__ double BestScore(double most) const {
+    constexpr double kNever = -std::numeric_limits<double>::infinity();
+    double* best = reinterpret_cast<double*>(ring);
+    const auto at = [&](int32_t n, int32_t u) -> double& {
+      return best[int64_t{n & (shape.depth - 1)} * shape.columns + u];
+    };
+    const auto into = [&](int32_t t, int32_t u) {
+      double score = t == 0 && u == 0 ? 0 : kNever;
+      for (int32_t k = 0; k < NumArcs(); ++k) {
+        const int32_t from_t = t - shape.dt[k], from_u = u - shape.du[k];
+        if (!Inside(from_t, from_u)) continue;
+        const double x = static_cast<double>(Read(arcs + Node(from_t, from_u) + k));
+        const double cut = x == kNever ? x : x < -most ? -most : x > most ? most : x;
+        const double sum = at(from_t + from_u, from_u) + cut;
+        score = sum > score ? sum : score;
+      }
+      return score;
+    };
+    Barrier();
+    for (int32_t n = 0; n < frames + labels; ++n) {
+      for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= labels; u += static_cast<int32_t>(blockDim.x)) {
+        if (Inside(n - u, u)) at(n, u) = into(n - u, u);
+      }
+      Barrier();
+    }
+    return into(frames, labels);
+  }
+
+  // Minus the log of the probability of all paths. Where each of them may cross an arc that was cut, what was cut off
+  // is added again; that overwrites the rings.
+  __device__ __forceinline__ R Cost(Scaled<R> total) const {
+    double cost = MinusLog(total);
+    if (static_cast<double>(total.e) < -largest / 2) cost += BestScore(largest * kLn2) - BestScore(1e300);
+    constexpr double kMost = std::numeric_limits<R>::max();  // +inf would say that there is no path
+    return static_cast<R>(cost < -kMost ? -kMost : cost > kMost ? kMost : cost);
   }
 
   __device__ __forceinline__ void Fill(int32_t first_frame, int32_t last_frame, int32_t first, int32_t last, R value) {
@@ -302,9 +349,10 @@ __global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
                                  shape.arcs + b * size,
                                  kPosteriors ? shape.posteriors + b * size : nullptr,
                                  reinterpret_cast<Scaled<R>*>(shared),
-                                 reinterpret_cast<Scaled<R>*>(memory),
+                                 reinterpret_cast<Stored<R>*>(memory),
                                  frames,
-                                 labels};
+                                 labels,
+                                 LargestExponent(frames, labels)};
   R* cost = shape.cost + b;
   const auto outcome = FromLengths<R>(shape.frames_max, shape.columns, frames, labels);
   if (outcome.known) return walk.Finish(outcome, cost);
@@ -317,22 +365,27 @@ __global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
   const Scaled<R> total = walk.AllThreads(share);
   if (walk.poisoned) return walk.Finish(PoisonedArc<R>(), cost);
   if (total.m == 0) return walk.Finish(NoPath<R>(), cost);
-  if (threadIdx.x == 0) Write(cost, MinusLog(total));
   if constexpr (kPosteriors) {
     Steps<true>(walk, middle, end, middle - 1, 0, false, Scaled<R>{1 / total.m, -total.e});
     walk.FillOutside(0);
   }
+  const R minus_log = walk.Cost(total);
+  if (threadIdx.x == 0) Write(cost, minus_log);
 }
 
-int64_t Depth(const LatticeShape& shape) {
+int64_t Depth(int64_t longest_step) {
   int64_t depth = 2;
-  while (depth <= shape.span) depth *= 2;
+  while (depth <= longest_step) depth *= 2;
   return depth;
 }
 
 }  // namespace
 
-int64_t Remembered(const LatticeShape& shape) { return 2 * (shape.num_arcs() + 1) * Depth(shape) * shape.columns; }
+std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step) {
+  return {2 * (num_arcs + 1) * Depth(longest_step), static_cast<int64_t>(kSharedBytes)};
+}
+
+int64_t Remembered(const LatticeShape& shape) { return Memory(shape.num_arcs(), shape.span).first * shape.columns; }
 
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
@@ -348,7 +401,7 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
   utterances.frames_max = static_cast<int32_t>(shape.frames);
   utterances.columns = static_cast<int32_t>(shape.columns);
   utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
-  utterances.depth = static_cast<int32_t>(Depth(shape));
+  utterances.depth = static_cast<int32_t>(Depth(shape.span));
   for (size_t k = 0; k < shape.moves.size(); ++k) {
     utterances.dt[k] = static_cast<int32_t>(shape.moves[k].dt);
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "../cpp/lattice.h"
 #include "launch.h"
@@ -15,8 +16,11 @@ constexpr int64_t kMaxSide = int64_t{1} << 30;  // of T and of U + 1, for the sa
 constexpr size_t kWarpBytes = 512;              // of shared memory, for sums over the warps of a block
 constexpr size_t kSharedBytes = (size_t{48} << 10) - kWarpBytes;  // what is left of what every GPU gives a block
 
-// Numbers of type R that the recursion over an utterance remembers: it needs a workspace of so many for each where
-// kSharedBytes are too few. jax_rnnt/ops/lattice.py knows this rule too.
+// Numbers of type R that the recursion over an utterance remembers of each column, and the bytes of shared memory that
+// it has for them: where those are too few, it needs a workspace.
+std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step);
+
+// Numbers of type R that the recursion over an utterance remembers.
 int64_t Remembered(const LatticeShape& shape);
 
 // posteriors may be null. workspace: [batch, Remembered], or null where shared memory will do.

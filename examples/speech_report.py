@@ -31,7 +31,7 @@ def _align(model: Transducer, arrays: Arrays[jax.Array]) -> tuple[jax.Array, jax
     # A node's label is the next one of its utterance; none leaves the last column (-1).
     labels = jnp.pad(arrays.labels, ((0, 0), (0, 1)), constant_values=-1)[:, None, :]
     arcs = jax_rnnt.arc_log_probs(logits, jnp.broadcast_to(labels, logits.shape[:3]), columns=(BLANK,))
-    cost, posteriors = jax_rnnt.lattice_cost(arcs, lengths, arrays.label_lengths, return_posteriors=True)
+    cost, posteriors = jax_rnnt.lattice_posteriors(arcs, lengths, arrays.label_lengths)
     features, _ = log_mel(arrays.audio, arrays.samples)
     return features, cost, posteriors
 

@@ -1,28 +1,29 @@
 """Transducer (RNN-T) losses for JAX, with compiled kernels.
 
 Losses:
-  rnnt_loss         minus the log-probability of the targets, with the arguments of torchaudio's rnnt_loss
-  RNNTLoss          the same with its options set beforehand: a field of Flax modules, a static argument of jit
+  rnnt_loss           minus the log-probability of the targets, with the arguments of torchaudio's rnnt_loss
+  RNNTLoss            the same with its options set beforehand: a field of Flax modules, a static argument of jit
 
 The parts of a loss, for other topologies:
-  node_labels       the label of every node of the lattice, from targets and lengths
-  NodeLabels        what node_labels returns: labels and lengths for the next two
-  arc_log_probs     log-probabilities of the arcs of every node, from the logits and the labels
-  lattice_cost      cost and arc posteriors of the lattice, from the arcs and the lengths
-  RNNT_MOVES        where the arcs of RNN-T lead
+  node_labels         the label of every node of the lattice, from targets and lengths
+  NodeLabels          what node_labels returns: labels and lengths for the functions below
+  arc_log_probs       log-probabilities of the arcs of every node, from the logits and the labels
+  lattice_cost        cost of the lattice, from the arcs and the lengths
+  lattice_posteriors  the same, and the posterior of each arc
+  RNNT_MOVES          where the arcs of RNN-T lead
 
 Around a loss:
-  check_inputs      checks the values of a batch and names the first bad example
-  build_info        what was compiled, and what runs where
-  native_available  whether a platform has compiled kernels
-  ffi_targets       names of the compiled kernels, for jax.export
+  check_inputs        checks the values of a batch and names the first bad example
+  build_info          what was compiled, and what runs where
+  native_available    whether a platform has compiled kernels
+  ffi_targets         names of the compiled kernels, for jax.export
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
 from jax_rnnt.losses.rnnt import RNNTLoss, rnnt_loss
 from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.labels import RNNT_MOVES
-from jax_rnnt.ops.lattice import lattice_cost
+from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.tools.inputs import check_inputs
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
@@ -37,6 +38,7 @@ __all__ = [
     "check_inputs",
     "ffi_targets",
     "lattice_cost",
+    "lattice_posteriors",
     "native_available",
     "node_labels",
     "rnnt_loss",

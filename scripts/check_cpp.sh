@@ -22,6 +22,19 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS
 compile_and_run address-undefined -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=address,undefined -fno-sanitize-recover=all $kernels
 # shellcheck disable=SC2086
 compile_and_run thread -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=thread $kernels
+# The contract of the loops; it must notice a serial path that does the first piece only, and a last piece that is dropped.
+compile_and_run parallel -O1 -g -fsanitize=thread tests/cpp/parallel_check.cc
+mutant() {  # NAME OLD NEW: of parallel.h
+  mkdir -p "$build/$1" && cp cpp/*.h "$build/$1"
+  sed "s/$2/$3/" cpp/parallel.h >"$build/$1/parallel.h"
+  ! cmp -s cpp/parallel.h "$build/$1/parallel.h" || { echo "$1: the text is not there"; exit 1; }
+  g++ -std=c++17 -O1 -pthread -I"$build/$1" tests/cpp/parallel_check.cc -o "$build/$1/check"
+  ! "$build/$1/check" >"$build/$1/log" 2>&1 || { echo "not caught: $1"; exit 1; }
+  echo "mutant caught: $1: $(head -1 "$build/$1/log")"
+}
+mutant serial-first-piece-only "c < chunks; ++c) f(piece(c))" "c < std::min<int64_t>(chunks, 1); ++c) f(piece(c))"
+mutant last-piece-dropped "const int64_t chunks = (n + grain - 1) \\/ grain" "const int64_t chunks = n \\/ grain"
+
 compile_and_run fast-functions -O3 tests/cpp/fast_exp_check.cc cpp/float16.cc
 if [ "$(uname -m)" = x86_64 ]; then
   compile_and_run fast-functions-fma -O3 -march=x86-64-v3 tests/cpp/fast_exp_check.cc cpp/float16.cc

@@ -9,6 +9,7 @@ Arc k of node (t, u) leads to (t + dt_k, u + du_k); one that leads anywhere but 
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -147,6 +148,27 @@ def enumerate_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Mo
     if total == 0.0:
         return np.inf, np.zeros(np.shape(log_probs))
     return -np.log(total) + 0.0, posteriors / total
+
+
+def exact_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> tuple[float, np.ndarray]:
+    """`enumerate_lattice` for arcs of any size: scores of paths are added and compared as fractions, so that masks of
+    -1e30 do not swallow what tells two paths apart. The cost may be too large for a float64, hence for the result."""
+    posteriors = np.zeros(np.shape(log_probs))
+    scored = [
+        (sum(Fraction(float(log_probs[arc])) for arc in path), path)
+        for path in paths(frames, labels, moves)
+        if all(np.isfinite(log_probs[arc]) for arc in path)
+    ]
+    if not scored:
+        return np.inf, posteriors
+    top = max(score for score, _ in scored)
+    total = 0.0
+    for score, path in scored:
+        probability = float(np.exp(max(float(score - top), -1000.0)))
+        total += probability
+        for arc in path:
+            posteriors[arc] += probability
+    return -(float(top) + np.log(total)), posteriors / total
 
 
 def lattice_cost(log_probs, frames, labels, moves: Moves = RNNT) -> tuple[np.ndarray, np.ndarray]:

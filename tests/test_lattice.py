@@ -34,9 +34,9 @@ U_B = np.array([3, 2, 3, 2, 0, 0, 1, 1, 1, 0, 2, 0], np.int32)
 @functools.cache
 def compiled(implementation: str, moves: reference.Moves):
     def run(log_probs, t_b, u_b):
-        call = functools.partial(jax_rnnt.lattice_cost, moves=moves, implementation=implementation)
-        cost, posteriors = call(log_probs, t_b, u_b, return_posteriors=True)
-        return call(log_probs, t_b, u_b), cost, posteriors  # the first without beta and posteriors
+        options = {"moves": moves, "implementation": implementation}
+        alone = jax_rnnt.lattice_cost(log_probs, t_b, u_b, **options)  # without beta and posteriors
+        return alone, *jax_rnnt.lattice_posteriors(log_probs, t_b, u_b, **options)
 
     return jax.jit(run)
 
@@ -232,9 +232,9 @@ def test_a_move_far_longer_than_the_lattice_costs_nothing(implementation):
     log_probs = jnp.log(jnp.full((1, T, U + 1, 4), 0.25))
     lengths = jnp.array([T]), jnp.array([U])
     moves = (*jax_rnnt.RNNT_MOVES, (2**31 - 1, 0), (0, 2**31 - 1))
-    options = {"return_posteriors": True, "implementation": implementation}
-    cost, posteriors = jax_rnnt.lattice_cost(log_probs, *lengths, moves, **options)
-    expected = jax_rnnt.lattice_cost(log_probs[..., :2], *lengths, **options)
+    options = {"implementation": implementation}
+    cost, posteriors = jax_rnnt.lattice_posteriors(log_probs, *lengths, moves, **options)
+    expected = jax_rnnt.lattice_posteriors(log_probs[..., :2], *lengths, **options)
     np.testing.assert_allclose(cost, expected[0], rtol=1e-12)
     np.testing.assert_allclose(posteriors[..., :2], expected[1], rtol=1e-12)
     assert not posteriors[..., 2:].any()

@@ -35,7 +35,7 @@ def test_ci_runs_the_two_commands():
     job, tests = commands.strip().splitlines()
     assert README.splitlines()[4:7] == ["```bash", job, tests]
     assert "examples/train_speech.py" in job
-    assert tests.endswith("pytest")
+    assert "pytest" in tests
     script = (ROOT / ".ci" / "run").read_text()
     assert "sed -n 6p README.md" in script
     assert "sed -n 7p README.md" in script

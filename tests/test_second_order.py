@@ -88,9 +88,7 @@ def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str)
     weight, direction = rng.normal(size=(2, *log_probs.shape))
 
     def weighted(x):
-        cost, posteriors = jax_rnnt.lattice_cost(
-            x, t_b, u_b, moves, return_posteriors=True, implementation=implementation
-        )
+        cost, posteriors = jax_rnnt.lattice_posteriors(x, t_b, u_b, moves, implementation=implementation)
         return jnp.vdot(posteriors, weight) + cost.sum()
 
     def by_oracle(x) -> float:

@@ -160,7 +160,7 @@ def test_operations_alone(implementation: str) -> None:
 
     def step(x, labels):
         arcs = jax_rnnt.arc_log_probs(x, labels, implementation=implementation)
-        cost, posteriors = jax_rnnt.lattice_cost(arcs, t_b, u_b, return_posteriors=True, implementation=implementation)
+        cost, posteriors = jax_rnnt.lattice_posteriors(arcs, t_b, u_b, implementation=implementation)
         return cost, posteriors, jnp.exp(arcs)
 
     sharded = meshes.put(mesh, logits, "data"), meshes.put(mesh, labels, "data")

@@ -138,7 +138,7 @@ def test_vmap_of_the_operations_alone(implementation: str) -> None:
     )
     _close(actual, expected)
     log_probs = rng.normal(size=(2, 4, T, U + 1, 2))
-    lattice = functools.partial(jax_rnnt.lattice_cost, return_posteriors=True, implementation=implementation)
+    lattice = functools.partial(jax_rnnt.lattice_posteriors, implementation=implementation)
     cost, posteriors = jax.vmap(lattice, in_axes=(0, None, None))(log_probs, T_B, U_B)
     for i in range(2):
         expected = reference.lattice_cost(log_probs[i], T_B, U_B)

@@ -31,7 +31,8 @@ def test_the_script_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [jax_rnnt.rnnt_loss, jax_rnnt.RNNTLoss, jax_rnnt.arc_log_probs, jax_rnnt.lattice_cost]
+    "function",
+    [jax_rnnt.rnnt_loss, jax_rnnt.RNNTLoss, jax_rnnt.arc_log_probs, jax_rnnt.lattice_cost, jax_rnnt.lattice_posteriors],
 )
 def test_implementation_is_one_of_its_names(function) -> None:
     assert typing.get_type_hints(function)["implementation"] == typing.Literal["native", "scan"] | None

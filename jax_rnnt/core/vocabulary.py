@@ -87,7 +87,7 @@ def divided_costs(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _divided_costs(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float, axis: str):
     log_probs, _, _ = _divided_arcs(logits, labels, parameters, axis)
-    return lattice.cost(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)[0]
+    return lattice.costs(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)
 
 
 def _forward(logits, labels, t_b, u_b, parameters: ArcParameters, clamp: float, axis: str):
@@ -104,7 +104,7 @@ def _backward(parameters: ArcParameters, clamp: float, axis: str, residuals, cot
     if axis not in varying_axes(logits):
         # Without check_vma a sum over devices is its own transpose: every device brings its share of the cotangent.
         cotangent = lax.psum(cotangent, axis)
-    arc_cotangent = -posterior * cotangent[:, None, None, None]
+    arc_cotangent = jnp.where(cotangent[:, None, None, None] == 0, 0, -posterior * cotangent[:, None, None, None])
     bound = (jnp.broadcast_to(clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape),) if clamp > 0 else ()
     optional = (*bound, offsets)
     (grad,) = arcs.backward(

@@ -123,7 +123,7 @@ def rnnt_loss(
 
 def _costs(logits: Array, labels: Array, t_b: Array, u_b: Array, parameters: ArcParameters) -> Array:
     log_probs, _ = arcs.forward(logits, labels, **parameters.asdict())
-    return lattice.cost(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)[0]
+    return lattice.costs(log_probs, t_b, u_b, moves=RNNT_MOVES, implementation=parameters.implementation)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -143,7 +143,7 @@ def _clamped_bwd(parameters: ArcParameters, clamp: float, residuals, cotangent):
     logits, labels, log_norm, posterior = residuals
     # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
     bound = jnp.broadcast_to(clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
-    arc_cotangent = -posterior * cotangent[:, None, None, None]
+    arc_cotangent = jnp.where(cotangent[:, None, None, None] == 0, 0, -posterior * cotangent[:, None, None, None])
     (grad,) = arcs.backward(logits, labels, log_norm, arc_cotangent, bound, clipped=True, **parameters.asdict())
     return grad, None, None, None
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.interpreters import ad
 from jax.typing import ArrayLike
 
 from jax_rnnt.ops import checks, lax_arcs
@@ -52,16 +51,16 @@ def _forward_jvp(primals, tangents, **parameters):
     return [log_probs, log_norm], _tangent(tangents[0], logits, labels, log_norm, **parameters)
 
 
-def _tangent_transpose(cotangents, tangent, logits, labels, log_norm, **parameters):
+def _tangent_transpose(cotangents, _, logits, labels, log_norm, **parameters):
     ct_log_probs, ct_norm = cotangents
-    dtype = tangent.aval.dtype
-    result: Array | ad.Zero = ad.Zero(tangent.aval)
-    if type(ct_log_probs) is not ad.Zero:
+    result = None
+    if ct_log_probs is not None:
         (result,) = backward(logits, labels, log_norm, ct_log_probs, clipped=False, **parameters)
-    if type(ct_norm) is not ad.Zero and parameters["normalize"]:
+    if ct_norm is not None and parameters["normalize"]:
         # Only second derivatives come here, through the log-norm that `backward` reads.
         through_norm = lax_arcs.softmax(logits, labels, log_norm, parameters["vocabulary"], True) * ct_norm[..., None]
-        result = ad.add_tangents(result, through_norm.astype(dtype))
+        through_norm = through_norm.astype(logits.dtype)
+        result = through_norm if result is None else result + through_norm
     return result, None, None, None
 
 

@@ -1,7 +1,6 @@
 """Operation 2: cost and arc posteriors of a lattice of nodes (t, u), summed over every path from (0, 0) to the end."""
 
 from collections.abc import Sequence
-from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,8 @@ from jax.typing import ArrayLike
 from jax_rnnt.ops import checks, lax_lattice
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.xla import native
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
-
-_SHARED_BYTES = (48 << 10) - 512  # of what every GPU gives a block: kSharedBytes in cuda/lattice.h
 
 
 def _lattice_ndim(arcs, *_) -> int:
@@ -33,66 +31,133 @@ def _per_example(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(arcs.shape[:-3], arcs.dtype)]
 
 
+def _per_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(arcs.shape, arcs.dtype)]
+
+
 def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
-    return [*_per_example(arcs), jax.ShapeDtypeStruct(arcs.shape, arcs.dtype)]
+    return [*_per_example(arcs), *_per_arc(arcs)]
 
 
 def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
-    """What a CUDA kernel remembers of the last diagonals, if that is too much for a block's shared memory.
-
-    The rule is that of ``Remembered`` in cuda/lattice.cu, which checks it.
-    """
+    """What a kernel remembers of the last diagonals, where that is too much for it to keep by itself."""
     *batch, _, columns, k = arcs.shape
-    depth = 2
-    while depth <= max(dt + du for dt, du in moves):
-        depth *= 2
-    numbers = 2 * (k + 1) * depth * columns
-    if isinstance(columns, int) and numbers * arcs.dtype.itemsize <= _SHARED_BYTES:
+    a_column, own_bytes = native.lattice_memory(k, max(dt + du for dt, du in moves))
+    numbers = a_column * columns
+    if isinstance(columns, int) and numbers * arcs.dtype.itemsize <= own_bytes:
         return None
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-cost = Operation("lattice_cost", _per_example, _cost_only, _lattice_ndim, workspace=_past)
-posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, _lattice_ndim, workspace=_past)
+_cost = Operation("lattice_cost", _per_example, _cost_only, _lattice_ndim, workspace=_past)
+_posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, _lattice_ndim, workspace=_past)
 
 
-def _cost_jvp(primals, tangents, **parameters):
-    value, posterior = posteriors(*primals, **parameters)
-    return [value], [-jnp.sum(posterior * tangents[0], axis=(-3, -2, -1))]
+# The derivatives are operations of their own, linear in the tangent of the arcs. So only the half that is asked for is
+# computed, and an example whose cotangent is 0 has a gradient of 0, whatever its posteriors are.
 
 
-cost.def_jvp(_cost_jvp)
+def _cost_tangent(tangent: Array, posterior: Array) -> list[Array]:
+    return [-jnp.sum(posterior * tangent, axis=(-3, -2, -1))]
 
 
-@overload
-def lattice_cost(
-    log_probs: ArrayLike,
-    logit_lengths: ArrayLike,
-    target_lengths: ArrayLike,
-    moves: Sequence[Sequence[int]] = ...,
-    *,
-    return_posteriors: Literal[False] = ...,
-    implementation: Implementation = ...,
-) -> Array: ...
-@overload
-def lattice_cost(
-    log_probs: ArrayLike,
-    logit_lengths: ArrayLike,
-    target_lengths: ArrayLike,
-    moves: Sequence[Sequence[int]] = ...,
-    *,
-    return_posteriors: Literal[True],
-    implementation: Implementation = ...,
-) -> tuple[Array, Array]: ...
+def _cost_tangent_transpose(cotangents, _, posterior, **__):
+    (ct,) = cotangents
+    if ct is None:
+        return None, None
+    ct = ct[..., None, None, None]
+    return jnp.where(ct == 0, 0, -posterior * ct), None
+
+
+def _posterior_tangent(tangent: Array, arcs: Array, t_b: Array, u_b: Array, *, moves: Moves) -> list[Array]:
+    def of(x: Array) -> Array:
+        return _with_posteriors(x, t_b, u_b, moves=moves)[1]
+
+    return [jax.jvp(of, (arcs,), (tangent,))[1]]
+
+
+def _posterior_tangent_transpose(cotangents, _, arcs, t_b, u_b, *, moves: Moves, **__):
+    def of(x: Array) -> Array:
+        return _with_posteriors(x, t_b, u_b, moves=moves)[1]
+
+    (ct,) = cotangents
+    return None if ct is None else jax.vjp(of, arcs)[1](ct)[0], None, None, None
+
+
+_cost_tangents = Operation("lattice_cost_tangent", _per_example, _cost_tangent, _lattice_ndim, has_kernel=False)
+_posterior_tangents = Operation(
+    "lattice_posterior_tangent", _per_arc, _posterior_tangent, _lattice_ndim, has_kernel=False
+)
+_cost_tangents.def_transpose(_cost_tangent_transpose)
+_posterior_tangents.def_transpose(_posterior_tangent_transpose)
+
+
+def _cost_jvp(primals, tangents, *, implementation, **parameters):
+    value, posterior = _posteriors(*primals, implementation=implementation, **parameters)
+    return [value], _cost_tangents(tangents[0], posterior, implementation=implementation)
+
+
+def _posteriors_jvp(primals, tangents, **parameters):
+    value, posterior = _posteriors(*primals, **parameters)
+    of_cost = _cost_tangents(tangents[0], posterior, implementation=parameters["implementation"])
+    return [value, posterior], [*of_cost, *_posterior_tangents(tangents[0], *primals, **parameters)]
+
+
+_cost.def_jvp(_cost_jvp)
+_posteriors.def_jvp(_posteriors_jvp)
+
+
+def costs(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: Implementation) -> Array:
+    """``cost [...]`` of ``arcs [..., T, U+1, K]`` in float32 or float64; lengths ``[...]`` are int32."""
+    arcs, moves = _for_the_kernels(arcs, moves)
+    return _cost(arcs, t_b, u_b, moves=moves, implementation=implementation)[0]
+
+
+def posteriors(
+    arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: Implementation
+) -> tuple[Array, Array]:
+    """:func:`costs` and the posterior of each arc ``[..., T, U+1, K]``."""
+    k = arcs.shape[-1]
+    arcs, moves = _for_the_kernels(arcs, moves)
+    cost, posterior = _posteriors(arcs, t_b, u_b, moves=moves, implementation=implementation)
+    return cost, posterior[..., :k]
+
+
+def _for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
+    *_, t_max, u1, _ = arcs.shape
+    # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.
+    too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in moves]
+    if any(too_long):
+        arcs = jnp.where(np.array(too_long), -jnp.inf, arcs)
+        moves = tuple((1, 0) if never else move for move, never in zip(moves, too_long, strict=True))
+    if len(moves) == 1:
+        # The kernels keep a value of two numbers in a node's posteriors while they run: there must be room for it.
+        arcs, moves = jnp.concatenate([arcs, jnp.full_like(arcs, -jnp.inf)], axis=-1), moves * 2
+    return arcs, moves
+
+
+def _checked(log_probs, logit_lengths, target_lengths, moves, implementation) -> tuple[Array, Array, Array, Moves]:
+    check_implementation(implementation)
+    arcs = checks.as_array("log_probs", log_probs)
+    t_b = checks.as_integers("logit_lengths", logit_lengths)
+    u_b = checks.as_integers("target_lengths", target_lengths)
+    checks.floating("log_probs", arcs)
+    checks.rank("log_probs", arcs, "B, T, U+1, K")
+    checks.lengths(arcs.shape[0], t_b, u_b, "log_probs.shape[0]")
+    if arcs.shape[2] < 1 or arcs.shape[3] < 1:
+        raise ValueError(f"`log_probs` [B, T, U+1, K] must have U+1 >= 1 and K >= 1, got shape {arcs.shape}.")
+    pairs = check_moves(moves, arcs.shape[3])
+    return arcs.astype(compute_dtype(arcs.dtype)), checks.to_int32(t_b), checks.to_int32(u_b), pairs
+
+
 def lattice_cost(
     log_probs: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
     moves: Sequence[Sequence[int]] = RNNT_MOVES,
     *,
-    return_posteriors: bool = False,
     implementation: Implementation = None,
-) -> Array | tuple[Array, Array]:
+) -> Array:
     r"""Minus the log of the summed probability of all paths through a lattice, for any set of moves.
 
     Arc ``k`` leaves node ``(t, u)`` for ``(t + dt_k, u + du_k)``. A path starts at (0, 0) and must land exactly on
@@ -103,19 +168,19 @@ def lattice_cost(
     Args:
       log_probs: ``[B, T, U+1, K]``, floating; any scores will do, they need not be normalised. Arcs that leave the
         lattice are not read. Computed in float64 on the CPU, kept in float32 (float64 for float64).
+        Masks of -inf and large finite ones (-1e9, ``finfo.min``) both work; masks beyond 7e11 / (T_b + U_b + 1) in size
+        all count alike where a path must cross one.
       logit_lengths: ``[B]``, integers T_b in [0, T].
       target_lengths: ``[B]``, integers U_b in [0, U].
       moves: ``K`` static pairs ``(dt, du)`` with ``dt >= 0``, ``du >= 0`` and ``dt + du >= 1``. RNN-T:
         ``((1, 0), (0, 1))``, the default. One label a frame: ``((1, 0), (1, 1))``. Multi-blank:
         ``((1, 0), (2, 0), (4, 0), (0, 1))``.
-      return_posteriors: whether to return also the posterior of each arc.
       implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
 
     Returns:
-      ``cost [B]``; with ``return_posteriors``, also ``[B, T, U+1, K]``: the probability that a path drawn from the
-      lattice takes the arc, which is the gradient of ``-cost``. +inf, with posteriors 0, where there is no path;
-      NaN where an arc inside the lattice is NaN or +inf (its posteriors are NaN inside the lattice) or where a length
-      is out of range (NaN throughout). Posteriors beyond T_b and U_b are exactly 0.
+      ``cost [B]``: +inf where there is no path; NaN where an arc inside the lattice is NaN or +inf, or where a length
+      is out of range. It is finite for finite arcs: what its type can't hold becomes the type's largest number. The
+      gradient is minus the posteriors of :func:`lattice_posteriors` times the cotangent: exactly 0 where that is 0.
 
     Raises:
       TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
@@ -131,30 +196,38 @@ def lattice_cost(
       >>> jnp.exp(-jax_rnnt.lattice_cost(log_probs, jnp.array([2]), jnp.array([1])))
       Array([0.25], dtype=float32)
     """
-    check_implementation(implementation)
-    checks.boolean("return_posteriors", return_posteriors)
-    arcs = checks.as_array("log_probs", log_probs)
-    t_b = checks.as_integers("logit_lengths", logit_lengths)
-    u_b = checks.as_integers("target_lengths", target_lengths)
-    checks.floating("log_probs", arcs)
-    checks.rank("log_probs", arcs, "B, T, U+1, K")
-    checks.lengths(arcs.shape[0], t_b, u_b, "log_probs.shape[0]")
-    if arcs.shape[2] < 1 or arcs.shape[3] < 1:
-        raise ValueError(f"`log_probs` [B, T, U+1, K] must have U+1 >= 1 and K >= 1, got shape {arcs.shape}.")
-    pairs = check_moves(moves, arcs.shape[3])
-    arcs = arcs.astype(compute_dtype(arcs.dtype))
-    *_, t_max, u1, _ = arcs.shape
-    # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.
-    too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in pairs]
-    if any(too_long):
-        arcs = jnp.where(np.array(too_long)[None, None, None], -jnp.inf, arcs)
-        pairs = tuple((1, 0) if never else pair for pair, never in zip(pairs, too_long, strict=True))
-    if len(pairs) == 1:
-        # The kernels keep a pair of numbers in a node's posteriors while they run: there must be room for two.
-        arcs, pairs = jnp.concatenate([arcs, jnp.full_like(arcs, -jnp.inf)], axis=-1), pairs * 2
-        k = 1
-    else:
-        k = len(pairs)
-    operation = posteriors if return_posteriors else cost
-    results = operation(arcs, checks.to_int32(t_b), checks.to_int32(u_b), moves=pairs, implementation=implementation)
-    return (results[0], results[1][..., :k]) if return_posteriors else results[0]
+    arcs, t_b, u_b, pairs = _checked(log_probs, logit_lengths, target_lengths, moves, implementation)
+    return costs(arcs, t_b, u_b, moves=pairs, implementation=implementation)
+
+
+def lattice_posteriors(
+    log_probs: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    moves: Sequence[Sequence[int]] = RNNT_MOVES,
+    *,
+    implementation: Implementation = None,
+) -> tuple[Array, Array]:
+    r"""The cost of :func:`lattice_cost`, and the posterior probability of each arc.
+
+    .. math:: \mathrm{posterior}_{b,t,u,k} = P(\pi \ni (t,u,k)) = -\partial\, \mathrm{cost}_b /
+                                             \partial\, \mathrm{log\_probs}_{b,t,u,k}
+
+    Arguments, errors and references are those of :func:`lattice_cost`. Both results can be differentiated. The gradient
+    of the cost needs no more than the posteriors; that of the posteriors runs the ``lax`` form.
+
+    Returns:
+      ``cost [B]`` and ``posteriors [B, T, U+1, K]``, each in [0, 1]: the probability that a path drawn from the lattice
+      takes the arc. Posteriors are 0 where there is no path; NaN inside the lattice where one of its arcs is NaN or
+      +inf; NaN throughout where a length is out of range; otherwise exactly 0 beyond T_b and U_b.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> log_probs = jnp.log(jnp.full((1, 2, 2, 2), 0.5))  # T = 2 frames, U = 1 label: two paths of three arcs
+      >>> cost, posteriors = jax_rnnt.lattice_posteriors(log_probs, jnp.array([2]), jnp.array([1]))
+      >>> posteriors[0, :, 0, 1]  # the label is as probable at the first frame as at the second
+      Array([0.5, 0.5], dtype=float32)
+    """
+    arcs, t_b, u_b, pairs = _checked(log_probs, logit_lengths, target_lengths, moves, implementation)
+    return posteriors(arcs, t_b, u_b, moves=pairs, implementation=implementation)

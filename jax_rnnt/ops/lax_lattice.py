@@ -16,11 +16,16 @@ from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
-# The exponent of zero: below that of any product of probabilities, and twice it is still a finite float32.
-_ZERO_EXPONENT = -1e38
-_LARGEST_EXPONENT = 1e36  # of one arc: what lies beyond is cut, to stay far from the exponent of zero
+# Exponents are pairs of floats whose sum is an integer below _EXPONENT_RANGE, far more than one float32 could count:
+# paths through masks of -1e9 must keep the digits that tell them apart.
+_CARRY = 2.0**22  # the first is a multiple of this, the second at most half of it
+_ZERO_EXPONENT = -(2.0**44)  # of zero: below that of any product, and a multiple of _CARRY
+_EXPONENT_RANGE = 2.0**40  # as kExponentRange in cpp/lattice_rules.h
 
-Scaled = tuple[Array, Array]  # (m, e): the value m * 2**e
+_LN2 = float(np.log(2.0))
+_LOG2E = float(np.log2(np.e))
+
+Scaled = tuple[Array, Array, Array]  # (m, high, low): the value m * 2**(high + low)
 
 
 def _bits(dtype: np.dtype) -> tuple[type, int, int]:
@@ -36,35 +41,65 @@ def _pow2(exponent: Array, highest: int = 0) -> Array:
     return lax.bitcast_convert_type(power << mantissa, exponent.dtype)
 
 
-def _normalised(m: Array, e: Array) -> Scaled:
-    """The same value with ``m`` in [1, 2), or (0, ``_ZERO_EXPONENT``)."""
+def _normalised(m: Array, high: Array, low: Array) -> Scaled:
+    """The same value with ``m`` in [1, 2) and ``low`` at most ``_CARRY / 2``, or (0, ``_ZERO_EXPONENT``, 0)."""
     integer, mantissa, bias = _bits(m.dtype)
     power = (lax.bitcast_convert_type(lax.stop_gradient(m), integer) >> mantissa) - bias
     shift = power.astype(m.dtype)
     zero = m == 0
-    return m * jnp.where(zero, 0, _pow2(-shift, 1)), jnp.where(zero, _ZERO_EXPONENT, e + shift)
+    low = low + shift
+    carry = jnp.round(low / _CARRY) * _CARRY
+    return (
+        m * jnp.where(zero, 0, _pow2(-shift, 1)),
+        jnp.where(zero, _ZERO_EXPONENT, high + carry),
+        jnp.where(zero, 0, low - carry),
+    )
 
 
-def _sum(terms: Sequence[Scaled]) -> Scaled:
-    top = terms[0][1]
-    for _, e in terms[1:]:
-        top = jnp.maximum(top, e)
-    total = terms[0][0] * _pow2(terms[0][1] - top)
-    for m, e in terms[1:]:
-        total = total + m * _pow2(e - top)
-    return _normalised(total, top)
+def _sum(terms: Sequence[Scaled], excesses: Sequence[Array]) -> tuple[Scaled, Array]:
+    """The sum of the terms, and the largest excess among those of the largest exponent."""
+    _, high, low = terms[0]
+    for _, other_high, other_low in terms[1:]:
+        larger = (other_high - high) + (other_low - low) > 0
+        high, low = jnp.where(larger, other_high, high), jnp.where(larger, other_low, low)
+    below = [(other_high - high) + (other_low - low) for _, other_high, other_low in terms]
+    total = terms[0][0] * _pow2(below[0])
+    for (m, _, _), d in zip(terms[1:], below[1:], strict=True):
+        total = total + m * _pow2(d)
+    excess = jnp.full_like(total, jnp.finfo(total.dtype).min)
+    for x, d in zip(excesses, below, strict=True):
+        excess = jnp.maximum(excess, jnp.where(d == 0, x, excess))
+    return _normalised(total, high, low), excess
 
 
 def _exp(x: Array) -> Scaled:
     """``exp(x)`` as a scaled number with ``m`` near 1; -inf gives zero."""
-    high = float(np.float32(0.693145751953125))  # 16 bits: times an exponent below 2**8 it is exact in float32
-    low = 1.42860682030941723212e-6
     zero = x == -jnp.inf
     safe = jnp.where(zero, 0, x)
-    e = jnp.round(lax.stop_gradient(safe) * 1.4426950408889634)
-    e = jnp.clip(e, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
-    m = jnp.exp(jnp.clip((safe - e * high) - e * low, -1, 1))
-    return jnp.where(zero, 0, m), jnp.where(zero, _ZERO_EXPONENT, e)
+    whole = jnp.round(lax.stop_gradient(safe) * _LOG2E)
+    # Products of two numbers of half the digits are exact, so x - whole * ln 2 loses none.
+    integer, mantissa, _ = _bits(x.dtype)
+    digits = lax.bitcast_convert_type(whole, integer) >> (mantissa // 2 + 1)
+    coarse = lax.bitcast_convert_type(digits << (mantissa // 2 + 1), x.dtype)
+    rest = safe
+    for part in _halves(_LN2, x.dtype):
+        rest = (rest - coarse * part) - (whole - coarse) * part
+    # Beyond 2**24, float32 knows only some integers: what is left of x is more than one power of two.
+    step = jnp.round(lax.stop_gradient(rest) * _LOG2E)
+    m = jnp.exp(jnp.clip((rest - step * 0.693145751953125) - step * 1.42860682030941723212e-6, -1, 1))
+    high = jnp.round(whole / _CARRY) * _CARRY
+    return jnp.where(zero, 0, m), jnp.where(zero, _ZERO_EXPONENT, high), jnp.where(zero, 0, (whole - high) + step)
+
+
+def _halves(x: float, dtype: np.dtype) -> list[float]:
+    """``x`` as a sum of three numbers, the first two of which have half the digits of ``dtype``."""
+    parts = []
+    digits = (int(jnp.finfo(dtype).nmant) + 1) // 2
+    for _ in range(2):
+        unit = 2.0 ** (np.floor(np.log2(abs(x))) + 1 - digits)
+        parts.append(float(np.trunc(x / unit) * unit))
+        x -= parts[-1]
+    return [*parts, float(x)]
 
 
 def _shear(x: Array) -> Array:
@@ -95,7 +130,7 @@ def _shift(x: Array, by: int) -> Array:
 def _shift_scaled(x: Scaled, by: int) -> Scaled:
     # The exponents that come in from outside are 0; with m = 0 there, only their size matters, so make them low.
     m = _shift(x[0], by)
-    return m, jnp.where(m == 0, _ZERO_EXPONENT, _shift(x[1], by))
+    return m, jnp.where(m == 0, _ZERO_EXPONENT, _shift(x[1], by)), jnp.where(m == 0, 0, _shift(x[2], by))
 
 
 def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool) -> list[Array]:
@@ -111,50 +146,69 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     valid_lengths = (t_b >= 0) & (t_b <= t_max) & (u_b >= 0) & (u_b < u1)
     inside = valid_lengths & (t >= 0) & (t < t_b) & (u <= u_b)  # [N, ..., U+1]
 
-    probabilities, poisoned = [], ~at(at(valid_lengths, 0, 0), 0)
+    # The size to which arcs are cut: that of LargestExponent in cpp/lattice_rules.h.
+    arcs_at_most = jnp.maximum(at(at(t_b + u_b, 0, 0), 0), 0)[None, ..., None].astype(arcs.dtype) + 1
+    largest = jnp.floor(_EXPONENT_RANGE / arcs_at_most) * _LN2
+    probabilities, excesses, poisoned = [], [], ~at(at(valid_lengths, 0, 0), 0)
     for k, (dt, du) in enumerate(moves):
         lands_inside = (t + dt < t_b) & (u + du <= u_b)
         lands_at_end = (t + dt == t_b) & (u + du == u_b)
         x = jnp.where(inside & (lands_inside | lands_at_end), _shear(at(arcs, k)), -jnp.inf)
         poison = ~(x < jnp.inf)
         poisoned = poisoned | jnp.any(poison, axis=(0, -1))
-        probabilities.append(_exp(jnp.where(poison, -jnp.inf, x)))
+        x = jnp.where(poison, -jnp.inf, x)
+        cut = jnp.where(x == -jnp.inf, x, jnp.clip(x, -largest, largest))
+        excesses.append(jnp.where(x == -jnp.inf, 0, lax.stop_gradient(x - cut)))
+        probabilities.append(_exp(cut))
 
     start = n == 0
     at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
     like = probabilities[0][0]  # constants take their sharding from the data, and their manual axes too
     one = at(like, 0, 0)
     constants = jnp.zeros_like(one), jnp.full_like(one, _ZERO_EXPONENT), jnp.zeros_like(at(one, 0))
-    _, zero_m, zero_e, nothing = match_manual_axes([like, *constants])
-    zero = (zero_m, zero_e)
+    _, nil, lowest, nothing = match_manual_axes([like, *constants])
+    zero = (nil, lowest, nil)
+
+    def delayed(x: Array, step: int) -> Array:
+        step = min(step, t_max + u1)
+        return jnp.concatenate([jnp.zeros_like(x[:step]), x[: t_max + u1 - step]])
 
     def incoming(p: Scaled, step: int, du: int) -> Scaled:
         """The arc into (n, u) where it is the arc out of (n - step, u - du)."""
-        step = min(step, t_max + u1)
-        m, e = (jnp.concatenate([jnp.zeros_like(a[:step]), a[: t_max + u1 - step]]) for a in p)
-        return _shift_scaled((m, e), du)
+        m, high, low = (delayed(a, step) for a in p)
+        return _shift_scaled((m, high, low), du)
 
     into = [incoming(p, s, du) for p, s, (_, du) in zip(probabilities, steps, moves, strict=True)]
+    more = [_shift(delayed(x, s), du) for x, s, (_, du) in zip(excesses, steps, moves, strict=True)]
     first = (start & (u == 0) & jnp.ones_like(at_end)).astype(like.dtype)
+    most = jnp.finfo(like.dtype).max
+
+    def unit(here: Array, exists: Array) -> Scaled:
+        return here, jnp.where(exists, 0, _ZERO_EXPONENT).astype(here.dtype), jnp.zeros_like(here)
+
+    def times(a: Scaled, b: Scaled) -> Scaled:
+        return a[0] * b[0], a[1] + b[1], a[2] + b[2]
 
     def forward(carry, inputs):
-        (m_end, e_end), recent = carry
-        arcs_in, initial, end = inputs
-        terms = [(initial, jnp.where(initial == 0, _ZERO_EXPONENT, 0).astype(initial.dtype))]
-        for (m, e), s, (_, du) in zip(arcs_in, steps, moves, strict=True):
-            a, b = _shift_scaled(recent[s - 1], du)
-            terms.append((a * m, b + e))
-        alpha = _sum(terms)
-        m_end = m_end + jnp.sum(jnp.where(end, alpha[0], 0), axis=-1)
-        e_end = e_end + jnp.sum(jnp.where(end, alpha[1], 0), axis=-1)
-        return ((m_end, e_end), (alpha, *recent[:-1])), alpha if posteriors else None
+        at_the_end, recent = carry
+        arcs_in, more_in, initial, end = inputs
+        terms, beyond = [unit(initial, initial != 0)], [jnp.zeros_like(initial)]
+        for p, x, s, (_, du) in zip(arcs_in, more_in, steps, moves, strict=True):
+            alpha, excess = recent[s - 1]
+            terms.append(times(_shift_scaled(alpha, du), p))
+            beyond.append(jnp.clip(_shift(excess, du) + x, -most, most))
+        now = _sum(terms, beyond)
+        picked = (jnp.sum(jnp.where(end, x, 0), axis=-1) for x in (*now[0], now[1]))
+        at_the_end = tuple(x + y for x, y in zip(at_the_end, picked, strict=True))
+        return (at_the_end, (now, *recent[:-1])), now[0] if posteriors else None
 
-    carry = ((nothing, nothing), (zero,) * span)
-    ((m_end, e_end), _), alphas = lax.scan(forward, carry, (into, first, at_end))
+    carry = ((nothing,) * 4, ((zero, nil),) * span)
+    ((m_end, high_end, low_end, excess_end), _), alphas = lax.scan(forward, carry, (into, more, first, at_end))
 
     impossible = m_end == 0
-    log_likelihood = jnp.log(jnp.where(impossible, 1, m_end)) + e_end * float(np.log(2.0))
-    cost = jnp.where(poisoned, jnp.nan, jnp.where(impossible, jnp.inf, -log_likelihood))
+    log_likelihood = jnp.log(jnp.where(impossible, 1, m_end)) + low_end * _LN2 + high_end * _LN2
+    finite = jnp.clip(-log_likelihood - excess_end, -most, most)
+    cost = jnp.where(poisoned, jnp.nan, jnp.where(impossible, jnp.inf, finite))
     if not posteriors:
         return [cost]
 
@@ -162,13 +216,15 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
 
     def backward(recent, inputs):
         alpha, arcs_out, end = inputs
-        final = end.astype(like.dtype)
-        terms = [(final, jnp.where(end, 0, _ZERO_EXPONENT).astype(like.dtype))]
-        for (m, e), s, (_, du) in zip(arcs_out, steps, moves, strict=True):
-            a, b = _shift_scaled(recent[s - 1], -du)
-            terms.append((a * m, b + e))
-        through = [alpha[0] * inverse * m * _pow2(alpha[1] + e - e_end[..., None], 8) for m, e in terms[1:]]
-        return (_sum(terms), *recent[:-1]), through
+        terms = [unit(end.astype(like.dtype), end)]
+        for p, s, (_, du) in zip(arcs_out, steps, moves, strict=True):
+            terms.append(times(_shift_scaled(recent[s - 1], -du), p))
+        through = []
+        for product in terms[1:]:
+            m, high, low = times(alpha, product)
+            p = m * inverse * _pow2((high - high_end[..., None]) + (low - low_end[..., None]), 8)
+            through.append(p - lax.stop_gradient(jnp.maximum(p - 1, 0)))  # above 1 by rounding
+        return (_sum(terms, [jnp.zeros_like(m) for m, _, _ in terms])[0], *recent[:-1]), through
 
     _, through = lax.scan(backward, (zero,) * span, (alphas, probabilities, at_end), reverse=True)
     posterior = jnp.stack([_unshear(p, t_max) for p in through], axis=-1)

@@ -67,6 +67,11 @@ def traits(platform: str) -> list[str]:
     return _module.traits()[platform]
 
 
+def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
+    """Numbers of the arcs' type that the lattice's kernel remembers of a column, and the bytes that it has itself."""
+    return _module.lattice_memory(arcs, longest_step)
+
+
 def ffi_targets() -> list[str]:
     """Names of the custom calls, for ``jax.export``'s ``DisabledSafetyCheck.custom_call(name)``.
 

@@ -73,7 +73,13 @@ class Operation:
         ad.primitive_jvps[self.primitive] = rule
 
     def def_transpose(self, rule: Callable) -> None:
-        ad.primitive_transposes[self.primitive] = rule
+        """``rule(cotangents, *operands, **parameters)`` gives each operand's cotangent; None is a zero, in and out."""
+
+        def with_none_for_zero(cotangents, *operands, **parameters):
+            given = [None if type(ct) is ad.Zero else ct for ct in cotangents]
+            return rule(given, *operands, **parameters)  # where it returns None, JAX itself takes that for a zero
+
+        ad.primitive_transposes[self.primitive] = with_none_for_zero
 
     def _eager(self, *args, **parameters):
         # jit must not look for NaN itself here, nor be switched off: in both cases it would call the primitive without

@@ -74,12 +74,12 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
       for (int64_t i = 0; i < rows * shape.num_arcs(); ++i) cotangent[i] = static_cast<A>(normal(random));
       for (int64_t i = 0; i < rows; ++i) bound[i] = static_cast<A>(std::fabs(normal(random)));
       ThreadPool pool;
-      ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
-        ArcsForward(shape, logits.get(), labels.get(), nullptr, entries.get(), norm.get(), begin, end);
+      ForRanges(pool, rows, 3, [&](IndexRange range) {
+        ArcsForward(shape, logits.get(), labels.get(), nullptr, entries.get(), norm.get(), range.begin, range.end);
       });
-      ParallelFor(pool, rows, 3, [&](int64_t begin, int64_t end) {
+      ForRanges(pool, rows, 3, [&](IndexRange range) {
         ArcsBackward(shape, logits.get(), labels.get(), nullptr, norm.get(), cotangent.get(),
-                     num_columns ? bound.get() : nullptr, grad.get(), begin, end);
+                     num_columns ? bound.get() : nullptr, grad.get(), range.begin, range.end);
       });
       for (int64_t n = 0; n < rows; ++n) {
         const A entry = entries[n * shape.num_arcs()];

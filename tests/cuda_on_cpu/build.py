@@ -67,7 +67,7 @@ def build_library(output: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cuda = ROOT / "cuda"
     flags = ["-O2", *_includes(cuda)]
-    jobs = [(cuda / k, flags) for k in KERNELS] + [(HERE / r, flags) for r in RUNTIME]
+    jobs = [(cuda / k, flags) for k in KERNELS] + [(HERE / r, flags) for r in (*RUNTIME, "library.cc")]
     jobs += [(cuda / h, [*flags, "-isystem", str(headers)]) for h in ("arcs_handlers.cc", "lattice_handlers.cc")]
     _compile(jobs, folder, output, ["-shared"])
 

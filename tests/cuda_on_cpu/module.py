@@ -1,6 +1,7 @@
 """Stands in for the compiled module `jax_rnnt._native`, with the CUDA kernels built for the CPU (see cuda_on_cpu.h)."""
 
 import ctypes
+import functools
 import types
 
 import jax
@@ -20,10 +21,19 @@ def load(library: str) -> types.ModuleType:
     module.ffi_api_minor = 0  # built with the oldest headers, which every version takes
     module.handlers = lambda: {"cpu": handlers}
     module.traits = lambda: {"cpu": ["in_place", "workspace"]}
+    module.lattice_memory = functools.partial(_lattice_memory, code)
     module.build_info = lambda: {"simd": None}
     module.start_counting = code.cuda_on_cpu_count
     module.counts = lambda: _counts(code)
     return module
+
+
+def _lattice_memory(code: ctypes.CDLL, arcs: int, longest_step: int) -> tuple[int, int]:
+    numbers = np.zeros(2, np.int64)
+    code.cuda_on_cpu_lattice_memory(
+        ctypes.c_int64(arcs), ctypes.c_int64(longest_step), numbers.ctypes.data_as(ctypes.c_void_p)
+    )
+    return int(numbers[0]), int(numbers[1])
 
 
 def _counts(code: ctypes.CDLL) -> list[dict[str, int]]:

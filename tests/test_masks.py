@@ -1,0 +1,104 @@
+"""Masked arcs of every size: large finite masks in some arcs or in all, -inf among them, and rows masked in a loss."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jax_rnnt
+
+pytestmark = pytest.mark.once
+
+MOVE_SETS = {"rnnt": reference.RNNT, "monotonic": reference.MONOTONIC, "tdt": reference.TDT}
+SMALLEST = float(np.finfo(np.float32).min)
+MASKS = (-1e4, -1e5, -1e6, -1e7, -1e8, -1e9, -1e12, -1e20, -1e30, SMALLEST)
+B, T, U = 4, 4, 3
+LENGTHS = np.array([4, 3, 4, 1], np.int32), np.array([3, 2, 1, 1], np.int32)
+
+
+@functools.cache
+def compiled(implementation: str, moves: reference.Moves):
+    def run(arcs, ct):
+        options = {"moves": moves, "implementation": implementation}
+        both = jax_rnnt.lattice_posteriors(arcs, *LENGTHS, **options)
+        alone, pull = jax.vjp(lambda x: jax_rnnt.lattice_cost(x, *LENGTHS, **options), arcs)
+        return alone, *both, pull(ct)[0]
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("name", MOVE_SETS)
+@given(
+    mask=st.sampled_from(MASKS),
+    where=st.sampled_from(("some", "most", "one column", "all", "added to all")),
+    infinite=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_masks(name: str, implementation: str, mask: float, where: str, infinite: bool, seed: int) -> None:
+    moves = MOVE_SETS[name]
+    rng = np.random.default_rng(seed)
+    arcs = rng.normal(size=(B, T, U + 1, len(moves))) - 1.5
+    chosen = rng.random(arcs.shape) < {"some": 0.15, "most": 0.7}.get(where, 1.0)
+    if where == "one column":
+        chosen[..., 1:] = False
+    arcs = np.where(chosen, arcs + mask if where == "added to all" else mask, arcs)
+    if infinite:
+        arcs[rng.random(arcs.shape) < 0.1] = -np.inf
+    with np.errstate(over="ignore"):
+        arcs = np.where(np.isfinite(arcs), np.maximum(arcs, SMALLEST), arcs).astype(np.float32)
+    exact = [reference.exact_lattice(*row, moves) for row in zip(arcs, *LENGTHS, strict=True)]
+    # What float32 can't hold becomes its largest number: +inf says that there is no path.
+    costs = np.array([c if np.isinf(c) else min(c, -SMALLEST) for c, _ in exact])
+    posteriors = np.array([p for _, p in exact])
+    alone, cost, actual, gradient = compiled(implementation, moves)(arcs, np.ones(B, np.float32))
+    np.testing.assert_allclose(alone, costs, rtol=1e-6, atol=1e-5)
+    np.testing.assert_array_equal(cost, alone)
+    actual = np.asarray(actual)
+    assert ((actual >= 0) & (actual <= 1)).all()
+    np.testing.assert_allclose(actual, posteriors, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(gradient, -actual)
+
+
+@pytest.mark.parametrize("name", MOVE_SETS)
+def test_float64_masks(name: str, implementation: str) -> None:
+    moves = MOVE_SETS[name]
+    arcs = np.random.default_rng(0).normal(size=(B, T, U + 1, len(moves)))
+    arcs[1, ..., 0], arcs[2], arcs[3] = -1e9, -1e300, np.finfo(np.float64).min
+    _, cost, posteriors, _ = compiled(implementation, moves)(arcs, np.ones(B))
+    exact = [reference.exact_lattice(*row, moves) for row in zip(arcs[:2], *(x[:2] for x in LENGTHS), strict=True)]
+    np.testing.assert_allclose(cost[:2], [c for c, _ in exact], rtol=1e-12)
+    np.testing.assert_allclose(posteriors[:2], [p for _, p in exact], rtol=1e-6, atol=1e-12)
+    assert np.isfinite(cost).all()
+    assert ((posteriors >= 0) & (posteriors <= 1)).all()
+
+
+def test_a_bad_example_can_be_masked(implementation: str) -> None:
+    """Where the cotangent is exactly 0 the gradient is too: NaN and +inf costs can be left out of a sum."""
+    moves = reference.RNNT
+    arcs = np.random.default_rng(1).normal(size=(B, T, U + 1, 2)).astype(np.float32)
+    arcs[1, 0, 0, 0], arcs[2] = np.nan, -np.inf
+    ct = np.array([1.0, 0.0, 0.0, -2.0], np.float32)
+    _, cost, posteriors, gradient = compiled(implementation, moves)(arcs, ct)
+    assert np.isnan(cost[1]) and cost[2] == np.inf
+    assert (gradient[1:3] == 0).all()
+    np.testing.assert_array_equal(gradient[0], -posteriors[0])
+    np.testing.assert_array_equal(gradient[3], 2 * posteriors[3])
+
+
+def test_gradient_of_the_cost_half_needs_no_scan() -> None:
+    """Differentiating the cost that stands beside the posteriors runs the kernel, not the `lax` form."""
+    if not jax_rnnt.native_available():
+        pytest.skip("the compiled module is not usable")
+    arcs = jnp.zeros((B, T, U + 1, 2))
+
+    def total(x):
+        return jax_rnnt.lattice_posteriors(x, *LENGTHS)[0].sum()
+
+    text = jax.jit(jax.grad(total)).lower(arcs).compile().as_text()
+    assert "jax_rnnt_lattice_posteriors" in text
+    assert "while" not in text
