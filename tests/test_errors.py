@@ -291,7 +291,6 @@ LATTICE = {
     "lengths_batch": ({"logit_lengths": _of((B + 1,))}, ValueError, "`logit_lengths`.*4.*5"),
     "lengths_float": ({"target_lengths": _of((B,), np.float32)}, TypeError, "`target_lengths`"),
     "log_probs_ragged": ({"log_probs": [[1.0, 2.0], [3.0]]}, TypeError, "`log_probs`.*list"),
-    "return_posteriors_string": ({"return_posteriors": "no"}, TypeError, "`return_posteriors`.*'no'"),
 }
 
 

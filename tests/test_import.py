@@ -150,7 +150,8 @@ def test_build_info_without_installed_metadata() -> None:
 
 
 def test_public_names() -> None:
-    for name in ("rnnt_loss", "RNNTLoss", "node_labels", "arc_log_probs", "lattice_cost", "check_inputs"):
+    operations = ("node_labels", "arc_log_probs", "lattice_cost", "lattice_posteriors")
+    for name in ("rnnt_loss", "RNNTLoss", *operations, "check_inputs"):
         documentation = getattr(jax_rnnt, name).__doc__
         assert documentation, name
         assert ">>>" in documentation, f"{name} has a doctest"
