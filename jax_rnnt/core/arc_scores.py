@@ -39,9 +39,10 @@ class ArcScores:
         if self.sigma != 0:
             arcs = arcs - self.sigma
         if self.delay_penalty != 0:
-            early = ((t_b - 1).astype(arcs.dtype) / 2)[:, None] - jnp.arange(arcs.shape[1], dtype=arcs.dtype)
-            emits = jnp.array(self.topology.label_arcs())
-            arcs = arcs + jnp.where(emits, self.delay_penalty * early[:, :, None, None], 0)
+            t = lax.broadcasted_iota(arcs.dtype, arcs.shape, 1)
+            early = ((t_b - 1).astype(arcs.dtype) / 2)[:, None, None, None] - t
+            emits = jnp.array(self.topology.label_arcs())[None, None, None]
+            arcs = arcs + jnp.where(emits, self.delay_penalty * early, 0)
         return arcs
 
 
