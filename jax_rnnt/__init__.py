@@ -15,7 +15,8 @@ The parts of a loss, for other topologies:
   arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
   lattice_cost          cost of the lattice, from the arcs and the lengths
   lattice_posteriors    the same, and the posterior of each arc
-  RNNT_MOVES            where the arcs of RNN-T lead; MONOTONIC_MOVES, those of the monotonic RNN-T
+  RNNT_MOVES            where the arcs of RNN-T lead
+  MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
 Around a loss:
   internal_lm_scores    the labels' scores under HAT's internal language model
