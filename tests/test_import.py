@@ -175,6 +175,7 @@ def test_nobody_is_sent_to_an_index() -> None:
     """The name is on none; whoever registered it there could send people anything."""
     root = Path(__file__).parent.parent
     files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md"), *root.glob("jax_rnnt/**/*.py")]
+    files += root.glob("examples/*.py")
     assert len(files) > 20
     for file in files:
         found = re.search(r"pip install ([^\s#]+ )*[\"']?jax[_-]rnnt\b", file.read_text())
