@@ -2,8 +2,8 @@
 
 The arc that takes a frame and emits nothing gets company. A wildcard *anywhere* stands beside it at every node: the two
 probabilities add up. A wildcard at the *ends* is one jump from (0, 0) to any (t, 0), and one from any (t, U_b) to the
-last frame's node (T_b - 1, U_b), which the last blank leaves as ever. Column 0 is entered at (0, 0) alone, and column U_b
-is left at its end alone. So the sums over all ways along the column, jumps included, are known beforehand, and the
+last frame's node (T_b - 1, U_b), which the last blank leaves as ever. Column 0 is entered at (0, 0) alone, and column
+U_b is left at its end alone. So the sums over all ways along the column, jumps included, are known beforehand, and the
 quotient of two neighbours is what the arc between them is worth: ``S(t + 1) / S(t)``, where ``S(0) = 1`` and
 ``S(t + 1) = S(t) * blank(t) + jump``.
 """
@@ -29,7 +29,7 @@ def with_wildcard(blank: Array, t_b: Array, u_b: Array, where: str, weight: floa
 
 
 def _sums(blank: Array, jumps: Array, weight: float, reverse: bool) -> Array:
-    """``log S [B, T]`` where each frame's arc starts; with ``reverse`` S counts from the last frame, to where it ends."""
+    """``log S [B, T]`` where each frame's arc starts; with ``reverse``, from the last frame on, where the arc ends."""
     steps = jnp.where(jumps, blank, 0)
     none = jnp.finfo(blank.dtype).min / 4  # in place of -inf, of which two have a sum without a derivative
     products, jumped = lax.associative_scan(
