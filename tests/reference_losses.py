@@ -1,7 +1,8 @@
 """The definitions of the losses in float64 numpy, by their papers: scores of arcs, regularisers, wildcards, gradients.
 
-Beside the recursion of reference.py stands `enumerate_example`, which lists the paths of a tiny lattice one by one, jumps
-of wildcards included. test_losses_reference.py holds the two to each other and to finite differences.
+Two sums stand side by side: `sum_of_paths`, a recursion over the edges of a lattice, jumps of wildcards included, and
+`enumerated`, which lists the paths of a tiny one. test_losses_reference.py holds them to each other, to the recursion
+of reference.py and to finite differences.
 """
 
 import dataclasses

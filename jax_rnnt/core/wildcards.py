@@ -29,7 +29,7 @@ def with_wildcard(blank: Array, t_b: Array, u_b: Array, where: str, weight: floa
 
 
 def _sums(blank: Array, jumps: Array, weight: float, reverse: bool) -> Array:
-    """``log S [B, T]`` where each frame's arc starts; with ``reverse`` from the last frame on, to where the arc ends."""
+    """``log S [B, T]`` where each frame's arc starts; with ``reverse``, from the last frame on, where the arc ends."""
     steps = jnp.where(jumps, blank, 0)
     none = jnp.finfo(blank.dtype).min / 4  # in place of -inf, of which two have a sum without a derivative
     products, jumped = lax.associative_scan(
