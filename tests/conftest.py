@@ -1,10 +1,26 @@
 """Strict arithmetic, eight host devices, reproducible hypothesis, and one fixture over all implementations."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
+
+# Nearly all the time of the suite is XLA's, which makes code fast that then runs once. These settings leave the
+# programs as they are (fusions, buffers, aliases, collectives), have them translated to machine code in the quickest
+# way, and share what is translated among the workers and the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers have it from the process that starts them
+    compiled = tempfile.mkdtemp(prefix="jax_rnnt-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 import hypothesis
 import jax
 import pytest
+
+if jax.__version_info__ < (0, 11):  # newer ones know this flag no more, and stop
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 # Before anything starts a backend. Strict promotion finds silent bf16 -> f32 and f32 -> f64 casts, rank promotion
 # accidental broadcasting: the two classic mistakes in a loss.
