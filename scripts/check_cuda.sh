@@ -27,9 +27,10 @@ step "the suite, on the CUDA kernels"
 python tests/cuda_on_cpu/build.py library "$build/cuda_on_cpu.so"
 export JAX_RNNT_CUDA_ON_CPU=$build/cuda_on_cpu.so
 kernels="tests/test_cases.py tests/test_arcs.py tests/test_lattice.py"
+suite() { python -m pytest --quiet -n auto --dist worksteal "$@"; }
 # shellcheck disable=SC2086
-CUDA_ON_CPU_ORDER=reverse python -m pytest --quiet $kernels tests/test_values.py tests/test_gradients.py \
+CUDA_ON_CPU_ORDER=reverse suite $kernels tests/test_values.py tests/test_gradients.py \
   tests/test_isolation.py tests/test_properties.py tests/test_numerics.py tests/test_published.py \
   tests/test_second_order.py tests/test_vocabulary.py tests/test_transforms.py
 # shellcheck disable=SC2086
-CUDA_ON_CPU_ORDER=11 python -m pytest --quiet $kernels
+CUDA_ON_CPU_ORDER=11 suite $kernels
