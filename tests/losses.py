@@ -23,6 +23,12 @@ NONE = Regularisers()
 QUICK = "native" if jax_rnnt.native_available() else "scan"
 """For what does not depend on the implementation: programs with kernels are compiled ten times faster."""
 
+jit = functools.partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+)
+"""For programs that run once, on a few numbers: most of their time is compilation."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossUnderTest:
@@ -39,6 +45,12 @@ class LossUnderTest:
         if self.call is jax_rnnt.hat_loss:
             del own["fused_log_softmax"]
         return own | {name: value for name, value in dataclasses.asdict(self.on).items() if value}
+
+    @property
+    def entries(self) -> int:
+        """The entries of a node: K'."""
+        durations = len(self.oracle.durations) if isinstance(self.oracle, Tdt) else 0
+        return len(self.oracle.blanks(self.width)) + durations + 1
 
     def costs(self, logits, *rest, **options) -> jax.Array:
         return self.call(logits, *rest, **({"reduction": "none"} | self.options | options))
@@ -163,8 +175,7 @@ def _compiled(loss: LossUnderTest, implementation: str, clamp: float):
         cost, pull = jax.vjp(costs, logits)
         return cost, pull(cotangent.astype(cost.dtype))[0]
 
-    # What is compiled runs once, on a few numbers.
-    return jax.jit(run, compiler_options=dict.fromkeys(["xla_backend_optimization_level"], 0))
+    return jit(run)
 
 
 def evaluate(loss: LossUnderTest, implementation: str, dtype: str = "float64", clamp: float = -1.0, cotangent=None):

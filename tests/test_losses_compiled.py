@@ -38,6 +38,5 @@ def test_nothing_but_the_gradient_has_the_size_of_the_logits(loss: LossUnderTest
             large.add(operation)
     assert large <= {"parameter", "get-tuple-element", "custom-call", "bitcast"}
     assert large & {"parameter"}
-    arcs = len(loss.oracle.moves)
-    entries = 2 + (len(loss.oracle.durations) if loss.name == "tdt" else 0)
-    assert compiled.memory_analysis().temp_size_in_bytes <= 8 * (arcs + entries + 2) * NODES
+    numbers = len(loss.oracle.moves) + loss.entries + 2
+    assert compiled.memory_analysis().temp_size_in_bytes <= 8 * numbers * NODES

@@ -46,7 +46,7 @@ def test_reductions_weights_and_zero_infinity(name: str) -> None:
     costs, gradients = np.nan_to_num(costs), np.nan_to_num(gradients)
     cases = [(r, w, z) for r in ("sum", "mean", "mean_volume") for w, z in ((WEIGHTS, False), (None, True))]
 
-    @jax.jit
+    @losses.jit
     def run(x):
         def all_cases(x):
             of_case = functools.partial(loss.costs, x, *rest, implementation=losses.QUICK)
@@ -70,7 +70,7 @@ def test_divisions_by_0_are_0() -> None:
         loss = functools.partial(jax_rnnt.rnnt_loss, x, *rest, implementation=losses.QUICK)
         return jnp.stack([loss(reduction="mean_volume"), loss(weights=np.zeros(2))])
 
-    values, slopes = jax.jit(lambda x: (losses_of(x), jax.jacrev(losses_of)(x)))(logits)
+    values, slopes = losses.jit(lambda x: (losses_of(x), jax.jacrev(losses_of)(x)))(logits)
     assert (values == 0).all()
     assert (slopes == 0).all()
 
@@ -83,7 +83,7 @@ def test_omega_chooses_the_loss_of_tokens_by_a_key() -> None:
     of_tokens = tokens[0], np.pad(tokens[1], [(0, 0)] * 3 + [(0, 4)])
     options = {"durations": (0, 1, 2, 4), "reduction": "none", "implementation": losses.QUICK}
 
-    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(losses.jit, static_argnums=2)
     def run(x, key, omega):
         costs, pull = jax.vjp(lambda x: jax_rnnt.tdt_loss(x, *rest, omega=omega, key=key, **options), x)
         return costs, pull(jnp.ones_like(costs))[0]

@@ -20,26 +20,25 @@ def with_wildcard(blank: Array, t_b: Array, u_b: Array, where: str, weight: floa
     u = lax.broadcasted_iota(jnp.int32, blank.shape, 2)
     last_t, last_u = t_b[:, None, None] - 1, u_b[:, None, None]
     jumps = t < last_t  # the last blank leads out of the lattice: no jump takes its place
-    start = _sums(blank[:, :, 0], jumps[:, :, 0], weight, reverse=False)
+    # Column 0 from its first frame on, and column U_b from the last one back.
     of_end = jnp.sum(jnp.where(u == last_u, blank, 0), axis=2)
-    end = _sums(of_end, jumps[:, :, 0], weight, reverse=True)
-    sums = jnp.where(u == 0, start[:, :, None], end[:, :, None])
+    both = jnp.stack([blank[:, :, 0], jnp.flip(of_end, 1)], axis=-1)
+    sums = _sums(both, jnp.stack([jumps[:, :, 0], jnp.flip(jumps[:, :, 0], 1)], axis=-1), weight)
+    start, end = sums[:, :, :1], jnp.flip(sums[:, :, 1:], 1)
     at_ends = jumps & ((u == 0) | (u == last_u))
-    return jnp.where(at_ends, _log_add(blank, weight - sums), blank)
+    return jnp.where(at_ends, _log_add(blank, weight - jnp.where(u == 0, start, end)), blank)
 
 
-def _sums(blank: Array, jumps: Array, weight: float, reverse: bool) -> Array:
-    """``log S [B, T]`` where each frame's arc starts; with ``reverse``, from the last frame on, where the arc ends."""
-    steps = jnp.where(jumps, blank, 0)
+def _sums(blank: Array, jumps: Array, weight: float) -> Array:
+    """``log S(t)``, as ``blank``: ``[B, T, columns]``; S(t + 1) = S(t) where there is no jump."""
     none = jnp.finfo(blank.dtype).min / 4  # in place of -inf, of which two have a sum without a derivative
     products, jumped = lax.associative_scan(
         lambda first, then: (first[0] + then[0], _log_add(first[1] + then[0], then[1])),
-        (steps, jnp.where(jumps, weight, none)),
+        (jnp.where(jumps, blank, 0), jnp.where(jumps, weight, none).astype(blank.dtype)),
         axis=1,
-        reverse=reverse,
     )
-    sums, zero = _log_add(products, jumped), jnp.zeros_like(blank[:, :1])
-    return jnp.concatenate([sums[:, 1:], zero] if reverse else [zero, sums[:, :-1]], axis=1)
+    sums = _log_add(products, jumped)
+    return jnp.concatenate([jnp.zeros_like(sums[:, :1]), sums[:, :-1]], axis=1)
 
 
 def _log_add(x: Array, y: Array) -> Array:
