@@ -52,7 +52,7 @@ class Synthesiser:
         except ModuleNotFoundError:
             raise UserError(
                 "the default data is synthesised by espeakng-loader, which is not installed:"
-                ' pip install "jax_rnnt[examples]", or train on a folder of your own with --data DIR'
+                ' pip install ".[examples]" in the folder of the source, or train on a folder of yours with --data DIR'
             ) from None
         from scipy.signal import resample_poly  # takes a second to import, which runs on a folder need not wait for
 

@@ -39,7 +39,7 @@ try:
 
     import jax_rnnt
 except ModuleNotFoundError as missing:
-    sys.exit(f'train_speech.py needs {missing.name}: pip install "jax_rnnt[examples]"')
+    sys.exit(f'train_speech.py needs {missing.name}: pip install ".[examples]" in the folder of the source')
 
 LOG_EVERY = 10  # steps between looks at the loss: a look waits for the device
 

@@ -10,11 +10,13 @@ Losses:
   Loss                  the same for any of them
 
 The parts of a loss, for other topologies:
-  node_labels           the label of every node of the lattice, from targets and lengths; returns NodeLabels
+  node_labels           the label of every node of the lattice, from targets and lengths
+  NodeLabels            what node_labels returns: labels and lengths for the next ones
   arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
   lattice_cost          cost of the lattice, from the arcs and the lengths
   lattice_posteriors    the same, and the posterior of each arc
-  RNNT_MOVES            where the arcs of RNN-T lead; MONOTONIC_MOVES, those of the monotonic RNN-T
+  RNNT_MOVES            where the arcs of RNN-T lead
+  MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
 Around a loss:
   internal_lm_scores    the labels' scores under HAT's internal language model

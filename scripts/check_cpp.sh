@@ -8,13 +8,24 @@ trap 'rm -rf "$build"' EXIT
 flags="-std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd -Wall -Wextra -Werror -Icpp -pthread"
 kernels="tests/cpp/hostile_inputs.cc cpp/arcs.cc cpp/lattice.cc cpp/float16.cc"
 
-compile_and_run() {  # NAME FLAGS... SOURCES...
+names=() jobs_of=()
+compile_and_run() {  # NAME FLAGS... SOURCES...: starts it; `report` waits for it
   local name=$1
   shift
-  echo "== $name"
+  names+=("$name")
   # shellcheck disable=SC2086
-  g++ $flags "$@" -o "$build/$name"
-  "$build/$name"
+  { g++ $flags "$@" -o "$build/$name" && "$build/$name"; } >"$build/$name.log" 2>&1 &
+  jobs_of+=($!)
+}
+
+report() {  # prints what each one said, in their order; fails if one did
+  local i outcome=0
+  for i in "${!names[@]}"; do
+    wait "${jobs_of[$i]}" || outcome=1
+    echo "== ${names[$i]}"
+    cat "$build/${names[$i]}.log"
+  done
+  return $outcome
 }
 
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
@@ -39,3 +50,4 @@ compile_and_run fast-functions -O3 tests/cpp/fast_exp_check.cc cpp/float16.cc
 if [ "$(uname -m)" = x86_64 ]; then
   compile_and_run fast-functions-fma -O3 -march=x86-64-v3 tests/cpp/fast_exp_check.cc cpp/float16.cc
 fi
+report

@@ -8,9 +8,17 @@ trap 'rm -rf "$build"' EXIT
 
 step() { printf '\n-- %s (%d s)\n' "$1" "$SECONDS"; }
 
-step "against the CPU kernels, in three orders of threads"
-check=$(python tests/cuda_on_cpu/build.py check "$build")
-for order in forward reverse 11; do CUDA_ON_CPU_ORDER=$order "$check"; done
+step "against the CPU kernels of every instruction set, in three orders of threads"
+levels=(x86-64)
+grep -qw avx2 /proc/cpuinfo && levels+=(x86-64-v3)
+grep -qw avx512vl /proc/cpuinfo && levels+=(x86-64-v4)
+[ "$(uname -m)" = x86_64 ] || levels=(native)
+orders=(forward reverse 11)
+for i in 0 1 2; do
+  level=${levels[i]:-${levels[0]}}
+  echo "$level, ${orders[i]}"
+  CUDA_ON_CPU_ORDER=${orders[i]} "$(python tests/cuda_on_cpu/build.py check "$build" "$level")"
+done
 
 step "address and undefined-behaviour sanitizers"
 check=$(python tests/cuda_on_cpu/build.py check "$build" address)
@@ -27,9 +35,10 @@ step "the suite, on the CUDA kernels"
 python tests/cuda_on_cpu/build.py library "$build/cuda_on_cpu.so"
 export JAX_RNNT_CUDA_ON_CPU=$build/cuda_on_cpu.so
 kernels="tests/test_cases.py tests/test_arcs.py tests/test_lattice.py"
+suite() { python -m pytest --quiet -n auto --dist worksteal "$@"; }
 # shellcheck disable=SC2086
-CUDA_ON_CPU_ORDER=reverse python -m pytest --quiet $kernels tests/test_values.py tests/test_gradients.py \
+CUDA_ON_CPU_ORDER=reverse suite $kernels tests/test_values.py tests/test_gradients.py \
   tests/test_isolation.py tests/test_properties.py tests/test_numerics.py tests/test_published.py \
   tests/test_second_order.py tests/test_vocabulary.py tests/test_transforms.py
 # shellcheck disable=SC2086
-CUDA_ON_CPU_ORDER=11 python -m pytest --quiet $kernels
+CUDA_ON_CPU_ORDER=11 suite $kernels

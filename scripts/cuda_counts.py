@@ -97,7 +97,7 @@ def rows_table(instructions: dict[str, float]) -> None:
         logits = jnp.asarray(random.normal(size=(*one, shape.v)), shape.dtype)
         labels = jnp.asarray(random.integers(0, shape.v, one), jnp.int32)
         norm, ct = jnp.zeros(one, jnp.float32) + 5, -jnp.ones((*one, 2), jnp.float32)
-        static = {"columns": (0,), "vocabulary": shape.v, "normalize": True, "implementation": "native"}
+        static = {"columns": (0,), "vocabulary": shape.v, "window": (0, shape.v), "implementation": "native"}
         logits_bytes, per_row = logits.nbytes, labels.size
         runs = (
             ("forward", arcs.forward, (logits, labels), {}, logits_bytes + per_row * (4 + 12)),

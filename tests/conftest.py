@@ -1,10 +1,26 @@
 """Strict arithmetic, eight host devices, reproducible hypothesis, and one fixture over all implementations."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
+
+# Nearly all the time of the suite is XLA's, which makes code fast that then runs once. These settings leave the
+# programs as they are (fusions, buffers, aliases, collectives), have them translated to machine code in the quickest
+# way, and share what is translated among the workers and the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers have it from the process that starts them
+    compiled = tempfile.mkdtemp(prefix="jax_rnnt-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 import hypothesis
 import jax
 import pytest
+
+if jax.__version_info__ < (0, 11):  # newer ones know this flag no more, and stop
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 # Before anything starts a backend. Strict promotion finds silent bf16 -> f32 and f32 -> f64 casts, rank promotion
 # accidental broadcasting: the two classic mistakes in a loss.
@@ -29,17 +45,12 @@ def versions_in_the_report(record_testsuite_property) -> None:
 
 @pytest.fixture(scope="module")
 def default_jax_settings():
-    """JAX's own settings: Flax and the example are written for them; the strict ones above are for the library.
-
-    Programs are compiled quickly rather than well.
-    """
+    """JAX's own settings: Flax and the example are written for them; the strict ones above are for the library."""
     names = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in names.items():
         jax.config.update(name, value)
-    jax.config.update("jax_disable_most_optimizations", True)  # most of a short training is compilation
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     for name, value in before.items():
         jax.config.update(name, value)
 

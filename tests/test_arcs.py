@@ -169,9 +169,9 @@ def test_eleven_columns(implementation: str) -> None:
         ((-1, 3), ValueError, r"`window`.*0 <= first <= stop <= 7.*\(-1, 3\)"),
         ((3, 2), ValueError, r"`window`.*\(3, 2\)"),
         ((0, 8), ValueError, r"`window`.*7.*\(0, 8\)"),
-        ((0.0, 3), TypeError, r"`window`.*pair.*\(0\.0, 3\)"),
-        ((0, 3, 5), TypeError, r"`window`.*pair.*\(0, 3, 5\)"),
-        (3, TypeError, r"`window`.*pair.*3"),
+        ((0.0, 3), TypeError, r"`window\[0\]`.*integer.*0\.0"),
+        ((0, 3, 5), ValueError, r"`window`.*pair.*\(0, 3, 5\)"),
+        (3, TypeError, r"`window`.*sequence.*3"),
     ],
     ids=str,
 )

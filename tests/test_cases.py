@@ -6,7 +6,11 @@ import reference
 import runner
 from cases import CASES, Case
 
-RUNS = [pytest.param(case, dtype, id=f"{name}-{dtype}") for name, case in CASES.items() for dtype in case.dtypes]
+RUNS = [
+    pytest.param(case, dtype, id=f"{name}-{dtype}", marks=() if name == "ragged" else pytest.mark.once)
+    for name, case in CASES.items()
+    for dtype in case.dtypes
+]
 
 
 @pytest.mark.parametrize(("case", "dtype"), RUNS)
@@ -17,6 +21,7 @@ def test_case(case: Case, dtype: str, implementation: str) -> None:
         np.testing.assert_allclose(result.cost, case.costs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", [c for c in CASES.values() if c.costs is not None], ids=lambda c: c.name)
 def test_oracle_agrees_with_values_by_hand(case: Case) -> None:
     cost, _ = reference.rnnt_loss(*case.arrays, **case.options)

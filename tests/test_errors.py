@@ -265,7 +265,6 @@ ARCS = {
     "column_float": ({"columns": (0.5,)}, TypeError, r"`columns.*0\.5"),
     "column_bool": ({"columns": (0, True)}, TypeError, r"`columns\[1\]`.*True"),
     "columns_integer": ({"columns": 0}, TypeError, "`columns`.*sequence.*got 0 of type int"),
-    "normalize_string": ({"normalize": "False"}, TypeError, "`normalize`.*'False'"),
     "labels_ragged": ({"labels": [[1, 2], [3]]}, TypeError, r"`labels`.*\[\[1, 2\], \[3\]\]"),
     "logits_objects": ({"logits": np.array([None])}, TypeError, "`logits`.*object"),
     "implementation": ({"implementation": "gpu"}, ValueError, "`implementation`"),
@@ -291,7 +290,6 @@ LATTICE = {
     "lengths_batch": ({"logit_lengths": _of((B + 1,))}, ValueError, "`logit_lengths`.*4.*5"),
     "lengths_float": ({"target_lengths": _of((B,), np.float32)}, TypeError, "`target_lengths`"),
     "log_probs_ragged": ({"log_probs": [[1.0, 2.0], [3.0]]}, TypeError, "`log_probs`.*list"),
-    "return_posteriors_string": ({"return_posteriors": "no"}, TypeError, "`return_posteriors`.*'no'"),
 }
 
 

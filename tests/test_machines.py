@@ -4,7 +4,7 @@ What in the kernels depends on the machine, and what runs it:
 
 * the processors that the process may use, and the threads of XLA's pool: here, and tests/cpp/parallel_check.cc;
 * system calls that a sandbox may refuse (`sched_setaffinity`, `madvise`): here;
-* the instruction set: scripts/check_cuda.sh compares the kernels built for each level with the CUDA kernels;
+* the instruction set: scripts/check_cuda.sh compares the kernels, built for each level, with the CUDA kernels;
 * the alignment of operands: tests/cpp/hostile_inputs.cc, whose arrays begin anywhere.
 
 A quota below one processor changes when threads run, and no code reads it.

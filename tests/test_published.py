@@ -10,6 +10,8 @@ import pytest
 import reference
 import runner
 
+pytestmark = pytest.mark.once
+
 
 def _numbers(text: str, *shape: int) -> np.ndarray:
     return np.array(text.split(), float).reshape(shape)

@@ -30,11 +30,9 @@ def test_the_script_runs() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "function", [jax_rnnt.rnnt_loss, jax_rnnt.RNNTLoss, jax_rnnt.arc_log_probs, jax_rnnt.lattice_cost]
-)
-def test_implementation_is_one_of_its_names(function) -> None:
-    assert typing.get_type_hints(function)["implementation"] == typing.Literal["native", "scan"] | None
+@pytest.mark.parametrize("name", ["rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "lattice_posteriors"])
+def test_implementation_is_one_of_its_names(name: str) -> None:
+    assert typing.get_type_hints(getattr(jax_rnnt, name))["implementation"] == typing.Literal["native", "scan"] | None
 
 
 @pytest.mark.slow

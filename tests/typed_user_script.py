@@ -24,9 +24,7 @@ def one_label_a_frame(
     nodes = jax_rnnt.node_labels(targets, logit_lengths, target_lengths, logits.shape, blanks=(0,))
     arcs = jax_rnnt.arc_log_probs(logits, nodes.labels, columns=(0,), implementation=None)
     cost: jax.Array = jax_rnnt.lattice_cost(arcs, nodes.logit_lengths, nodes.target_lengths, moves=((1, 0), (1, 1)))
-    _, posteriors = jax_rnnt.lattice_cost(
-        arcs, nodes.logit_lengths, nodes.target_lengths, moves=((1, 0), (1, 1)), return_posteriors=True
-    )
+    _, posteriors = jax_rnnt.lattice_posteriors(arcs, nodes.logit_lengths, nodes.target_lengths, moves=((1, 0), (1, 1)))
     return cost, posteriors
 
 

@@ -24,24 +24,27 @@ class ArcScores:
 
     def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
         arcs = entries
-        if self.topology.scores is not None or self.wildcard is not None:
+        differentiates = self.topology.scores is not None or self.wildcard is not None
+        if differentiates:
             # The derivatives of these functions are factors: 0 times that of a NaN would be NaN, and an example whose
             # cotangent is 0 must have a gradient of 0. So they see finite numbers, and NaN is added again.
             poison = jnp.where(jnp.all(entries < jnp.inf, axis=-1, keepdims=True), 0, jnp.nan).astype(entries.dtype)
             arcs = _finite(entries)
-            if self.topology.scores is not None:
-                arcs = self.topology.scores(arcs, t_b, u_b)
-            if self.wildcard is not None:
-                arc = self.topology.frame_arc()
-                blank = with_wildcard(at(arcs, arc), t_b, u_b, self.wildcard, self.wildcard_weight)
-                arcs = jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
-            arcs = arcs + lax.stop_gradient(poison)
+        if self.topology.scores is not None:
+            arcs = self.topology.scores(arcs, t_b, u_b)
         if self.sigma != 0:
-            arcs = arcs - self.sigma
+            arcs = arcs - self.sigma  # before the wildcards, which are worth what their weight says
+        if self.wildcard is not None:
+            arc = self.topology.frame_arc()
+            blank = with_wildcard(at(arcs, arc), t_b, u_b, self.wildcard, self.wildcard_weight)
+            arcs = jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
+        if differentiates:
+            arcs = arcs + lax.stop_gradient(poison)
         if self.delay_penalty != 0:
-            early = ((t_b - 1).astype(arcs.dtype) / 2)[:, None] - jnp.arange(arcs.shape[1], dtype=arcs.dtype)
-            emits = jnp.array(self.topology.label_arcs())
-            arcs = arcs + jnp.where(emits, self.delay_penalty * early[:, :, None, None], 0)
+            t = lax.broadcasted_iota(arcs.dtype, arcs.shape, 1)
+            early = ((t_b - 1).astype(arcs.dtype) / 2)[:, None, None, None] - t
+            emits = jnp.array(self.topology.label_arcs())[None, None, None]
+            arcs = arcs + jnp.where(emits, self.delay_penalty * early, 0)
         return arcs
 
 

@@ -60,7 +60,9 @@ def _weighted_costs_jvp(static: Pipeline, primals, tangents):
 
 
 def _weighted(posterior: Array, static: Pipeline) -> Array:
-    return posterior if static.arc_weights is None else posterior * jnp.array(static.arc_weights, posterior.dtype)
+    if static.arc_weights is None:
+        return posterior
+    return posterior * jnp.array(static.arc_weights, posterior.dtype)[None, None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -34,7 +34,7 @@ class TdtScores:
         of_label = label + durations
         # A path ends with a blank: no label leads to the end.
         t = lax.broadcasted_iota(jnp.int32, of_label.shape, 1)
-        lands = t + jnp.array(self.durations, jnp.int32)
+        lands = t + jnp.array(self.durations, jnp.int32)[None, None, None]
         of_label = jnp.where(lands < t_b[:, None, None, None], of_label, -jnp.inf)
         return jnp.concatenate([blank + of_blank, of_label], axis=-1)
 

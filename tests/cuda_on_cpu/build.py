@@ -1,8 +1,9 @@
 """Builds the CUDA kernels for the CPU: as a library of FFI handlers for the suite, or as the program check.cc.
 
     python tests/cuda_on_cpu/build.py library OUT.so
-    python tests/cuda_on_cpu/build.py check FOLDER [address | thread]
+    python tests/cuda_on_cpu/build.py check FOLDER [address | thread | LEVEL]
 
+LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them.
 Needs g++; the library also jaxlib's headers, of the Python that runs this. Object files stay in the folder and are made
 anew when a source of theirs is newer.
 """
@@ -12,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -24,6 +26,7 @@ FLAGS = {
     "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-O1", "-fsanitize=thread"),
 }
+LEVEL_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")  # CMakeLists.txt
 TOLD = {None: (), "address": ("-DCUDA_ON_CPU_ASAN",), "thread": ("-DCUDA_ON_CPU_TSAN",)}
 SANITIZERS = {"address": {"UBSAN_OPTIONS": "print_stacktrace=1"}, "thread": {"TSAN_OPTIONS": "halt_on_error=1"}}
 
@@ -32,7 +35,7 @@ def _compile(jobs: list[tuple[pathlib.Path, list[str]]], folder: pathlib.Path, o
     """jobs: a source and its flags. Headers are not followed: any newer file beside the source or in cpp/ counts."""
     objects, commands = [], []
     for source, flags in jobs:
-        object_file = folder / f"{source.parent.name}_{source.stem}.o"
+        object_file = folder / f"{source.parent.name}_{source.stem}-{zlib.crc32(' '.join(flags).encode()):x}.o"
         objects.append(str(object_file))
         beside = [p for f in (source.parent, ROOT / "cpp") for p in f.iterdir() if p.is_file()]
         newest = max(p.stat().st_mtime for p in beside)
@@ -48,15 +51,22 @@ def _includes(cuda: pathlib.Path) -> list[str]:
     return [f"-I{ROOT / 'cpp'}", f"-I{cuda}", f"-I{HERE}"]
 
 
-def build_check(folder: pathlib.Path, cuda: pathlib.Path = ROOT / "cuda", sanitizer: str | None = None) -> pathlib.Path:
-    objects = folder / f"check-{sanitizer or 'plain'}"
+def build_check(
+    folder: pathlib.Path,
+    cuda: pathlib.Path = ROOT / "cuda",
+    sanitizer: str | None = None,
+    level: str | None = None,
+) -> pathlib.Path:
+    objects = folder / "check"
     objects.mkdir(parents=True, exist_ok=True)
     flags = [*FLAGS[sanitizer], *_includes(cuda)]
-    cpu_kernels = [ROOT / "cpp" / f"{name}.cc" for name in ("arcs", "lattice", "float16")]
-    jobs = [(p, flags) for p in (HERE / "check.cc", *(cuda / k for k in KERNELS), *cpu_kernels)]
+    of_level = [*LEVEL_FLAGS, f"-march={level}", *_includes(cuda)] if level else flags
+    jobs = [(p, flags) for p in (HERE / "check.cc", *(cuda / k for k in KERNELS))]
+    jobs += [(ROOT / "cpp" / f"{name}.cc", of_level) for name in ("arcs", "lattice", "float16")]
     jobs += [(HERE / r, ["-O2", *TOLD[sanitizer], *_includes(cuda)]) for r in RUNTIME]
-    _compile(jobs, objects, objects / "check", list(FLAGS[sanitizer]))
-    return objects / "check"
+    program = objects / f"check-{sanitizer or level or 'plain'}"
+    _compile(jobs, objects, program, list(FLAGS[sanitizer]))
+    return program
 
 
 def build_library(output: pathlib.Path) -> None:
@@ -76,7 +86,10 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["library", output]:
             build_library(pathlib.Path(output).resolve())
-        case ["check", folder, *sanitizer]:
-            print(build_check(pathlib.Path(folder).resolve(), sanitizer=sanitizer[0] if sanitizer else None))
+        case ["check", folder]:
+            print(build_check(pathlib.Path(folder).resolve()))
+        case ["check", folder, kind]:
+            how = {"sanitizer": kind} if kind in SANITIZERS else {"level": kind}
+            print(build_check(pathlib.Path(folder).resolve(), **how))
         case _:
             sys.exit(__doc__)

@@ -123,8 +123,10 @@ void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& move
     for (int64_t i = 0; i < shape.size(); ++i) {
       const int special = static_cast<int>(random() % (b % 2 == 0 ? 100 : 2000));
       const bool poison = special == 0 && b % 2 == 1;
+      const bool masked = b == 7 || (b % 4 == 2 && special < 9);  // in all arcs of one utterance, in some of others
       arcs[b * shape.size() + i] = static_cast<R>(poison         ? (random() % 2 ? kNaN : kInf)
                                                   : special == 1 ? -kInf
+                                                  : masked       ? (random() % 9 == 0 ? -1e30 : -1e9)
                                                                  : normal(random));
     }
     Lattice<R> lattice(shape, arcs.get() + b * shape.size(), frames_b[b], labels_b[b],

@@ -74,7 +74,7 @@ MUTANTS = (
         "to_end = to_t == frames && to_u == labels;",
         "to_end = to_t == frames;",
     ),
-    Mutant("sums not brought back to [1, 2)", "scaled.cuh", "a.e + static_cast<R>(power)};", "a.e};"),
+    Mutant("sums not brought back to [1, 2)", "scaled.cuh", "a.e + power};", "a.e};"),
     Mutant(
         "posterior with its own node's beta",
         "lattice.cu",

@@ -1,0 +1,75 @@
+"""What is HAT's alone: a blank far ahead in float32, and the scores of its internal language model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import reference_losses
+from reference_losses import Hat
+
+import jax_rnnt
+
+
+@pytest.mark.parametrize("ahead", [18.0, 40.0])
+def test_a_blank_far_ahead(ahead: float, implementation: str) -> None:
+    """1 - sigmoid(18) is 0 in float32, and the cost is not infinite: labels keep all their digits."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(2, 4, 3, 6)).astype(np.float32)
+    logits[..., -1] += np.float32(ahead)
+    rest = np.array([[1, 2], [0, 3]], np.int32), np.array([4, 3], np.int32), np.array([2, 2], np.int32)
+
+    def costs(x):
+        return jax_rnnt.hat_loss(x, *rest, reduction="none", implementation=implementation)
+
+    cost, pull = jax.jit(lambda x: jax.vjp(costs, x))(logits)
+    (gradient,) = pull(jnp.ones(2, jnp.float32))
+    wanted_cost, wanted = reference_losses.batch(Hat(), logits, *rest)
+    assert (wanted_cost > 2 * ahead - 10).all()
+    np.testing.assert_allclose(cost, wanted_cost, rtol=1e-5)
+    large = np.abs(wanted) > 1e-6  # elsewhere terms cancel: posteriors of the labels and their share of the softmax
+    np.testing.assert_allclose(gradient[large], wanted[large], rtol=1e-5)
+    np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("blank", [0, -1])
+def test_internal_lm_scores(blank: int, implementation: str) -> None:
+    """Of good, wrong and padded labels, of each length; the gradient too."""
+    rng = np.random.default_rng(4)
+    u, v = 3, 6
+    logits = rng.normal(size=(6, u + 1, v))
+    logits[4, 2:] = np.nan
+    column = blank % v
+    labels = rng.integers(1, v - 1, (6, u)).astype(np.int32)
+    labels[1, 1], labels[2, 2], labels[4, 2] = column, -100, v
+    lengths = np.array([3, 3, 2, 0, 2, 4], np.int32)
+
+    def scores(x):
+        return jax_rnnt.internal_lm_scores(x, labels, lengths, blank, implementation=implementation)
+
+    value, pull = jax.jit(lambda x: jax.vjp(scores, x))(logits)
+    window = (1, v) if column == 0 else (0, v - 1)
+    wanted, gradient = np.zeros((6, u)), np.zeros(logits.shape)
+    with np.errstate(invalid="ignore"):
+        norm, p = reference.window_normaliser(logits, window), reference.softmax(logits, window)
+    for b in (0, 2, 3, 4):
+        for i in range(lengths[b]):
+            wanted[b, i] = logits[b, i, labels[b, i]] - norm[b, i]
+            gradient[b, i] = np.eye(v)[labels[b, i]] - p[b, i]
+    wanted[[1, 5]] = np.nan
+    np.testing.assert_allclose(value, wanted, rtol=1e-13)
+    good = np.array([0, 2, 3, 4])
+    np.testing.assert_allclose(pull(jnp.ones((6, u)))[0][good], gradient[good], atol=1e-13)
+
+
+def test_internal_lm_scores_refuses() -> None:
+    x, y, lengths = np.zeros((2, 3, 5)), np.zeros((2, 2), np.int32), np.array([2, 1])
+    for arguments, error, message in (
+        ((x[0], y, lengths), ValueError, "`logits`"),
+        ((x, y[:, :1], lengths), ValueError, "`targets`"),
+        ((x, y.astype(float), lengths), TypeError, "`targets`"),
+        ((x, y, lengths[:1]), ValueError, "`target_lengths`"),
+        ((x, y, lengths, 2), ValueError, "`blank` of HAT"),
+    ):
+        with pytest.raises(error, match=message):
+            jax_rnnt.internal_lm_scores(*arguments)

@@ -1,0 +1,49 @@
+"""Every loss against its definition: values, gradients, and the table of corner cases, in one batch a loss."""
+
+import losses
+import numpy as np
+import pytest
+from losses import LossUnderTest
+
+
+def _each(rows):
+    return pytest.mark.parametrize("loss", rows, ids=lambda loss: loss.name)
+
+
+@_each(losses.LOSSES)
+def test_values_and_gradients(loss: LossUnderTest, implementation: str) -> None:
+    losses.assert_matches(loss, *losses.evaluate(loss, implementation))
+
+
+@_each(losses.LOSSES)
+def test_float32(loss: LossUnderTest) -> None:
+    losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "float32"), dtype="float32")
+
+
+@_each([loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")])
+def test_bfloat16(loss: LossUnderTest) -> None:
+    losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "bfloat16"), dtype="bfloat16")
+
+
+@_each(losses.COMBINED)
+def test_regularisers_together(loss: LossUnderTest) -> None:
+    losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK))
+
+
+@_each([*losses.PLAIN, losses.FASTEMIT, losses.ENDS])
+def test_clamp(loss: LossUnderTest) -> None:
+    """The gradient at unit cotangent is clipped, and then multiplied by the cotangent, whatever its sign."""
+    cotangent = np.resize([2.0, -0.5, 1.0], len(losses.batch(loss).names))
+    result = losses.evaluate(loss, losses.QUICK, clamp=0.05, cotangent=cotangent)
+    losses.assert_matches(loss, *result, clamp=0.05, cotangent=cotangent)
+
+
+@_each(losses.LOSSES)
+def test_cotangents_of_0_mask_what_is_bad(loss: LossUnderTest, implementation: str) -> None:
+    examples = losses.batch(loss)
+    cost, _ = loss.expected(*examples.arrays)
+    cotangent = np.where(np.isfinite(cost), -1.5, 0.0)
+    result = losses.evaluate(loss, implementation, cotangent=cotangent)
+    losses.assert_matches(loss, *result, cotangent=cotangent)
+    assert np.isfinite(result[1]).all()
+    assert np.isnan(cost).sum() > 10

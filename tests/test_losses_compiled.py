@@ -1,0 +1,43 @@
+"""What TDT and HAT are compiled to: their layouts of a row cost no copy of the logits."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import losses
+import pytest
+from losses import LossUnderTest
+
+import jax_rnnt
+
+SHAPE = 2, 24, 9, 1024
+NODES = math.prod(SHAPE[:-1])
+ROWS = [loss for loss in losses.LOSSES if loss.name in ("tdt", "hat", "hat_blank_first")]
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> None:
+    if not jax_rnnt.native_available():
+        pytest.skip("the compiled module is not usable")
+
+
+@pytest.mark.parametrize("loss", ROWS, ids=lambda loss: loss.name)
+def test_nothing_but_the_gradient_has_the_size_of_the_logits(loss: LossUnderTest) -> None:
+    kinds = [(SHAPE, "float32"), ((SHAPE[0], SHAPE[2] - 1), "int32"), ((SHAPE[0],), "int32"), ((SHAPE[0],), "int32")]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for shape, kind in kinds]
+
+    def total(*arrays):
+        return loss.costs(*arrays, reduction="sum", implementation="native")
+
+    compiled = jax.jit(jax.value_and_grad(total)).lower(*arrays).compile()
+    large = set()
+    for dimensions, operation in re.findall(r"= f\d+\[([\d,]+)\]\S* ([\w-]+)\(", compiled.as_text()):
+        size = math.prod(int(d) for d in dimensions.split(","))
+        if size >= NODES * (SHAPE[-1] - 16):  # TDT's tokens alone, and HAT's labels, are a little less than a row
+            large.add(operation)
+    assert large <= {"parameter", "get-tuple-element", "custom-call", "bitcast"}
+    assert large & {"parameter"}
+    arcs = len(loss.oracle.moves)
+    entries = 2 + (len(loss.oracle.durations) if loss.name == "tdt" else 0)
+    assert compiled.memory_analysis().temp_size_in_bytes <= 8 * (arcs + entries + 2) * NODES

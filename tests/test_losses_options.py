@@ -1,0 +1,192 @@
+"""What is done with costs, and how options are given and refused: reductions, weights, omega, `Loss`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import losses
+import numpy as np
+import pytest
+import reference_losses
+from losses import LossUnderTest
+from reference_losses import Rnnt
+
+import jax_rnnt
+
+pytestmark = pytest.mark.once
+BY_NAME = {loss.name: loss for loss in losses.LOSSES}
+WEIGHTS = np.array([2.0, 0.5, 0.0, 1.0])
+LENGTHS = np.array([5, 3, 6, 4], np.int32), np.array([3, 2, 2, 0], np.int32)  # 6 frames are more than there are
+
+
+@functools.cache
+def _arrays(width: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(width)
+    return (
+        rng.normal(size=(4, losses.T, losses.U + 1, width)),
+        rng.integers(1, 5, (4, losses.U)).astype(np.int32),
+        *LENGTHS,
+    )
+
+
+def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.ndarray | None):
+    """By hand; the factor of each example's gradient beside the value."""
+    w = np.ones(4) if weights is None else weights
+    by = {"sum": 1.0, "mean": w.sum(), "mean_volume": (w * u_b).sum()}[reduction]
+    return (w * costs).sum() / by, w / by
+
+
+@pytest.mark.parametrize("name", ["tdt", "hat", "wildcard_ends"])
+def test_reductions_weights_and_zero_infinity(name: str) -> None:
+    """A NaN example stands in the batch: its weight is 0, or `zero_infinity` is on."""
+    loss = BY_NAME[name]
+    logits, *rest = _arrays(loss.width)
+    costs, gradients = loss.expected(logits, *rest)
+    assert np.isnan(costs).tolist() == [False, False, True, False]
+    costs, gradients = np.nan_to_num(costs), np.nan_to_num(gradients)
+    cases = [(r, w, z) for r in ("sum", "mean", "mean_volume") for w, z in ((WEIGHTS, False), (None, True))]
+
+    @jax.jit
+    def run(x):
+        def all_cases(x):
+            of_case = functools.partial(loss.costs, x, *rest, implementation=losses.QUICK)
+            return jnp.stack([of_case(reduction=r, weights=w, zero_infinity=z) for r, w, z in cases])
+
+        return all_cases(x), jax.jacrev(all_cases)(x)
+
+    values, slopes = run(logits)
+    for k, (reduction, weights, _) in enumerate(cases):
+        value, factors = _expected(costs, LENGTHS[1], reduction, weights)
+        np.testing.assert_allclose(values[k], value, rtol=1e-12, err_msg=str(cases[k]))
+        np.testing.assert_allclose(
+            slopes[k], factors[:, None, None, None] * gradients, atol=1e-13, err_msg=str(cases[k])
+        )
+
+
+def test_divisions_by_0_are_0() -> None:
+    logits, *rest = np.zeros((2, 3, 1, 4)), np.zeros((2, 0), np.int32), np.array([3, 2]), np.array([0, 0])
+
+    def losses_of(x):
+        loss = functools.partial(jax_rnnt.rnnt_loss, x, *rest, implementation=losses.QUICK)
+        return jnp.stack([loss(reduction="mean_volume"), loss(weights=np.zeros(2))])
+
+    values, slopes = jax.jit(lambda x: (losses_of(x), jax.jacrev(losses_of)(x)))(logits)
+    assert (values == 0).all()
+    assert (slopes == 0).all()
+
+
+def test_omega_chooses_the_loss_of_tokens_by_a_key() -> None:
+    """Under jit, where the key is traced: both losses are met, each with its own gradient."""
+    x, *rest = _arrays(12)
+    tdt = BY_NAME["tdt"].expected(x, *rest)
+    tokens = reference_losses.batch(Rnnt(), x[..., : losses.V], *rest)
+    of_tokens = tokens[0], np.pad(tokens[1], [(0, 0)] * 3 + [(0, 4)])
+    options = {"durations": (0, 1, 2, 4), "reduction": "none", "implementation": losses.QUICK}
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(x, key, omega):
+        costs, pull = jax.vjp(lambda x: jax_rnnt.tdt_loss(x, *rest, omega=omega, key=key, **options), x)
+        return costs, pull(jnp.ones_like(costs))[0]
+
+    chosen = [bool(jax.random.bernoulli(jax.random.key(seed), 0.5)) for seed in range(6)]
+    assert len(set(chosen)) == 2
+    for omega, expected in ((0.5, chosen), (1.0, [True])):
+        for seed, is_rnnt in enumerate(expected):
+            costs, gradient = run(x, jax.random.key(seed), omega)
+            for actual, wanted in zip((costs, gradient), of_tokens if is_rnnt else tdt, strict=True):
+                np.testing.assert_allclose(actual[np.array([0, 1, 3])], wanted[[0, 1, 3]], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
+def test_loss_object(loss: LossUnderTest) -> None:
+    """A value: equal where its options are, static in jit, a field that nnx takes for no parameter."""
+    options = loss.options | {"reduction": "sum", "implementation": losses.QUICK}
+    made = jax_rnnt.Loss(loss.call, **options)
+    same = jax_rnnt.Loss(loss.call, **{k: list(v) if isinstance(v, tuple) else v for k, v in reversed(options.items())})
+    assert made == same
+    assert hash(made) == hash(same)
+    assert made != jax_rnnt.Loss(loss.call, **(options | {"reduction": "none"}))
+    assert made != jax_rnnt.Loss(jax_rnnt.rnnt_loss, reduction="sum")
+    assert loss.call.__name__ in repr(made)
+    assert jax.tree.leaves(made) == []
+    x, *rest = _arrays(loss.width)
+    rest[1] = np.minimum(rest[1], losses.T)
+    value = jax.jit(lambda made, x: made(x, *rest, weights=WEIGHTS), static_argnums=0)(made, x)
+    np.testing.assert_allclose(value, (loss.expected(x, *rest)[0] * WEIGHTS).sum(), rtol=1e-12)
+    with pytest.raises(TypeError, match=rf"`{loss.call.__name__}` has no option 'reducton'.*reduction"):
+        jax_rnnt.Loss(loss.call, reducton="sum")
+    for array in ("weights", "key"):
+        with pytest.raises(TypeError, match=f"no option '{array}'"):
+            jax_rnnt.Loss(loss.call, **{array: WEIGHTS})
+
+
+def test_loss_object_in_an_nnx_module() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self, loss):
+            self.loss = loss
+
+    model = Model(jax_rnnt.Loss(jax_rnnt.tdt_loss, durations=(0, 1)))
+    assert jax.tree.leaves(nnx.state(model)) == []
+    assert nnx.clone(model).loss == model.loss
+
+
+SHAPED = np.zeros((1, 2, 2, 6)), np.zeros((1, 1), np.int32), np.array([2]), np.array([1])
+MULTI = {"big_blanks": (-2, -3), "durations": (2, 4)}
+REFUSED = [
+    (jax_rnnt.tdt_loss, {"durations": (0, 1, 1)}, ValueError, r"`durations` must be different.*\(0, 1, 1\)"),
+    (jax_rnnt.tdt_loss, {"durations": (-1, 1)}, ValueError, r"`durations` must be.* at least 0.*\(-1, 1\)"),
+    (jax_rnnt.tdt_loss, {"durations": (0,)}, ValueError, r"`durations` must be.* above 0.*\(0,\)"),
+    (jax_rnnt.tdt_loss, {"durations": ()}, ValueError, r"`durations`"),
+    (jax_rnnt.tdt_loss, {"durations": (0, 1.5)}, TypeError, r"`durations"),
+    (jax_rnnt.tdt_loss, {"durations": 3}, TypeError, r"`durations`"),
+    (
+        jax_rnnt.tdt_loss,
+        {"durations": (0, 1, 2, 3, 4, 5)},
+        ValueError,
+        r"`logits` must have V \+ D .*6 `durations`.* 6",
+    ),
+    (jax_rnnt.tdt_loss, {"durations": (0, 1), "blank": 4}, ValueError, r"`blank` .*4"),
+    (jax_rnnt.tdt_loss, {"omega": 0.1}, ValueError, r"`key` must be .*omega=0\.1"),
+    (jax_rnnt.tdt_loss, {"omega": 1.5}, ValueError, r"`omega` must be a probability.*1\.5"),
+    (jax_rnnt.tdt_loss, {"omega": "a"}, TypeError, r"`omega`"),
+    (jax_rnnt.tdt_loss, {"wildcard": "ends"}, TypeError, "wildcard"),
+    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"wildcard": "ends"}, TypeError, "wildcard"),
+    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"durations": (2,)}, ValueError, r"`durations` .*2 `big_blanks`.* 1"),
+    (
+        jax_rnnt.multiblank_rnnt_loss,
+        MULTI | {"durations": (2, 0)},
+        ValueError,
+        r"`durations` must be at least 1.*\(2, 0\)",
+    ),
+    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-1, -2)}, ValueError, r"`big_blanks` must be different"),
+    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-2, 6)}, ValueError, r"`big_blanks.*6"),
+    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-2, "a")}, TypeError, "`big_blanks"),
+    (jax_rnnt.multiblank_rnnt_loss, {}, TypeError, "big_blanks"),
+    (jax_rnnt.hat_loss, {"blank": 2}, ValueError, r"`blank` of HAT must be the first or the last.*0 or 5.*got 2"),
+    (jax_rnnt.hat_loss, {"fused_log_softmax": True}, TypeError, "fused_log_softmax"),
+    (jax_rnnt.monotonic_rnnt_loss, {"last_blank": 1}, TypeError, "`last_blank`"),
+    (
+        jax_rnnt.rnnt_loss,
+        {"wildcard": "start"},
+        ValueError,
+        "`wildcard` must be None, 'ends' or 'anywhere', got 'start'",
+    ),
+    (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
+    (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),
+    *(
+        (jax_rnnt.hat_loss, {name: "a"}, TypeError, f"`{name}`")
+        for name in ("sigma", "delay_penalty", "fastemit_lambda")
+    ),
+    (jax_rnnt.hat_loss, {"zero_infinity": 1}, TypeError, "`zero_infinity`"),
+    (jax_rnnt.hat_loss, {"reduction": "volume"}, ValueError, "`reduction` must be one of .*mean_volume.*'volume'"),
+    (jax_rnnt.hat_loss, {"weights": np.ones(2)}, ValueError, r"`weights`.*\(2,\)"),
+    (jax_rnnt.hat_loss, {"weights": [None]}, TypeError, "`weights`"),
+]
+
+
+@pytest.mark.parametrize(("call", "options", "error", "message"), REFUSED)
+def test_refusals_name_the_argument(call, options: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        jax.eval_shape(functools.partial(call, **options), *SHAPED)
