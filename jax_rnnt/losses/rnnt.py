@@ -56,9 +56,11 @@ def rnnt_loss(
       weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
         the sum of ``weights * U_b``. An example of weight 0 counts for nothing, even where its cost is NaN.
       fastemit_lambda: at least 0; FastEmit multiplies the gradient of the label arcs by ``1 + fastemit_lambda``, so
-        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too.
+        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too. So the gradient
+        is no derivative of the cost; forward mode agrees with the gradient.
       delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
-      sigma: logit under-normalisation: what every arc's score is lowered by.
+      sigma: logit under-normalisation: what every arc's score is lowered by. Where all paths have equally many arcs, as
+        here, it adds a constant to the cost and leaves the gradient as it is.
       wildcard: for transcripts that lack words; None, "ends" (W-transducer: words before the first and after the last
         label) or "anywhere" (words between any two labels). With "ends" a path may jump from (0, 0) to any frame before
         the first label, and from any frame behind the last label to the last frame; without labels only the first jump
@@ -80,7 +82,7 @@ def rnnt_loss(
       ======================================================== ========= ========================================
       case                                                     cost      gradient
       ======================================================== ========= ========================================
-      U_b = 0                                                  T_b blanks as usual
+      U_b = 0                                                  blanks    as usual
       T_b = 0 and U_b = 0 (a filler row)                       0         0
       T_b = 0 and U_b > 0, or every path has a -inf arc        +inf      0
       NaN or +inf inside the lattice                           NaN       NaN, in that example's lattice only

@@ -92,7 +92,7 @@ def tdt_loss(
         log-probabilities.
       sigma: logit under-normalisation: what every arc's score is lowered by. The paper trains with 0.05.
       omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
-        batch.
+        batch. ``sigma`` lowers the arcs of that loss too; in NeMo it does not.
       key: a JAX random key, which decides that; needed where ``omega`` is above 0.
       clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
         :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
