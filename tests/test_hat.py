@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import pytest
 import reference
@@ -11,19 +12,18 @@ from reference_losses import Hat
 import jax_rnnt
 
 
-@pytest.mark.parametrize("ahead", [18.0, 40.0])
-def test_a_blank_far_ahead(ahead: float, implementation: str) -> None:
+def test_a_blank_far_ahead(implementation: str) -> None:
     """1 - sigmoid(18) is 0 in float32, and the cost is not infinite: labels keep all their digits."""
+    ahead = np.array([18, 40], np.float32)
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(2, 4, 3, 6)).astype(np.float32)
-    logits[..., -1] += np.float32(ahead)
+    logits[..., -1] += ahead[:, None, None]
     rest = np.array([[1, 2], [0, 3]], np.int32), np.array([4, 3], np.int32), np.array([2, 2], np.int32)
 
     def costs(x):
         return jax_rnnt.hat_loss(x, *rest, reduction="none", implementation=implementation)
 
-    cost, pull = jax.jit(lambda x: jax.vjp(costs, x))(logits)
-    (gradient,) = pull(jnp.ones(2, jnp.float32))
+    cost, gradient = losses.jit(lambda x: (costs(x), jax.grad(lambda x: costs(x).sum())(x)))(logits)
     wanted_cost, wanted = reference_losses.batch(Hat(), logits, *rest)
     assert (wanted_cost > 2 * ahead - 10).all()
     np.testing.assert_allclose(cost, wanted_cost, rtol=1e-5)

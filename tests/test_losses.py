@@ -25,8 +25,8 @@ def test_bfloat16(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "bfloat16"), dtype="bfloat16")
 
 
-@_each(losses.COMBINED)
-def test_regularisers_together(loss: LossUnderTest) -> None:
+@_each(losses.VARIANTS)
+def test_variants(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK))
 
 

@@ -13,7 +13,7 @@ import jax_rnnt
 
 SHAPE = 2, 24, 9, 1024
 NODES = math.prod(SHAPE[:-1])
-ROWS = [loss for loss in losses.LOSSES if loss.name in ("tdt", "hat", "hat_blank_first")]
+ROWS = [loss for loss in (*losses.LOSSES, *losses.VARIANTS) if loss.name in ("tdt", "hat", "hat_blank_first")]
 
 
 @pytest.fixture(autouse=True)

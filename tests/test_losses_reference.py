@@ -15,7 +15,7 @@ from losses import LossUnderTest
 from reference_losses import Hat, Monotonic, Regularisers, Rnnt, Tdt
 
 pytestmark = pytest.mark.once
-_each = pytest.mark.parametrize("loss", [*losses.LOSSES, *losses.COMBINED], ids=lambda loss: loss.name)
+_each = pytest.mark.parametrize("loss", [*losses.LOSSES, *losses.VARIANTS], ids=lambda loss: loss.name)
 
 
 @_each

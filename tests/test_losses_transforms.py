@@ -120,7 +120,7 @@ def test_divided_vocabulary(loss: LossUnderTest, inside: bool) -> None:
     assert 0 < program.largest_exchange() <= (loss.entries + 1) * logits[..., 0].size  # and a sum for the norm
 
 
-@_each(ROWS)
+@_each(losses.PLAIN)
 def test_export_for_cpu(loss: LossUnderTest) -> None:
     arrays = _arrays(loss.width)
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
