@@ -9,9 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <tuple>
 #include <type_traits>
-#include <utility>
 
 #include "fast_exp.h"
 #include "float16.h"
@@ -48,17 +46,17 @@ JAX_RNNT_INLINE void WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
 }
 
 // `count` rows of n >= kLanes entries, `stride` apart, as floats (or doubles): themselves, or widened into the buffer,
-// without what lies between them. The second result is how far apart they are then.
-template <class T, class A>
-JAX_RNNT_INLINE std::pair<const A*, int64_t> WidenRows(const T* rows, int64_t count, int64_t n, int64_t stride,
-                                                       A* buffer) {
-  if constexpr (std::is_same_v<T, A>) {
-    return {rows, stride};
+// where nothing lies between them.
+JAX_RNNT_INLINE const float* WidenRows(const float* rows, int64_t, int64_t, int64_t, float*) { return rows; }
+JAX_RNNT_INLINE const double* WidenRows(const double* rows, int64_t, int64_t, int64_t, double*) { return rows; }
+template <class T>
+JAX_RNNT_INLINE const float* WidenRows(const T* rows, int64_t count, int64_t n, int64_t stride, float* buffer) {
+  if (n == stride) {
+    WidenBlock(rows, count * n, buffer);
   } else {
-    const int64_t together = stride == n ? count : 1;
-    for (int64_t j = 0; j < count; j += together) WidenBlock(rows + j * stride, together * n, buffer + j * n);
-    return {buffer, n};
+    for (int64_t j = 0; j < count; ++j) WidenBlock(rows + j * stride, n, buffer + j * n);
   }
+  return buffer;
 }
 
 // The inverse of WidenBlock, where an array is written.
@@ -164,7 +162,8 @@ JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int
     const T* next = rows + count * stride;
     const A* x = buffer;
     if (n >= kLanes) {
-      std::tie(x, apart) = WidenRows(rows + v, count, n, stride, buffer);
+      x = WidenRows(rows + v, count, n, stride, buffer);
+      apart = std::is_same_v<T, A> ? stride : n;
       if (v + n < length) next = rows + v + n;
     } else {
       for (int64_t j = 0; j < count; ++j) {

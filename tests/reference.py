@@ -81,6 +81,39 @@ def arc_log_probs(
     return out
 
 
+def arc_gradient(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    columns: tuple[int, ...],
+    cotangent: np.ndarray,
+    window: Window | None = None,
+) -> np.ndarray:
+    """[..., V]: sum_k ct[k] * (1[v is arc k's column] - 1[both in the window] * p[v]), over the arcs that are there.
+
+    Exactly 0 where all of a row's cotangents are 0, whatever stands in it.
+    """
+    vocabulary = logits.shape[-1]
+    first, stop = window or (0, vocabulary)
+    gradient = np.zeros(logits.shape)
+    norm, probabilities = window_normaliser(logits, window), softmax(logits, window)
+    for row in np.ndindex(*labels.shape):
+        label = int(labels[row])
+        taken = [c % vocabulary for c in columns] + ([label] if label != -1 else [])
+        if label == -2 or not np.any(cotangent[row][: len(taken)]):
+            continue
+        if not -1 <= label < vocabulary or np.isnan(norm[row]):
+            gradient[row] = np.nan
+            continue
+        for k, column in enumerate(taken):
+            inside = first <= column < stop
+            if inside and np.isneginf(norm[row]):
+                continue
+            gradient[row][column] += cotangent[row][k]
+            if inside:
+                gradient[row] -= cotangent[row][k] * probabilities[row]
+    return gradient
+
+
 # --- operation 2: the lattice -----------------------------------------------------------------------------------------
 
 

@@ -41,30 +41,6 @@ def clipped(implementation: str, columns: tuple[int, ...], window: tuple[int, in
     return jax.jit(run)
 
 
-def expected_gradient(logits, labels, columns, cotangent, window: Window = None) -> np.ndarray:
-    """sum_k ct[k] * (1[v is arc k's column] - 1[both in the window] * p[v]), over the arcs that are there."""
-    vocabulary = logits.shape[-1]
-    first, stop = window or (0, vocabulary)
-    gradient = np.zeros(logits.shape)
-    norm, probabilities = reference.window_normaliser(logits, window), reference.softmax(logits, window)
-    for row in np.ndindex(*labels.shape):
-        label = int(labels[row])
-        taken = [c % vocabulary for c in columns] + ([label] if label != -1 else [])
-        if label == -2 or not np.any(cotangent[row][: len(taken)]):
-            continue
-        if not -1 <= label < vocabulary or np.isnan(norm[row]):
-            gradient[row] = np.nan
-            continue
-        for k, column in enumerate(taken):
-            inside = first <= column < stop
-            if inside and np.isneginf(norm[row]):
-                continue
-            gradient[row][column] += cotangent[row][k]
-            if inside:
-                gradient[row] -= cotangent[row][k] * probabilities[row]
-    return gradient
-
-
 def check(implementation, logits, labels, columns=(-1,), window: Window = None, dtype="float64", bound=None) -> None:
     """Against the oracle: entries, gradient and, where there is a `bound`, the gradient clipped to it."""
     x = runner.rounded(logits, dtype)
@@ -79,7 +55,7 @@ def check(implementation, logits, labels, columns=(-1,), window: Window = None, 
     np.testing.assert_allclose(entries, expected, rtol=allowed.cost_rtol, atol=allowed.cost_atol)
     size = max(1.0, np.abs(cotangent).sum(-1).max(initial=0.0))
     near = {"rtol": allowed.gradient_rtol, "atol": allowed.gradient_atol * size}
-    by_hand = expected_gradient(x, labels, columns, cotangent, window)
+    by_hand = reference.arc_gradient(x, labels, columns, cotangent, window)
     np.testing.assert_allclose(np.asarray(gradient, np.float64), by_hand, **near)
     assert (np.asarray(gradient)[labels == -2] == 0).all()
     if bound is not None:
@@ -235,7 +211,7 @@ def test_not_finite_entries_and_a_window(implementation: str) -> None:
         np.testing.assert_allclose(entries, expected, rtol=1e-5, atol=1e-5)
         assert np.isnan(entries[3:5]).all()
         assert np.isnan(entries).sum() == 2 * 3 + 2  # two whole rows, and the two raw entries that are NaN
-        by_hand = expected_gradient(logits, labels, columns, cotangent, window)
+        by_hand = reference.arc_gradient(logits, labels, columns, cotangent, window)
         np.testing.assert_allclose(gradient, by_hand, rtol=1e-5, atol=1e-5)
         assert (np.isnan(gradient).all(-1) == np.isin(np.arange(12), (3, 4))).all()
 
@@ -308,12 +284,12 @@ def test_transformations_of_a_window(implementation: str) -> None:
     for k in range(4):
         unit = np.zeros((*labels.shape, 4))
         unit[..., k] = 1.0
-        along = np.sum(expected_gradient(logits, labels, columns, unit, window) * direction, axis=-1)
+        along = np.sum(reference.arc_gradient(logits, labels, columns, unit, window) * direction, axis=-1)
         np.testing.assert_allclose(tangent[..., k], along, rtol=1e-11, atol=1e-11)
 
     def gradient(x):  # of the sum of the squares of the entries that are finite
         y = reference.arc_log_probs(x, labels, columns, window)
-        return expected_gradient(x, labels, columns, 2 * np.where(np.isfinite(y), y, 0.0), window)
+        return reference.arc_gradient(x, labels, columns, 2 * np.where(np.isfinite(y), y, 0.0), window)
 
     def squares(x):
         y = arcs(x, labels)

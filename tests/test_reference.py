@@ -43,6 +43,21 @@ def test_number_of_rnnt_paths(frames: int, labels: int) -> None:
     assert cost == pytest.approx(-math.log(count))
 
 
+@pytest.mark.parametrize("window", [None, (0, 0), (1, 4), (4, 5)])
+def test_gradient_of_arcs_equals_finite_differences(window: reference.Window | None) -> None:
+    rng = np.random.default_rng(8)
+    logits, labels, columns = rng.normal(size=(5, 5)), np.array([3, 4, 0, -1, -2]), (4, 2, 0, 2)
+    cotangent = rng.normal(size=(5, 5))
+    gradient = reference.arc_gradient(logits, labels, columns, cotangent, window)
+    step = 1e-5
+    for index in np.ndindex(*logits.shape):
+        change = np.zeros(logits.shape)
+        change[index] = step
+        higher, lower = (reference.arc_log_probs(logits + c, labels, columns, window) for c in (change, -change))
+        rise = np.subtract(higher, lower, out=np.zeros(higher.shape), where=np.isfinite(higher))
+        assert gradient[index] == pytest.approx(np.sum(cotangent * rise) / (2 * step), abs=1e-9)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("blank", [0, 2, -1])
 def test_gradient_equals_finite_differences(fused: bool, blank: int) -> None:

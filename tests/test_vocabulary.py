@@ -12,6 +12,8 @@ from jax.sharding import AxisType
 from meshes import B, P, T, U, V
 
 import jax_rnnt
+from jax_rnnt.core import vocabulary
+from jax_rnnt.ops.arcs import ArcParameters
 
 LOCAL = V // 4  # the vocabulary of one device of `_mesh()`
 WEIGHTS = np.arange(1.0, B + 1) * np.where(np.arange(B) % 3, 1, -1)
@@ -170,6 +172,45 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
     if implementation == "native":
         assert program.operands("jax_rnnt_arcs_backward")[0] == (B // 2, T, U + 1, LOCAL)
         assert f"f64[{B // 2},{T},{U + 1},{V}]" not in program.text
+
+
+@functools.cache
+def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
+    parameters = ArcParameters((V - 1,), V, window, implementation)
+    loss = jax.shard_map(
+        lambda *arrays: vocabulary.divided_costs(*arrays, parameters, clamp, "model"),
+        mesh=_mesh(),
+        in_specs=(SPEC, *(P("data"),) * 3),
+        out_specs=P("data"),
+    )
+
+    @jax.jit
+    def step(x, *rest):
+        cost, pull = jax.vjp(lambda x: loss(x, *rest), x)
+        return cost, pull(jnp.asarray(WEIGHTS, cost.dtype))[0]
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("window", "clamp"), [((0, V - 1), -1.0), ((LOCAL - 1, 2 * LOCAL + 1), 0.1), ((LOCAL, LOCAL + 2), -1.0)], ids=str
+)
+def test_window(window: tuple[int, int], clamp: float, implementation: str) -> None:
+    """In some of the parts, or in one; a part outside of it, and a window without mass, are nothing special."""
+    logits, targets, t_b, u_b = meshes.batch()
+    logits = logits.copy()
+    logits[3, ..., window[0] : window[1]] = -np.inf
+    t, u = np.arange(T)[:, None], np.arange(U + 1)
+    t_of, u_of = t_b[:, None, None], u_b[:, None, None]
+    labels = np.where(u < u_of, np.pad(targets, ((0, 0), (0, 1)))[:, None], np.where(u == u_of, -1, -2))
+    labels = np.where(t < t_of, labels, -2).astype(np.int32)
+    cost, gradient = _windowed_step(implementation, window, clamp)(logits, labels, t_b, u_b)
+    log_probs = reference.arc_log_probs(logits, labels, (V - 1,), window)
+    wanted, posteriors = reference.lattice_cost(log_probs, t_b, u_b)
+    meshes.assert_close(cost, wanted)
+    unit = reference.arc_gradient(logits, labels, (V - 1,), -posteriors, window)
+    unit = np.clip(unit, -clamp, clamp) if clamp > 0 else unit
+    meshes.assert_close(gradient, unit * WEIGHTS[:, None, None, None])
 
 
 def test_bfloat16(implementation: str) -> None:

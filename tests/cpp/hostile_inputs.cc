@@ -64,29 +64,43 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
   columns[1] = 0;
   const int32_t labels_pool[] = {
       kNoLabel, kPadding, -3, kTiny, kHuge, static_cast<int32_t>(vocabulary), 0, static_cast<int32_t>(vocabulary - 1)};
-  auto labels = Array<int32_t>(rows);
-  for (int64_t n = 0; n < rows; ++n) labels[n] = labels_pool[random() % 8];
+  auto labels = Array<int32_t>(rows), offsets = Array<int32_t>(rows);
+  for (int64_t n = 0; n < rows; ++n) {
+    labels[n] = labels_pool[random() % 8];
+    offsets[n] = n % 7 < 4 ? 0 : static_cast<int32_t>(n % 7 == 6 ? kTiny : vocabulary / 2);
+  }
+  const Window<int64_t> windows[] = {
+      {0, vocabulary}, {0, 0}, {0, vocabulary - 1}, {vocabulary / 3, vocabulary}, {vocabulary / 2, vocabulary / 2 + 1}};
   for (int64_t num_columns = 0; num_columns <= 2; ++num_columns) {
-    for (bool normalize : {true, false}) {
-      const ArcsShape shape{vocabulary, vocabulary, columns.get(), num_columns, normalize};
+    for (const auto& window : windows) {
+      const ArcsShape shape{vocabulary, vocabulary, columns.get(), num_columns, window};
+      const int32_t* offset = num_columns == 1 ? offsets.get() : nullptr;
       auto entries = Array<A>(rows * shape.num_arcs()), cotangent = Array<A>(rows * shape.num_arcs());
       auto norm = Array<A>(rows), bound = Array<A>(rows);
-      for (int64_t i = 0; i < rows * shape.num_arcs(); ++i) cotangent[i] = static_cast<A>(normal(random));
+      for (int64_t i = 0; i < rows * shape.num_arcs(); ++i) {
+        cotangent[i] = static_cast<A>(i / shape.num_arcs() % 5 == 0 ? 0 : normal(random));
+      }
       for (int64_t i = 0; i < rows; ++i) bound[i] = static_cast<A>(std::fabs(normal(random)));
       ThreadPool pool;
       ForRanges(pool, rows, 3, [&](IndexRange range) {
-        ArcsForward(shape, logits.get(), labels.get(), nullptr, entries.get(), norm.get(), range.begin, range.end);
+        ArcsForward(shape, logits.get(), labels.get(), offset, entries.get(), norm.get(), range.begin, range.end);
       });
       ForRanges(pool, rows, 3, [&](IndexRange range) {
-        ArcsBackward(shape, logits.get(), labels.get(), nullptr, norm.get(), cotangent.get(),
+        ArcsBackward(shape, logits.get(), labels.get(), offset, norm.get(), cotangent.get(),
                      num_columns ? bound.get() : nullptr, grad.get(), range.begin, range.end);
       });
       for (int64_t n = 0; n < rows; ++n) {
         const A entry = entries[n * shape.num_arcs()];
         const float first = static_cast<float>(Widen(grad[n * vocabulary]));
-        const bool invalid = labels[n] < kPadding || labels[n] >= vocabulary;
+        const bool invalid = labels[n] < kPadding || labels[n] >= vocabulary, asked = n % 5 != 0;
         if (labels[n] == kPadding) Expect(entry == -kInfinity && first == 0, "a padded row is -inf and has gradient 0");
-        if (invalid) Expect(std::isnan(entry) && std::isnan(first), "a row with an invalid label is NaN");
+        if (invalid) Expect(std::isnan(entry), "a row with an invalid label is NaN");
+        if (invalid && asked) Expect(std::isnan(first), "a row with an invalid label has a gradient of NaN");
+        if (!asked) Expect(first == 0, "a row of which nothing is asked has gradient 0");
+        const bool picked = (num_columns == 2 && offset == nullptr) || labels[n] == 0 || vocabulary == 1;
+        if (norm[n] == norm[n] && !invalid && offset == nullptr && window.first > 0 && !picked) {
+          Expect(first == 0, "an entry outside of the window that no arc points to has gradient 0");
+        }
       }
     }
   }

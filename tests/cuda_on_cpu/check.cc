@@ -71,25 +71,41 @@ void CheckArcs(int64_t rows, int64_t width, int64_t shift, std::mt19937& random)
     labels[n] = random() % 4 == 0 ? hostile[random() % 6] : static_cast<int32_t>(random() % width);
     offsets[n] = random() % 2 == 0 ? 0 : static_cast<int32_t>(width);
   }
-  for (int64_t num_columns = 0; num_columns <= 3; ++num_columns) {
-    const bool normalize = num_columns != 2, clipped = num_columns % 2 == 1, divided = num_columns == 3;
-    const ArcsShape shape{width, divided ? 2 * width : width, columns, num_columns, normalize};
+  struct Case {
+    int64_t num_columns;
+    Window<int64_t> window;
+    bool divided;
+  };
+  const int64_t third = width / 3, half = width / 2;
+  const Case cases[] = {{0, {0, width}, false},     {1, {0, width}, false},          {2, {0, 0}, false},
+                        {1, {0, width - 1}, false}, {2, {third, width}, false},      {3, {half, half + 1}, false},
+                        {3, {0, 2 * width}, true},  {3, {half, width + half}, true}, {2, {width, 2 * width}, true}};
+  for (const auto& [num_columns, window, divided] : cases) {
+    const bool clipped = num_columns % 2 == 1;
+    const ArcsShape shape{width, divided ? 2 * width : width, columns, num_columns, window};
     const int32_t* offset = divided ? offsets.get() : nullptr;
     const int64_t arcs = shape.num_arcs();
     auto entries = Array<A>(rows * arcs), cpu_entries = Array<A>(rows * arcs), cotangent = Array<A>(rows * arcs);
     auto norm = Array<A>(rows), cpu_norm = Array<A>(rows), bound = Array<A>(rows);
-    for (int64_t i = 0; i < rows * arcs; ++i) cotangent[i] = i / arcs % 5 == 0 ? A(0) : A(-std::fabs(normal(random)));
+    for (int64_t i = 0; i < rows * arcs; ++i) {
+      const int64_t row = i / arcs;
+      cotangent[i] = row % 5 == 0 ? A(0) : row % 17 == 1 ? A(kNaN) : A(-std::fabs(normal(random)));
+    }
     for (int64_t i = 0; i < rows; ++i) bound[i] = static_cast<A>(std::fabs(normal(random)));
     const T* x = logits.get() + shift;
     ArcsForward(shape, x, labels.get(), offset, cpu_entries.get(), cpu_norm.get(), 0, rows);
     ExpectLaunched(cuda::ArcsForward<T>(nullptr, shape, rows, x, labels.get(), offset, entries.get(), norm.get()));
-    char what[120];
-    std::snprintf(what, sizeof what, "arcs of %d bytes, rows %d, V %d, columns %d, shift %d, ",
+    char what[160];
+    std::snprintf(what, sizeof what, "arcs of %d bytes, rows %d, V %d, columns %d, window [%d, %d), shift %d, ",
                   static_cast<int>(sizeof(T)), static_cast<int>(rows), static_cast<int>(width),
-                  static_cast<int>(num_columns), static_cast<int>(shift));
+                  static_cast<int>(num_columns), static_cast<int>(window.first), static_cast<int>(window.stop),
+                  static_cast<int>(shift));
     const double of_arcs = sizeof(A) == 8 ? 1e-12 : 3e-6;
     Compare(norm.get(), cpu_norm.get(), rows, of_arcs, std::string(what) + "log_norm");
     Compare(entries.get(), cpu_entries.get(), rows * arcs, of_arcs, std::string(what) + "log_probs");
+    for (int64_t i = 0; divided && i < rows; ++i) {
+      if (i % 3 != 0 && cpu_norm[i] == A(-kInf)) cpu_norm[i] = 2;  // another part's entries count in it, too
+    }
     const A* limit = clipped ? bound.get() : nullptr;
     ArcsBackward(shape, x, labels.get(), offset, cpu_norm.get(), cotangent.get(), limit, expected.get(), 0, rows);
     ExpectLaunched(cuda::ArcsBackward<T>(nullptr, shape, rows, x, labels.get(), offset, cpu_norm.get(), cotangent.get(),

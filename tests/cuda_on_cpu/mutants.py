@@ -51,8 +51,44 @@ MUTANTS = (
     Mutant(
         "gradient of NaN rows not NaN",
         "arcs.cu",
-        "if (kind != Row::kLive || !IsFinite(norm)) {",
+        "if (kind == Row::kPadding || broken) {",
         "if (kind == Row::kPadding) {",
+    ),
+    Mutant(
+        "NaN where nothing is asked",
+        "arcs.cu",
+        "Read(cotangent + k) == 0 ? value : kNaN<A>",
+        "kNaN<A>",
+    ),
+    Mutant(
+        "window at the row's beginning",
+        "arcs.cu",
+        "kUnroll>(row + window.first, window.size(), at.lane)",
+        "kUnroll>(row, window.size(), at.lane)",
+    ),
+    Mutant(
+        "raw entries normalised",
+        "arcs.cu",
+        "rows.window.Holds(column) ? Shift(norm) : A(0)",
+        "Shift(norm)",
+    ),
+    Mutant(
+        "cotangents of raw entries spread over the window",
+        "arcs.cu",
+        "rows.window.Holds(Column(rows, k, label)) ? Read(cotangent + k) : A(0)",
+        "Read(cotangent + k)",
+    ),
+    Mutant(
+        "softmax beyond the window's end",
+        "arcs.cu",
+        "first + kSize > window.stop) special",
+        "first > window.stop) special",
+    ),
+    Mutant(
+        "arcs of a window without mass",
+        "arcs.cu",
+        " || (massless && rows.window.Holds(column))",
+        "",
     ),
     Mutant(
         "length not cut",
