@@ -60,7 +60,8 @@ def rnnt_loss(
         is no derivative of the cost; forward mode agrees with the gradient.
       delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
       sigma: logit under-normalisation: what every arc's score is lowered by. Where all paths have equally many arcs, as
-        here, it adds a constant to the cost and leaves the gradient as it is.
+        here, it adds a constant to the cost and leaves the gradient as it is, unless there is a ``wildcard``: jumps and
+        frames passed are not lowered.
       wildcard: for transcripts that lack words; None, "ends" (W-transducer: words before the first and after the last
         label) or "anywhere" (words between any two labels). With "ends" a path may jump from (0, 0) to any frame before
         the first label, and from any frame behind the last label to the last frame; without labels only the first jump
