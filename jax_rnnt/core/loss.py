@@ -69,8 +69,6 @@ def example_costs(
         return mesh_axis.over_mesh(part, axis)(logits, targets, t_b, u_b)
     width = logits.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
     arcs = topology(width)
-    if options.wildcard is not None:
-        _check_wildcard(arcs)
     nodes = node_labels(targets, t_b, u_b, (*logits.shape[:-1], arcs.vocabulary), arcs.blanks)
     static = pipeline.Pipeline(
         ArcParameters(arcs.columns, width, arcs.window, options.implementation),
@@ -87,12 +85,3 @@ def _arc_weights(topology: Topology, fastemit_lambda: float) -> tuple[float, ...
     if fastemit_lambda == 0:
         return None
     return tuple(1.0 + fastemit_lambda if emits else 1.0 for emits in topology.label_arcs())
-
-
-def _check_wildcard(topology: Topology) -> None:
-    blank_moves = [move for move in topology.moves if move[1] == 0]
-    if blank_moves != [(1, 0)]:
-        raise ValueError(
-            "`wildcard` needs a loss whose only blank takes one frame: wildcards stand beside that arc. This loss has "
-            f"blanks that take {[dt for dt, _ in blank_moves]} frames."
-        )

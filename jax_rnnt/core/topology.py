@@ -33,5 +33,5 @@ class Topology:
         return tuple(du > 0 for _, du in self.moves)
 
     def frame_arc(self) -> int:
-        """The arc that takes a frame and emits nothing: the blank of duration 1; -1 if there is none."""
-        return self.moves.index((1, 0)) if (1, 0) in self.moves else -1
+        """The arc that takes a frame and emits nothing: the blank of duration 1."""
+        return self.moves.index((1, 0))

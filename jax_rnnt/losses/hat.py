@@ -82,7 +82,7 @@ def hat_loss(
       TypeError, ValueError: as :func:`rnnt_loss`; ValueError also if ``blank`` is neither the first nor the last entry.
 
     References:
-      Variani et al., Hybrid autoregressive transducer (HAT), 2020 (arXiv:2003.07705), equations 5-7.
+      Variani et al., Hybrid autoregressive transducer (HAT), 2020 (arXiv:2003.07705).
 
     Example:
       >>> import jax.numpy as jnp
@@ -142,7 +142,7 @@ def internal_lm_scores(
       TypeError, ValueError: as :func:`hat_loss`.
 
     References:
-      Variani et al., Hybrid autoregressive transducer (HAT), 2020 (arXiv:2003.07705), section 3.2.
+      Variani et al., Hybrid autoregressive transducer (HAT), 2020 (arXiv:2003.07705).
 
     Example:
       >>> import jax.numpy as jnp

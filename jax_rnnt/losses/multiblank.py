@@ -62,7 +62,7 @@ def multiblank_rnnt_loss(
         ``big_blanks``, or one is below 1, or a blank is named twice.
 
     References:
-      Xu et al., Multi-blank transducers for speech recognition, 2023 (arXiv:2211.03541), equations 5-8.
+      Xu et al., Multi-blank transducers for speech recognition, 2023 (arXiv:2211.03541).
 
     Example:
       >>> import jax.numpy as jnp

@@ -67,8 +67,8 @@ def rnnt_loss(
         the first label, and from any frame behind the last label to the last frame; without labels only the first jump
         is there. With "anywhere" every frame may be passed in place of its blank.
       wildcard_weight: the score of such a jump, or of each frame passed. 0 costs nothing.
-      zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0, as in
-        ``torch.nn.CTCLoss``. :func:`check_inputs` finds those that come from bad values in a batch.
+      zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0. (In
+        ``torch.nn.CTCLoss`` it is +inf alone.) :func:`check_inputs` finds those that come from bad values in a batch.
       implementation: None chooses by platform (compiled kernels where there are any, else the ``lax`` form); "native"
         insists on the kernels; "scan" is the ``lax`` form.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
@@ -98,9 +98,9 @@ def rnnt_loss(
 
     References:
       Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20. Yu et al.,
-      FastEmit, 2021 (arXiv:2010.11148), equation 9. Kang et al., Delay-penalized transducer, 2023 (arXiv:2211.00490).
-      Xu et al., Multi-blank transducers, 2023 (arXiv:2211.03541), section 3.2 (sigma). Laptev et al., Powerful and
-      extensible WFST framework for RNN-transducer losses, 2023 (arXiv:2303.10384), section 4 (W-transducer).
+      FastEmit, 2021 (arXiv:2010.11148). Kang et al., Delay-penalized transducer, 2023 (arXiv:2211.00490).
+      Xu et al., Multi-blank transducers, 2023 (arXiv:2211.03541; sigma). Laptev et al., Powerful and
+      extensible WFST framework for RNN-transducer losses, 2023 (arXiv:2303.10384; W-transducer).
 
     Example:
       >>> import jax, jax.numpy as jnp

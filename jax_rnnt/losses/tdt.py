@@ -92,7 +92,7 @@ def tdt_loss(
         log-probabilities.
       sigma: logit under-normalisation: what every arc's score is lowered by. The paper trains with 0.05.
       omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
-        batch. ``sigma`` lowers the arcs of that loss too; in NeMo it does not.
+        batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
       key: a JAX random key, which decides that; needed where ``omega`` is above 0.
       clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
         :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
@@ -105,8 +105,7 @@ def tdt_loss(
         there are no tokens beside them in ``logits``, if ``omega`` is no probability, or if ``key`` is missing.
 
     References:
-      Xu et al., Efficient sequence transduction by jointly predicting tokens and durations, 2023 (arXiv:2304.06795),
-      equations 4-9; section 3.4 (sigma), section 3.5 (omega).
+      Xu et al., Efficient sequence transduction by jointly predicting tokens and durations, 2023 (arXiv:2304.06795).
 
     Example:
       >>> import jax.numpy as jnp
@@ -157,7 +156,8 @@ def tdt_loss(
         return Topology((column,), window, RNNT_MOVES, vocabulary, (column,))
 
     arrays = checked_arrays(logits, targets, logit_lengths, target_lengths)
-    of_tdt, of_rnnt = (functools.partial(example_costs, options=options, topology=arcs) for arcs in (tdt, rnnt))
+    of_tdt = functools.partial(example_costs, options=options, topology=tdt)
+    of_rnnt = functools.partial(example_costs, options=dataclasses.replace(options, sigma=0.0), topology=rnnt)
     if key is None or omega == 0:
         costs = of_tdt(*arrays)
     else:

@@ -207,7 +207,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
 
     impossible = m_end == 0
     log_likelihood = jnp.log(jnp.where(impossible, 1, m_end)) + low_end * _LN2 + high_end * _LN2
-    finite = jnp.clip(-log_likelihood - excess_end, -most, most)
+    finite = jnp.clip(0 - log_likelihood - excess_end, -most, most)
     cost = jnp.where(poisoned, jnp.nan, jnp.where(impossible, jnp.inf, finite))
     if not posteriors:
         return [cost]
