@@ -96,7 +96,7 @@ MUTANTS = (
         "return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;",
         "return frames;",
     ),
-    Mutant("stale diagonal", "lattice.cu", "while (depth <= shape.span)", "while (depth < shape.span)"),
+    Mutant("stale diagonal", "lattice.cu", "while (depth <= longest_step)", "while (depth < longest_step)"),
     Mutant(
         "arc asked for a step too late",
         "lattice.cu",
