@@ -11,6 +11,11 @@ JAX_RNNT_INLINE int64_t Column(const ArcsShape& shape, int64_t k, int32_t label)
   return k < shape.num_columns ? shape.columns[k] : int64_t{label};
 }
 
+// Whether that entry is in the window.
+JAX_RNNT_INLINE bool IsInside(const ArcsShape& shape, int64_t k, int32_t label) {
+  return shape.window.size() == shape.vocabulary || shape.window.Holds(Column(shape, k, label));
+}
+
 // Where in its row that entry is, or -1 if it is not in this part of the vocabulary.
 JAX_RNNT_INLINE int64_t Place(const ArcsShape& shape, int64_t column, int32_t offset) {
   const int64_t place = column - offset;
@@ -32,7 +37,7 @@ JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, 
     entries[columns] = -kInfinity<A>;
     for (int64_t k = 0; k < ArcsOf(label, columns); ++k) {
       const int64_t column = Column(shape, k, label), place = Place(shape, column, offset);
-      entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - (shape.window.Holds(column) ? shift : A(0));
+      entries[k] = place < 0 ? -kInfinity<A> : Widen(x[place]) - (IsInside(shape, k, label) ? shift : A(0));
     }
   }
 }
@@ -75,11 +80,9 @@ template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const Window<int64_t>& window, const T* x, int32_t label,
                               int32_t offset, A log_norm, const A* cotangent, A limit, T* grad) {
   const int64_t arcs = ArcsOf(label, shape.num_columns);
-  const bool massless = IsMassless(log_norm), all = shape.window.size() == shape.vocabulary;
-  const auto normalized = [&](int64_t k)
-                              JAX_RNNT_INLINE_LAMBDA { return all || shape.window.Holds(Column(shape, k, label)); };
+  const bool massless = IsMassless(log_norm);
   A total = 0;
-  for (int64_t k = 0; k < arcs; ++k) total += normalized(k) ? cotangent[k] : A(0);
+  for (int64_t k = 0; k < arcs; ++k) total += IsInside(shape, k, label) ? cotangent[k] : A(0);
   const A scale = massless ? A(0) : -total;
   if (scale == 0) {
     std::fill(grad, grad + shape.width, T{});
@@ -96,11 +99,11 @@ JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const Window<int64_t>& win
   }
   for (int64_t k = 0; k < arcs; ++k) {
     const int64_t column = Column(shape, k, label), place = Place(shape, column, offset);
-    if (place < 0 || (massless && normalized(k))) continue;
+    if (place < 0 || (massless && IsInside(shape, k, label))) continue;
     if (sizeof(T) == sizeof(A) && limit == kInfinity<A>) {
       grad[place] = Narrow<T>(Widen(grad[place]) + cotangent[k]);
     } else {  // what arcs add is added before the sum is clipped and rounded
-      A own = scale == 0 || !normalized(k) ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
+      A own = scale == 0 || !IsInside(shape, k, label) ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
       for (int64_t j = 0; j < arcs; ++j) own += Column(shape, j, label) == column ? cotangent[j] : A(0);
       grad[place] = Narrow<T>(Clip(own, limit));
     }

@@ -125,7 +125,9 @@ def arcs_tangent(
     """Tangents of ``log_probs`` and ``log_norm``, linear in ``tangent [..., V]``, the tangent of ``logits``."""
     padding, invalid, _ = _row_state(labels, log_norm, vocabulary)
     dx = jnp.where(padding[..., None], 0, tangent.astype(log_norm.dtype))
-    d_norm = jnp.sum(softmax(logits, labels, log_norm, vocabulary, window) * dx, axis=-1)
+    d_norm = jnp.zeros_like(log_norm)
+    if window[0] < window[1]:
+        d_norm = jnp.sum(softmax(logits, labels, log_norm, vocabulary, window) * dx, axis=-1)
     d_entries = jnp.stack([*(at(dx, c) for c in columns), _pick(dx, labels)], axis=-1)
     d_entries = d_entries - jnp.where(_arcs_inside(labels, columns, window), d_norm[..., None], 0)
     d_log_probs = jnp.where(_moving(labels, log_norm, columns, vocabulary, window), d_entries, 0)
