@@ -1,19 +1,12 @@
 """Strict arithmetic, eight host devices, reproducible hypothesis, and one fixture over all implementations."""
 
-import atexit
 import os
-import shutil
 import sys
-import tempfile
 
 # Nearly all the time of the suite is XLA's, which makes code fast that then runs once. These settings leave the
-# programs as they are (fusions, buffers, aliases, collectives), have them translated to machine code in the quickest
-# way, and share what is translated among the workers and the processes that tests start.
+# programs as they are (fusions, buffers, aliases, collectives) and have them translated to machine code in the quickest
+# way. Processes that tests start inherit them; what the environment says already holds.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers have it from the process that starts them
-    compiled = tempfile.mkdtemp(prefix="jax_rnnt-compiled-")
-    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 import hypothesis
 import jax
