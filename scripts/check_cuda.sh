@@ -39,6 +39,6 @@ suite() { python -m pytest --quiet -n auto --dist worksteal "$@"; }
 # shellcheck disable=SC2086
 CUDA_ON_CPU_ORDER=reverse suite $kernels tests/test_values.py tests/test_gradients.py \
   tests/test_isolation.py tests/test_properties.py tests/test_numerics.py tests/test_published.py \
-  tests/test_second_order.py tests/test_vocabulary.py tests/test_transforms.py
+  tests/test_second_order.py tests/test_vocabulary.py tests/test_transforms.py tests/test_masks.py tests/test_losses.py
 # shellcheck disable=SC2086
 CUDA_ON_CPU_ORDER=11 suite $kernels
