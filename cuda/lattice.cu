@@ -220,13 +220,9 @@ struct Walk {
     return into(frames, labels);
   }
 
-  // Minus the log of the probability of all paths. Where each of them may cross an arc that was cut, what was cut off
-  // is added again; that overwrites the rings.
-  __device__ __forceinline__ R Cost(Scaled<R> total) const {
-    double cost = MinusLog(total);
-    if (static_cast<double>(total.e) < -largest / 2) cost += BestScore(largest * kLn2) - BestScore(1e300);
+  __device__ __forceinline__ static void WriteCost(R* to, double cost) {
     constexpr double kMost = std::numeric_limits<R>::max();  // +inf would say that there is no path
-    return static_cast<R>(cost < -kMost ? -kMost : cost > kMost ? kMost : cost);
+    if (threadIdx.x == 0) Write(to, static_cast<R>(cost < -kMost ? -kMost : cost > kMost ? kMost : cost));
   }
 
   __device__ __forceinline__ void Fill(int32_t first_frame, int32_t last_frame, int32_t first, int32_t last, R value) {
@@ -287,7 +283,7 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
       W::Barrier();
     }
   } else {
-    constexpr int kAhead = sizeof(R) == 4 ? 4 : 2;
+    constexpr int kAhead = sizeof(R) == 4 ? 4 : 1;
     struct alignas(kArcs * sizeof(R)) Arcs {
       R of[kArcs];
     };
@@ -365,12 +361,16 @@ __global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
   const Scaled<R> total = walk.AllThreads(share);
   if (walk.poisoned) return walk.Finish(PoisonedArc<R>(), cost);
   if (total.m == 0) return walk.Finish(NoPath<R>(), cost);
+  walk.WriteCost(cost, MinusLog(total));
+  const bool cut = static_cast<double>(total.e) < -walk.largest / 2;
   if constexpr (kPosteriors) {
     Steps<true>(walk, middle, end, middle - 1, 0, false, Scaled<R>{1 / total.m, -total.e});
     walk.FillOutside(0);
   }
-  const R minus_log = walk.Cost(total);
-  if (threadIdx.x == 0) Write(cost, minus_log);
+  if (cut) {  // each path that counts may cross an arc that was cut: what was cut off is added again
+    const double rest = walk.BestScore(walk.largest * kLn2) - walk.BestScore(1e300);
+    if (threadIdx.x == 0) walk.WriteCost(cost, static_cast<double>(Read(cost)) + rest);
+  }
 }
 
 int64_t Depth(int64_t longest_step) {
