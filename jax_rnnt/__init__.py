@@ -9,6 +9,15 @@ Losses:
   RNNTLoss              rnnt_loss with its options set beforehand: a field of Flax modules, a static argument of jit
   Loss                  the same for any of them
 
+Other sources of logits than a dense array, for every loss:
+  PackedLogits          the rows of all utterances one after the other, without padding
+  PrunedLogits          a few positions of each frame
+  AdditiveLogits        the sum of an encoder's part and a predictor's part
+  pack                  the inputs of a joint network for PackedLogits
+  packed_offsets        where the rows of each utterance begin in PackedLogits
+  prune                 the inputs of a joint network for PrunedLogits
+  prune_ranges          which positions PrunedLogits keeps
+
 The parts of a loss, for other topologies:
   node_labels           the label of every node of the lattice, from targets and lengths
   NodeLabels            what node_labels returns: labels and lengths for the next ones
@@ -27,6 +36,9 @@ Around a loss:
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
+from jax_rnnt.logits.additive import AdditiveLogits
+from jax_rnnt.logits.packed import PackedLogits, pack, packed_offsets
+from jax_rnnt.logits.pruned import PrunedLogits, prune, prune_ranges
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
 from jax_rnnt.losses.loss_object import Loss, RNNTLoss
 from jax_rnnt.losses.monotonic import MONOTONIC_MOVES, monotonic_rnnt_loss
@@ -43,8 +55,11 @@ from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
+    "AdditiveLogits",
     "Loss",
     "NodeLabels",
+    "PackedLogits",
+    "PrunedLogits",
     "RNNTLoss",
     "__version__",
     "arc_log_probs",
@@ -59,6 +74,10 @@ __all__ = [
     "multiblank_rnnt_loss",
     "native_available",
     "node_labels",
+    "pack",
+    "packed_offsets",
+    "prune",
+    "prune_ranges",
     "rnnt_loss",
     "tdt_loss",
 ]

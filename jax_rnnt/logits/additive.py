@@ -1,0 +1,217 @@
+"""Logits that are the sum of an encoder's part and a predictor's part: a joint network without a layer of its own."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jax_rnnt.logits.source import Source
+from jax_rnnt.ops import arcs, checks, lax_arcs
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING
+from jax_rnnt.ops.slices import at, compute_dtype
+from jax_rnnt.ops.sum_norms import sum_norms
+from jax_rnnt.xla.sharding import match_manual_axes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdditiveLogits(Source):
+    r"""The logits ``am[b, t] + lm[b, u]`` of the nodes (t, u): k2's "simple" joint network.
+
+    .. math:: \log p(v | t, u) = am_{t,v} + lm_{u,v} - \log \sum_w e^{am_{t,w}} e^{lm_{u,w}}
+
+    The sums are one matrix product of exponentials, and no array has both T U and V entries, forward or backward. In
+    float32 the norms are as exact as those of a dense array, however far apart the largest entries of ``am[b, t]`` and
+    ``lm[b, u]`` are: where exponentials would underflow (sums 65 nats below the maxima, at V = 500), the
+    norms of that call are made one u at a time, which takes the time of dense logits and the memory of ``am``.
+
+    With ``lm_scale`` or ``am_scale`` the log-probability of an arc is a mean of three,
+
+    .. math:: (1 - s_{lm} - s_{am}) \log p(v | t, u) + s_{lm} \log p(v | u) + s_{am} \log p(v | t)
+
+    where :math:`p(v | u)` is the softmax of ``lm[b, u]``, :math:`p(v | t)` that of ``am[b, t] + log q``, and q the mean
+    of :math:`p(v | u)` over the positions u of the utterance. This is k2's ``rnnt_loss_smoothed``, but for q. There it
+    is the mean over the batch, padding included; here no utterance depends on another one. What lies outside of that
+    softmax, TDT's durations and HAT's blank, stays a plain sum.
+
+    Args:
+      am: ``[B, T, W]``, the encoder's part, float16, bfloat16, float32 or float64. Frames beyond T_b are not read, and
+        their gradient is exactly 0.
+      lm: ``[B, U+1, W]``, the predictor's part, of the dtype of ``am``. Positions beyond U_b likewise.
+      lm_scale: static, the weight of :math:`p(v | u)`.
+      am_scale: static, the weight of :math:`p(v | t)`.
+
+    ``clamp`` bounds the gradient with respect to each sum ``am[b, t] + lm[b, u]``. It makes the sums one u at a time,
+    and is refused where a scale is not 0.
+
+    Raises (in the loss):
+      TypeError: if a dtype is wrong, or a scale is no static number.
+      ValueError: if a shape does not match, or with ``clamp`` and a scale.
+
+    References:
+      Kuang et al., Pruned RNN-T for fast, memory-efficient ASR training, 2022 (arXiv:2206.13236).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> logits = jax_rnnt.AdditiveLogits(jnp.zeros((2, 4, 5)), jnp.zeros((2, 3, 5)))  # B = 2, T = 4, U = 2, V = 5
+      >>> targets, lengths = jnp.array([[1, 2], [3, 0]]), (jnp.array([4, 3]), jnp.array([2, 1]))
+      >>> [round(float(x), 3) for x in jax_rnnt.rnnt_loss(logits, targets, *lengths, reduction="none")]
+      [7.354, 5.339]
+    """
+
+    am: Array
+    lm: Array
+    lm_scale: float = dataclasses.field(default=0.0, metadata={"static": True})
+    am_scale: float = dataclasses.field(default=0.0, metadata={"static": True})
+
+    composes: ClassVar[bool] = True
+    refused_as: ClassVar[str] = "clamp"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        b, t, width = self.am.shape
+        return (b, t, self.lm.shape[1], width)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.am.dtype
+
+    def batched(self) -> Array:
+        return self.am
+
+    def check(self) -> None:
+        checks.floating("am", self.am)
+        checks.rank("am", self.am, "B, T, W")
+        checks.rank("lm", self.lm, "B, U+1, W")
+        b, _, width = self.am.shape
+        checks.shape("lm", self.lm, (b, self.lm.shape[1], width), f"[B, U+1, W] for `am` of shape {self.am.shape}")
+        if self.lm.dtype != self.am.dtype:
+            raise TypeError(f"`lm` must have the dtype of `am`, {self.am.dtype.name}, got {self.lm.dtype.name}.")
+        for name, scale in (("lm_scale", self.lm_scale), ("am_scale", self.am_scale)):
+            checks.number(name, scale)
+            if not 0 <= scale <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {scale}.")
+        if self.lm_scale + self.am_scale > 1:
+            raise ValueError(
+                f"`lm_scale` and `am_scale` must add up to at most 1, got {self.lm_scale} and {self.am_scale}."
+            )
+
+    @property
+    def _is_smoothed(self) -> bool:
+        return self.lm_scale != 0 or self.am_scale != 0
+
+    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+        real = labels != PADDING
+        am = _readable(self.am, jnp.any(real, axis=2))
+        lm = _readable(self.lm, jnp.any(real, axis=1))
+        entries, log_norm = _sums(am, lm, labels, parameters)
+        if self._is_smoothed:
+            entries = self._smoothed(entries, am, lm, labels, parameters)
+        return entries, log_norm
+
+    def _smoothed(self, entries: Array, am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> Array:
+        first, stop = parameters.window
+        if first >= stop:
+            raise ValueError(
+                "`lm_scale` and `am_scale` need logits that the loss normalises: `fused_log_softmax` must be True, got "
+                "False."
+            )
+        am, lm = _finite(am), _finite(lm)  # what is NaN has made `entries` NaN
+        label = _of_positions(labels)
+        of_lm, norm = arcs.forward(lm, label, **parameters.asdict())
+        mean = (1 - self.lm_scale - self.am_scale) * entries
+        if self.lm_scale != 0:
+            mean = mean + self.lm_scale * of_lm[:, None]
+        if self.am_scale != 0:
+            prior = jnp.broadcast_to(_log_mean(lm, norm, label)[:, None], lm.shape)
+            mean = mean + self.am_scale * _sums(am, prior, labels, parameters)[0]
+        normalised = np.array([*(first <= c < stop for c in parameters.columns), True])
+        # A scale of 0 must not make NaN of -inf.
+        return jnp.where((entries == -jnp.inf) | ~normalised[None, None, None], entries, mean)
+
+    def backward(
+        self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
+    ) -> "AdditiveLogits":
+        if self._is_smoothed:
+            raise ValueError(
+                "`clamp` bounds the gradient of logits, and with `lm_scale` or `am_scale` there are none, got "
+                f"lm_scale={self.lm_scale} and am_scale={self.am_scale}."
+            )
+        am = self.am.astype(compute_dtype(self.dtype))
+
+        @jax.checkpoint
+        def position(of_am: Array, rows: tuple[Array, ...]) -> tuple[Array, Array]:
+            lm, label, *rest = rows
+            logits = am + lm.astype(am.dtype)[:, None]
+            (grad,) = arcs.backward(logits, label, *rest, clipped=bound is not None, **parameters.asdict())
+            return of_am + grad, jnp.sum(grad, axis=1)
+
+        of_nodes = [labels, kept, cotangent, *(() if bound is None else (bound,))]
+        columns = jnp.moveaxis(self.lm, 1, 0), *(jnp.moveaxis(x, 2, 0) for x in of_nodes)
+        start, *rows = match_manual_axes([jnp.zeros_like(am), *columns])
+        of_am, of_lm = lax.scan(position, start, tuple(rows))
+        return AdditiveLogits(
+            of_am.astype(self.dtype), jnp.moveaxis(of_lm, 0, 1).astype(self.dtype), self.lm_scale, self.am_scale
+        )
+
+
+def _readable(x: Array, mask: Array) -> Array:
+    """``x [B, S, W]`` to compute with; 0 in padding, whatever stands there."""
+    return jnp.where(mask[..., None], x, 0).astype(compute_dtype(x.dtype))
+
+
+def _finite(x: Array) -> Array:
+    """``x`` with 0 for NaN and +inf."""
+    return jnp.where(x < jnp.inf, x, 0)
+
+
+def _of_positions(labels: Array) -> Array:
+    """``[B, U+1]``: the label of a position is the same in every frame that is not padding."""
+    return jnp.max(labels, axis=1, initial=INVALID)
+
+
+def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+    """The entries ``[B, T, U+1, K']`` and log-norms of ``am [B, T, W] + lm [B, U+1, W]``."""
+    first, stop = parameters.window
+    label = jnp.maximum(_of_positions(labels), 0)
+    of_am = jnp.take_along_axis(am, label[:, None], axis=2)
+    of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
+    picks = [at(am, c)[:, :, None] + at(lm, c)[:, None] for c in parameters.columns]
+    picks.append(of_am + of_lm[:, None])
+    invalid = labels < PADDING
+    if first < stop:
+        am, lm = am[..., first:stop], lm[..., first:stop]
+        log_norm = sum_norms(_finite(am), _finite(lm))
+        nan = ~jnp.all(am < jnp.inf, axis=-1)[:, :, None] | ~jnp.all(lm < jnp.inf, axis=-1)[:, None]
+        invalid |= nan & (labels != PADDING)
+    else:
+        log_norm = jnp.zeros_like(picks[0])
+    entries = lax_arcs.assemble(
+        picks,
+        jnp.where(invalid, NO_LABEL, labels),
+        log_norm,
+        parameters.columns,
+        parameters.vocabulary,
+        parameters.window,
+    )
+    # The derivatives are those of finite numbers, and NaN is added to the values alone: an example whose cotangent is 0
+    # has a gradient of 0, and any other one NaN by its cotangents.
+    poison = jnp.where(invalid, jnp.nan, 0).astype(entries.dtype)
+    return entries + poison[..., None], log_norm + poison
+
+
+def _log_mean(lm: Array, norm: Array, label: Array) -> Array:
+    """The log of the mean of the softmax of ``lm [B, U+1, W]`` over the positions that are not padding: ``[B, W]``."""
+    counts = (label != PADDING) & (norm > -jnp.inf)
+    x = jnp.where(counts[..., None], lm - jnp.where(counts, norm, 0)[..., None], -jnp.inf)
+    top = lax.stop_gradient(jnp.max(x, axis=1))
+    top = jnp.where(top == -jnp.inf, 0, top)
+    total = jnp.sum(jnp.exp(x - top[:, None]), axis=1)
+    number = jnp.maximum(jnp.sum(label != PADDING, axis=1, dtype=jnp.int32), 1).astype(lm.dtype)
+    log_total = jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1)), -jnp.inf)
+    return log_total + top - jnp.log(number)[:, None]

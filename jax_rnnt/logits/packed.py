@@ -1,0 +1,223 @@
+"""Logits without padding: the rows of the nodes of all utterances, one after the other."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jax_rnnt.logits.source import Source
+from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import PADDING, static_index
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedLogits(Source):
+    """The rows of the nodes inside of the lengths, utterance after utterance, in place of a dense array with padding.
+
+    Utterance b has T_b (U_b + 1) rows: those of its first frame, those of its second one, and so on. Memory is N W in
+    place of B T (U+1) W. :func:`pack` gives the inputs of a joint network in this order.
+
+    Args:
+      rows: ``[N, W]``, float16, bfloat16, float32 or float64, with N at least the sum of all T_b (U_b + 1). Rows beyond
+        are not read, and their gradient is exactly 0.
+      logit_lengths: ``[B]``, any integer type, the frames T_b: those that the loss is given.
+      target_lengths: ``[B]``, any integer type, the labels U_b: those that the loss is given.
+      frames: static, T. Lengths are at most T and U; one that is not, or is negative, has no rows.
+      labels: static, U, the width of the targets.
+
+    An utterance that does not fit into N rows costs NaN, as one does whose lengths are others in the loss.
+
+    On a mesh, use it inside ``shard_map``: each device then packs its own utterances.
+
+    Raises (in the loss):
+      TypeError: if a dtype is wrong.
+      ValueError: if a shape does not match, or ``frames`` or ``labels`` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> lengths = jnp.array([4, 3]), jnp.array([2, 1])  # 4 * 3 + 3 * 2 = 18 rows
+      >>> logits = jax_rnnt.PackedLogits(jnp.zeros((18, 5)), *lengths, frames=4, labels=2)
+      >>> targets = jnp.array([[1, 2], [3, 0]])
+      >>> [round(float(x), 3) for x in jax_rnnt.rnnt_loss(logits, targets, *lengths, reduction="none")]
+      [7.354, 5.339]
+    """
+
+    rows: Array
+    logit_lengths: Array
+    target_lengths: Array
+    frames: int = dataclasses.field(metadata={"static": True})
+    labels: int = dataclasses.field(metadata={"static": True})
+
+    composes: ClassVar[bool] = True
+    refused_as: ClassVar[str] = "clamp"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.logit_lengths.shape[0], self.frames, self.labels + 1, self.rows.shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.rows.dtype
+
+    def batched(self) -> Array:
+        return self.logit_lengths
+
+    def check(self) -> None:
+        checks.floating("rows", self.rows)
+        checks.rank("rows", self.rows, "N, W")
+        _check_lengths(self.logit_lengths, self.target_lengths, self.frames, self.labels)
+
+    def _layout(self) -> "_Layout":
+        return _layout(self.logit_lengths, self.target_lengths, self.frames, self.labels, self.rows.shape[0])
+
+    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+        layout = self._layout()
+        entries, log_norm = arcs.forward(self.rows, layout.of_rows(labels, PADDING), **parameters.asdict())
+        absent = (layout.row == self.rows.shape[0]) & (labels != PADDING)
+        of_nodes = entries.at[layout.row].get(mode="fill", fill_value=-jnp.inf)
+        return jnp.where(absent[..., None], jnp.nan, of_nodes), log_norm
+
+    def backward(
+        self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
+    ) -> "PackedLogits":
+        layout = self._layout()
+        of_rows = [layout.of_rows(x, 0) for x in (cotangent, *(() if bound is None else (bound,)))]
+        (grad,) = arcs.backward(
+            self.rows,
+            layout.of_rows(labels, PADDING),
+            kept,
+            *of_rows,
+            clipped=bound is not None,
+            **parameters.asdict(),
+        )
+        return jax.tree.unflatten(jax.tree.structure(self), [grad, None, None])
+
+
+class _Layout(NamedTuple):
+    """Which row belongs to which node; a place beyond the end says that there is none."""
+
+    row: Array  # [B, T, U+1], of each node
+    node: Array  # [N], of each row, among the flat [B T (U+1)]
+
+    def of_rows(self, of_nodes: Array, fill: int) -> Array:
+        """``[B, T, U+1, ...]`` in the order of rows: ``[N, ...]``."""
+        flat = of_nodes.reshape(-1, *of_nodes.shape[3:])
+        return flat.at[self.node].get(mode="fill", fill_value=fill)
+
+
+def _layout(logit_lengths: Array, target_lengths: Array, frames: int, labels: int, rows: int) -> _Layout:
+    t_b, width = _sizes(logit_lengths, target_lengths, frames, labels)
+    stop = jnp.cumsum(t_b * width, dtype=jnp.int32)
+    t_b, width, start, fits = (x[:, None, None] for x in (t_b, width, stop - t_b * width, stop <= rows))
+    t = jnp.arange(frames, dtype=jnp.int32)[None, :, None]
+    u = jnp.arange(labels + 1, dtype=jnp.int32)[None, None]
+    row = jnp.where((t < t_b) & (u < width) & fits, start + t * width + u, rows)
+    nodes = jnp.arange(row.size, dtype=jnp.int32)
+    node = jnp.full((rows,), row.size, jnp.int32).at[row.reshape(-1)].set(nodes, mode="drop")
+    return _Layout(row, node)
+
+
+def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> tuple[Array, Array]:
+    """T_b and U_b + 1; T_b is 0 where a length is out of range, so that other utterances stay where they are."""
+    t_b, u_b = checks.to_int32(logit_lengths), checks.to_int32(target_lengths)
+    valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
+    return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
+
+
+def _check_lengths(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> None:
+    for name, x in (("frames", frames), ("labels", labels)):
+        if static_index(name, x) < 0:
+            raise ValueError(f"`{name}` must be at least 0, got {x}.")
+    checks.rank("logit_lengths", logit_lengths, "B")
+    b = logit_lengths.shape[0]
+    checks.lengths(b, logit_lengths, target_lengths, "logit_lengths.shape[0]")
+    if b * frames * (labels + 1) > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"B * T * (U + 1) must be less than 2^31, the number of nodes that an int32 can count, got "
+            f"{b} * {frames} * {labels + 1} = {b * frames * (labels + 1)}."
+        )
+
+
+def packed_offsets(logit_lengths: ArrayLike, target_lengths: ArrayLike, frames: int, labels: int) -> Array:
+    """Where the rows of each utterance begin in :class:`PackedLogits`.
+
+    Args:
+      logit_lengths, target_lengths, frames, labels: as in :class:`PackedLogits`.
+
+    Returns:
+      ``[B + 1]``, int32: utterance b has the rows ``offsets[b]`` to ``offsets[b + 1] - 1``. The last number is that of
+      all rows, what N must be at least.
+
+    Raises:
+      TypeError, ValueError: as :class:`PackedLogits`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> jax_rnnt.packed_offsets(jnp.array([4, 3]), jnp.array([2, 1]), frames=4, labels=2).tolist()
+      [0, 12, 18]
+    """
+    lengths = checks.as_integers("logit_lengths", logit_lengths), checks.as_integers("target_lengths", target_lengths)
+    _check_lengths(*lengths, frames, labels)
+    t_b, width = _sizes(*lengths, frames, labels)
+    return jnp.pad(jnp.cumsum(t_b * width, dtype=jnp.int32), (1, 0))
+
+
+def pack(
+    encoded: ArrayLike,
+    predicted: ArrayLike,
+    logit_lengths: ArrayLike,
+    target_lengths: ArrayLike,
+    rows: int,
+) -> tuple[Array, Array]:
+    """The inputs of a joint network for the nodes inside of the lengths, in the order of :class:`PackedLogits`.
+
+    Args:
+      encoded: ``[B, T, De]``, the encoder's output.
+      predicted: ``[B, U+1, Dp]``, the predictor's output.
+      logit_lengths: ``[B]``, any integer type, the frames T_b.
+      target_lengths: ``[B]``, any integer type, the labels U_b.
+      rows: static, N: at least the sum of all T_b (U_b + 1), or the last utterances do not fit and cost NaN. Under
+        ``jit`` it is one number for all batches, such as the largest sum of the data set.
+
+    Returns:
+      ``[N, De]`` and ``[N, Dp]``: the frame and the position of each row's node. Rows beyond the last utterance are 0.
+
+    Raises:
+      TypeError: if a dtype is wrong or ``rows`` is not static.
+      ValueError: if a shape does not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))  # B = 2, T = 4, U = 2
+      >>> e, p = jax_rnnt.pack(encoded, predicted, jnp.array([2, 1]), jnp.array([1, 0]), rows=6)
+      >>> (e + p)[:, 0].tolist()  # 5 rows and a spare one
+      [2.0, 2.0, 2.0, 2.0, 2.0, 0.0]
+    """
+    e, p = checks.as_array("encoded", encoded), checks.as_array("predicted", predicted)
+    t_b, u_b = checks.as_integers("logit_lengths", logit_lengths), checks.as_integers("target_lengths", target_lengths)
+    checks.rank("encoded", e, "B, T, De")
+    checks.rank("predicted", p, "B, U+1, Dp")
+    (b, frames, _), (_, positions, _) = e.shape, p.shape
+    checks.shape("predicted", p, (b, max(positions, 1), p.shape[2]), "[B, U+1, Dp]")
+    checks.lengths(b, t_b, u_b, "encoded.shape[0]")
+    _check_lengths(t_b, u_b, frames, positions - 1)
+    if static_index("rows", rows) < 0:
+        raise ValueError(f"`rows` must be at least 0, got {rows}.")
+    node = _layout(t_b, u_b, frames, positions - 1, rows).node
+    frame = node // positions
+    position = frame // max(frames, 1) * positions + node % positions
+    return _rows_at(e, frame), _rows_at(p, position)
+
+
+def _rows_at(x: Array, place: Array) -> Array:
+    """``x [B, S, D]`` at places in the flat [B S]; 0 beyond its end."""
+    return x.reshape(-1, x.shape[-1]).at[place].get(mode="fill", fill_value=0)

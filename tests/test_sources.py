@@ -1,0 +1,58 @@
+"""Every source with every loss, against the definition: the table of corner cases, clamp, masks, transformations."""
+
+import losses
+import numpy as np
+import pytest
+import sources
+from losses import LossUnderTest
+from sources import SourceUnderTest
+
+RNNT = losses.LossUnderTest("rnnt", losses.FASTEMIT.call, losses.FASTEMIT.oracle)
+LOSSES = (RNNT, *losses.PLAIN, losses.FASTEMIT, losses.ENDS)
+
+
+def _each(name: str, rows):
+    return pytest.mark.parametrize(name, rows, ids=lambda row: row.name)
+
+
+EVERY_SOURCE = _each("source", sources.SOURCES)
+
+
+@EVERY_SOURCE
+@_each("loss", LOSSES)
+def test_values_and_gradients(loss: LossUnderTest, source: SourceUnderTest) -> None:
+    sources.assert_matches(source, loss, *sources.evaluate(source, loss))
+
+
+@EVERY_SOURCE
+@_each("loss", [RNNT])
+def test_lax_form(loss: LossUnderTest, source: SourceUnderTest) -> None:
+    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "scan"))
+
+
+@EVERY_SOURCE
+@_each("loss", [RNNT, *losses.PLAIN])
+def test_float32(loss: LossUnderTest, source: SourceUnderTest) -> None:
+    sources.assert_matches(source, loss, *sources.evaluate(source, loss, dtype="float32"), dtype="float32")
+
+
+@EVERY_SOURCE
+@_each("loss", [RNNT, *losses.PLAIN])
+def test_clamp(loss: LossUnderTest, source: SourceUnderTest) -> None:
+    """Each element of the gradient with respect to the logits, at unit cotangent."""
+    cotangent = np.resize([2.0, -0.5, 1.0], len(losses.batch(loss).names))
+    result = sources.evaluate(source, loss, clamp=0.05, cotangent=cotangent)
+    sources.assert_matches(source, loss, *result, clamp=0.05, cotangent=cotangent)
+
+
+@EVERY_SOURCE
+@_each("loss", [RNNT, *losses.PLAIN])
+@pytest.mark.parametrize("clamp", [-1.0, 0.05])
+def test_cotangents_of_0_mask_what_is_bad(clamp: float, loss: LossUnderTest, source: SourceUnderTest) -> None:
+    batch = losses.batch(loss)
+    cost, _ = loss.expected(source.logits(batch), *batch.arrays[1:])
+    cotangent = np.where(np.isfinite(cost), -1.5, 0.0)
+    result = sources.evaluate(source, loss, clamp=clamp, cotangent=cotangent)
+    sources.assert_matches(source, loss, *result, clamp=clamp, cotangent=cotangent)
+    assert all(np.isfinite(gradient).all() for gradient in result[1])
+    assert np.isnan(cost).sum() > 10
