@@ -22,6 +22,7 @@ The parts of a loss, for other topologies:
   node_labels           the label of every node of the lattice, from targets and lengths
   NodeLabels            what node_labels returns: labels and lengths for the next ones
   arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
+  source_log_probs      the same for another source of logits than an array
   lattice_cost          cost of the lattice, from the arcs and the lengths
   lattice_posteriors    the same, and the posterior of each arc
   RNNT_MOVES            where the arcs of RNN-T lead
@@ -37,6 +38,7 @@ Around a loss:
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
 from jax_rnnt.logits.additive import AdditiveLogits
+from jax_rnnt.logits.log_probs import source_log_probs
 from jax_rnnt.logits.packed import PackedLogits, pack, packed_offsets
 from jax_rnnt.logits.pruned import PrunedLogits, prune, prune_ranges
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
@@ -79,6 +81,7 @@ __all__ = [
     "prune",
     "prune_ranges",
     "rnnt_loss",
+    "source_log_probs",
     "tdt_loss",
 ]
 

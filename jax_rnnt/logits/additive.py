@@ -27,7 +27,7 @@ class AdditiveLogits(Source):
     The sums are one matrix product of exponentials, and no array has both T U and V entries, forward or backward. In
     float32 the norms are as exact as those of a dense array, however far apart the largest entries of ``am[b, t]`` and
     ``lm[b, u]`` are: where exponentials would underflow (sums 65 nats below the maxima, at V = 500), the
-    norms of that call are made one u at a time, which takes the time of dense logits and the memory of ``am``.
+    norms of that call are made one frame at a time, which takes the time of dense logits but not their memory.
 
     With ``lm_scale`` or ``am_scale`` the log-probability of an arc is a mean of three,
 
@@ -45,8 +45,8 @@ class AdditiveLogits(Source):
       lm_scale: static, the weight of :math:`p(v | u)`.
       am_scale: static, the weight of :math:`p(v | t)`.
 
-    ``clamp`` bounds the gradient with respect to each sum ``am[b, t] + lm[b, u]``. It makes the sums one u at a time,
-    and is refused where a scale is not 0.
+    ``clamp`` bounds the gradient with respect to each sum ``am[b, t] + lm[b, u]``. It makes the sums one frame at a
+    time, and is refused where a scale is not 0.
 
     Raises (in the loss):
       TypeError: if a dtype is wrong, or a scale is no static number.
@@ -106,30 +106,24 @@ class AdditiveLogits(Source):
         return self.lm_scale != 0 or self.am_scale != 0
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
-        real = labels != PADDING
-        am = _readable(self.am, jnp.any(real, axis=2))
-        lm = _readable(self.lm, jnp.any(real, axis=1))
-        entries, log_norm = _sums(am, lm, labels, parameters)
-        if self._is_smoothed:
-            entries = self._smoothed(entries, am, lm, labels, parameters)
-        return entries, log_norm
+        entries, log_norm = _sums(self.am, self.lm, labels, parameters)
+        return (self._smoothed(entries, labels, parameters) if self._is_smoothed else entries), log_norm
 
-    def _smoothed(self, entries: Array, am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> Array:
+    def _smoothed(self, entries: Array, labels: Array, parameters: ArcParameters) -> Array:
         first, stop = parameters.window
         if first >= stop:
             raise ValueError(
                 "`lm_scale` and `am_scale` need logits that the loss normalises: `fused_log_softmax` must be True, got "
                 "False."
             )
-        am, lm = _finite(am), _finite(lm)  # what is NaN has made `entries` NaN
         label = _of_positions(labels)
-        of_lm, norm = arcs.forward(lm, label, **parameters.asdict())
+        of_lm, norm = arcs.forward(self.lm, label, **parameters.asdict())
         mean = (1 - self.lm_scale - self.am_scale) * entries
         if self.lm_scale != 0:
             mean = mean + self.lm_scale * of_lm[:, None]
         if self.am_scale != 0:
-            prior = jnp.broadcast_to(_log_mean(lm, norm, label)[:, None], lm.shape)
-            mean = mean + self.am_scale * _sums(am, prior, labels, parameters)[0]
+            prior = jnp.broadcast_to(_log_mean(self.lm, norm, label)[:, None], self.lm.shape)
+            mean = mean + self.am_scale * _sums(self.am, prior, labels, parameters)[0]
         normalised = np.array([*(first <= c < stop for c in parameters.columns), True])
         # A scale of 0 must not make NaN of -inf.
         return jnp.where((entries == -jnp.inf) | ~normalised[None, None, None], entries, mean)
@@ -142,32 +136,22 @@ class AdditiveLogits(Source):
                 "`clamp` bounds the gradient of logits, and with `lm_scale` or `am_scale` there are none, got "
                 f"lm_scale={self.lm_scale} and am_scale={self.am_scale}."
             )
-        am = self.am.astype(compute_dtype(self.dtype))
+        of_nodes = [labels, kept, cotangent, *(() if bound is None else (bound,))]
+        am, lm, *of_nodes = match_manual_axes([self.am, self.lm, *of_nodes])
+        wide = compute_dtype(self.dtype)
 
         @jax.checkpoint
-        def position(of_am: Array, rows: tuple[Array, ...]) -> tuple[Array, Array]:
-            lm, label, *rest = rows
-            logits = am + lm.astype(am.dtype)[:, None]
+        def frame(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
+            of_am, of_lm = carry
+            label, *rest = (lax.dynamic_index_in_dim(x, t, 1, keepdims=False) for x in of_nodes)
+            logits = lax.dynamic_index_in_dim(am, t, 1).astype(wide) + lm.astype(wide)
             (grad,) = arcs.backward(logits, label, *rest, clipped=bound is not None, **parameters.asdict())
-            return of_am + grad, jnp.sum(grad, axis=1)
+            of_frame = jnp.sum(grad, axis=1, keepdims=True)
+            return (lax.dynamic_update_index_in_dim(of_am, of_frame, t, 1), of_lm + grad), None
 
-        of_nodes = [labels, kept, cotangent, *(() if bound is None else (bound,))]
-        columns = jnp.moveaxis(self.lm, 1, 0), *(jnp.moveaxis(x, 2, 0) for x in of_nodes)
-        start, *rows = match_manual_axes([jnp.zeros_like(am), *columns])
-        of_am, of_lm = lax.scan(position, start, tuple(rows))
-        return AdditiveLogits(
-            of_am.astype(self.dtype), jnp.moveaxis(of_lm, 0, 1).astype(self.dtype), self.lm_scale, self.am_scale
-        )
-
-
-def _readable(x: Array, mask: Array) -> Array:
-    """``x [B, S, W]`` to compute with; 0 in padding, whatever stands there."""
-    return jnp.where(mask[..., None], x, 0).astype(compute_dtype(x.dtype))
-
-
-def _finite(x: Array) -> Array:
-    """``x`` with 0 for NaN and +inf."""
-    return jnp.where(x < jnp.inf, x, 0)
+        start = jnp.zeros_like(am, wide), jnp.zeros_like(lm, wide)
+        (of_am, of_lm), _ = lax.scan(frame, start, jnp.arange(am.shape[1], dtype=jnp.int32))
+        return AdditiveLogits(of_am.astype(self.dtype), of_lm.astype(self.dtype), self.lm_scale, self.am_scale)
 
 
 def _of_positions(labels: Array) -> Array:
@@ -178,17 +162,20 @@ def _of_positions(labels: Array) -> Array:
 def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
     """The entries ``[B, T, U+1, K']`` and log-norms of ``am [B, T, W] + lm [B, U+1, W]``."""
     first, stop = parameters.window
+    wide = compute_dtype(am.dtype)
     label = jnp.maximum(_of_positions(labels), 0)
-    of_am = jnp.take_along_axis(am, label[:, None], axis=2)
-    of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
-    picks = [at(am, c)[:, :, None] + at(lm, c)[:, None] for c in parameters.columns]
+    of_am = jnp.take_along_axis(am, label[:, None], axis=2).astype(wide)
+    of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0).astype(wide)
+    picks = [at(am, c).astype(wide)[:, :, None] + at(lm, c).astype(wide)[:, None] for c in parameters.columns]
     picks.append(of_am + of_lm[:, None])
     invalid = labels < PADDING
     if first < stop:
+        real = labels != PADDING
         am, lm = am[..., first:stop], lm[..., first:stop]
-        log_norm = sum_norms(_finite(am), _finite(lm))
-        nan = ~jnp.all(am < jnp.inf, axis=-1)[:, :, None] | ~jnp.all(lm < jnp.inf, axis=-1)[:, None]
-        invalid |= nan & (labels != PADDING)
+        # Of NaN the maximum is NaN, which is not less than inf.
+        good_am, good_lm = (lax.stop_gradient(jnp.max(x, axis=-1)) < jnp.inf for x in (am, lm))
+        log_norm = sum_norms(am, lm, good_am & jnp.any(real, axis=2), good_lm & jnp.any(real, axis=1))
+        invalid |= real & ~(good_am[:, :, None] & good_lm[:, None])
     else:
         log_norm = jnp.zeros_like(picks[0])
     entries = lax_arcs.assemble(
@@ -207,6 +194,7 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
 
 def _log_mean(lm: Array, norm: Array, label: Array) -> Array:
     """The log of the mean of the softmax of ``lm [B, U+1, W]`` over the positions that are not padding: ``[B, W]``."""
+    lm = lm.astype(norm.dtype)
     counts = (label != PADDING) & (norm > -jnp.inf)
     x = jnp.where(counts[..., None], lm - jnp.where(counts, norm, 0)[..., None], -jnp.inf)
     top = lax.stop_gradient(jnp.max(x, axis=1))

@@ -81,7 +81,7 @@ class PackedLogits(Source):
         layout = self._layout()
         entries, log_norm = arcs.forward(self.rows, layout.of_rows(labels, PADDING), **parameters.asdict())
         absent = (layout.row == self.rows.shape[0]) & (labels != PADDING)
-        of_nodes = entries.at[layout.row].get(mode="fill", fill_value=-jnp.inf)
+        of_nodes = _rows_at(entries, layout.row, -jnp.inf)
         return jnp.where(absent[..., None], jnp.nan, of_nodes), log_norm
 
     def backward(
@@ -108,8 +108,14 @@ class _Layout(NamedTuple):
 
     def of_rows(self, of_nodes: Array, fill: int) -> Array:
         """``[B, T, U+1, ...]`` in the order of rows: ``[N, ...]``."""
-        flat = of_nodes.reshape(-1, *of_nodes.shape[3:])
-        return flat.at[self.node].get(mode="fill", fill_value=fill)
+        return _rows_at(of_nodes.reshape(-1, *of_nodes.shape[3:]), self.node, fill)
+
+
+def _rows_at(x: Array, place: Array, fill: float) -> Array:
+    """``x[place]``, and ``fill`` beyond its end."""
+    if x.shape[0] == 0:  # gathers refuse it
+        return jnp.full((*place.shape, *x.shape[1:]), fill, x.dtype)
+    return x.at[place].get(mode="fill", fill_value=fill)
 
 
 def _layout(logit_lengths: Array, target_lengths: Array, frames: int, labels: int, rows: int) -> _Layout:
@@ -215,9 +221,6 @@ def pack(
     node = _layout(t_b, u_b, frames, positions - 1, rows).node
     frame = node // positions
     position = frame // max(frames, 1) * positions + node % positions
-    return _rows_at(e, frame), _rows_at(p, position)
-
-
-def _rows_at(x: Array, place: Array) -> Array:
-    """``x [B, S, D]`` at places in the flat [B S]; 0 beyond its end."""
-    return x.reshape(-1, x.shape[-1]).at[place].get(mode="fill", fill_value=0)
+    return _rows_at(e.reshape(b * frames, e.shape[2]), frame, 0), _rows_at(
+        p.reshape(b * positions, p.shape[2]), position, 0
+    )

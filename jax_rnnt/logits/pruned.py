@@ -70,6 +70,8 @@ class PrunedLogits(Source):
     def check(self) -> None:
         checks.floating("rows", self.rows)
         checks.rank("rows", self.rows, "B, T, S, W")
+        if self.rows.shape[2] < 1:
+            raise ValueError(f"`rows` must have S >= 1 positions of each frame, got shape {self.rows.shape}.")
         checks.integer("ranges", self.ranges)
         checks.shape("ranges", self.ranges, self.rows.shape[:2], f"[B, T] for `rows` of shape {self.rows.shape}")
         if static_index("labels", self.labels) < 0:

@@ -1,0 +1,185 @@
+"""What is special about pruned logits: which positions are kept, and what pruning does to the cost."""
+
+import jax
+import jax.numpy as jnp
+import losses
+import meshes
+import numpy as np
+import pytest
+from losses import T, U
+from test_sources import RNNT
+
+import jax_rnnt
+
+LENGTHS = ((T, U), (3, U), (2, U), (1, 2), (1, 0), (4, 1), (0, 0))
+
+
+def defined_ranges(posteriors: np.ndarray, frames: int, labels: int, kept: int, step: int) -> list[int]:
+    """Of one utterance, [T, U+1, K] -> [T]: sums one by one, then the two moves, frame by frame from the end."""
+    t_max, positions, _ = posteriors.shape
+    kept = min(kept, positions)
+    last = max(labels - kept + 1, 0)
+    first = []
+    for t in range(t_max):
+        sums = [posteriors[t, u : u + kept].sum() for u in range(last + 1)]
+        first.append(int(np.argmax(sums)) if t < frames - 1 else last)
+    for t in reversed(range(t_max - 1)):
+        first[t] = min(first[t], first[t + 1])
+    for t in reversed(range(t_max - 1)):
+        first[t] = max(first[t], first[t + 1] - step)
+    return [min(u, step * t) for t, u in enumerate(first)]
+
+
+def _posteriors(t_max: int, u_max: int, lengths, seed: int = 0) -> np.ndarray:
+    log_probs = 3 * np.random.default_rng(seed).normal(size=(len(lengths), t_max, u_max + 1, 2))
+    return np.asarray(jax_rnnt.lattice_posteriors(log_probs, *np.array(lengths).T)[1])
+
+
+@pytest.mark.parametrize(("kept", "step"), [(2, None), (3, None), (3, 1), (1, 1), (U + 1, None), (U + 3, None)])
+def test_ranges_are_those_of_the_definition(kept: int, step: int | None) -> None:
+    for t_max, u_max, lengths in ((T, U, LENGTHS), (12, 8, ((12, 8), (6, 8), (3, 8), (9, 2), (1, 8)))):
+        posteriors = _posteriors(t_max, u_max, lengths)
+        t_b, u_b = np.array(lengths).T
+        ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, kept, step))
+        assert ranges.dtype == np.int32
+        real_step = kept - 1 if step is None else step
+        for b, (frames, labels) in enumerate(lengths):
+            assert ranges[b].tolist() == defined_ranges(posteriors[b], frames, labels, kept, real_step)
+            real = ranges[b, :frames]
+            assert (np.diff(real) >= 0).all()
+            assert (np.diff(real) <= real_step).all()
+            if frames > 0:
+                assert real[0] == 0
+                reaches = real[-1] + kept > labels
+                assert reaches == (kept + (frames - 1) * real_step > labels), "as far as the steps allow"
+
+
+def test_bad_lengths_and_posteriors_give_ranges_inside_of_the_array() -> None:
+    posteriors = np.full((4, T, U + 1, 2), np.nan)
+    t_b, u_b = np.array([T + 1, -5, 2**31 - 1, -(2**31)]), np.array([U + 9, -(2**31), 2**31 - 1, -1])
+    ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, 2))
+    assert ((ranges >= 0) & (ranges <= U)).all()
+
+
+def _pruned_costs(logits, ranges, kept: int, targets, t_b, u_b, loss=RNNT):
+    place = ranges[:, :, None] + np.arange(kept)
+    rows = np.take_along_axis(logits, np.clip(place, 0, U)[..., None], axis=2)
+    rows[(place < 0) | (place > U)] = np.nan
+    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, labels=U)
+    return np.asarray(loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK))
+
+
+@pytest.mark.parametrize("loss", [RNNT, *losses.PLAIN], ids=lambda loss: loss.name)
+def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
+    """They fall with S, are finite as soon as a path can exist, and equal to the whole cost where S is U + 1."""
+    lengths = ((T, U), (3, U), (2, 3), (4, 1), (T, 0))
+    t_b, u_b = np.array(lengths, np.int32).T
+    rng = np.random.default_rng(1)
+    logits, targets = rng.normal(size=(5, T, U + 1, loss.width)), rng.integers(*losses.LABELS, (5, U)).astype(np.int32)
+    whole, _ = loss.expected(logits, targets, t_b, u_b)
+    posteriors = _posteriors(T, U, lengths)
+    step = 1 if loss.name == "monotonic" else None
+    before = np.full(5, np.inf)
+    for kept in (2, 3, U + 1, U + 2):
+        ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, kept, step))
+        cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b, loss)
+        assert (cost >= whole - 1e-12).all()
+        if step is None:
+            assert np.isfinite(cost[t_b * (kept - 1) >= u_b]).sum() >= np.isfinite(before).sum()
+        before = cost
+    np.testing.assert_allclose(cost, whole, rtol=1e-12)
+
+
+def test_more_labels_than_frames_have_paths_where_positions_suffice() -> None:
+    """T_b (S - 1) >= U_b, as each frame passes S - 1 labels at most."""
+    lengths = ((2, U), (1, U), (1, 1))
+    t_b, u_b = np.array(lengths, np.int32).T
+    logits, targets = np.zeros((3, T, U + 1, losses.V)), np.ones((3, U), np.int32)
+    for kept in (2, 3, 4):
+        ranges = np.asarray(jax_rnnt.prune_ranges(_posteriors(T, U, lengths), t_b, u_b, kept))
+        cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b)
+        assert np.isfinite(cost).tolist() == (t_b * (kept - 1) >= u_b).tolist()
+
+
+def test_ranges_out_of_range_cost_nan() -> None:
+    """In that example only, and only at frames before T_b."""
+    t_b, u_b = np.full(6, 3, np.int32), np.full(6, 1, np.int32)
+    ranges = np.zeros((6, T), np.int64)
+    ranges[0, 1], ranges[1, 2], ranges[2, 0], ranges[3, 3] = -1, U + 1, 2**40, -7
+    ranges[4] = U  # beyond U_b: no node is left
+    logits, targets = np.zeros((6, T, U + 1, losses.V)), np.ones((6, U), np.int32)
+    cost = _pruned_costs(logits, ranges, 2, targets, t_b, u_b)
+    assert np.isnan(cost).tolist() == [True, True, True, False, False, False]
+    assert np.isposinf(cost).tolist() == [False] * 4 + [True, False]
+
+
+def test_prune_gathers_what_is_kept() -> None:
+    rng = np.random.default_rng(2)
+    encoded, predicted = rng.normal(size=(2, T, 3)), rng.normal(size=(2, U + 1, 4))
+    ranges = np.array([[0, 0, 1, 2, 3], [-1, 0, 0, U + 1, 2]], np.int32)
+    e, p = jax_rnnt.prune(encoded, predicted, ranges, 2)
+    assert e.shape == (2, T, 2, 3)
+    for b, t, s in np.ndindex(2, T, 2):
+        u = ranges[b, t] + s
+        np.testing.assert_array_equal(e[b, t, s], encoded[b, t])
+        np.testing.assert_array_equal(p[b, t, s], predicted[b, u] if 0 <= u <= U else np.zeros(4))
+
+
+def test_recipe_of_simple_and_pruned_loss() -> None:
+    """As docs/sources.md has it: with S = U + 1 it is the sum of two dense losses, gradients included."""
+    rng = np.random.default_rng(3)
+    am, lm = rng.normal(size=(2, T, 6)), rng.normal(size=(2, U + 1, 6))
+    kernel, batch = rng.normal(size=(6, 6)), (rng.integers(1, 6, (2, U)), np.array([T, 3]), np.array([2, U]))
+
+    def recipe(am, lm):
+        simple = jax_rnnt.AdditiveLogits(am, lm)
+        nodes = jax_rnnt.node_labels(*batch, simple.shape, blanks=(0,))
+        arcs = jax_rnnt.source_log_probs(simple, nodes.labels, columns=(0,), implementation=losses.QUICK)
+        costs, posteriors = jax_rnnt.lattice_posteriors(arcs, *nodes[1:], implementation=losses.QUICK)
+        ranges = jax_rnnt.prune_ranges(posteriors, *batch[1:], s_range=U + 1)
+        e, p = jax_rnnt.prune(am, lm, ranges, U + 1)
+        pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, labels=U)
+        return 0.5 * costs.sum() + jax_rnnt.rnnt_loss(
+            pruned, *batch, blank=0, reduction="sum", implementation=losses.QUICK
+        )
+
+    def dense(am, lm):
+        x = am[:, :, None] + lm[:, None]
+        loss = jax_rnnt.RNNTLoss(blank=0, reduction="sum", implementation=losses.QUICK)
+        return 0.5 * loss(x, *batch) + loss(jnp.tanh(x) @ kernel, *batch)
+
+    actual, wanted = (losses.jit(jax.value_and_grad(f, (0, 1)))(am, lm) for f in (recipe, dense))
+    jax.tree.map(meshes.assert_close, actual, wanted)
+
+
+REFUSED = [
+    ({"rows": np.zeros((2, 4, 3))}, ValueError, r"`rows` must have 4 dimensions \[B, T, S, W\].*\(2, 4, 3\)"),
+    ({"rows": np.zeros((2, 4, 0, 5))}, ValueError, r"`rows` must have S >= 1.*\(2, 4, 0, 5\)"),
+    ({"ranges": np.zeros((2, 3), np.int32)}, ValueError, r"`ranges` must have shape \(2, 4\).*\(2, 3\)"),
+    ({"ranges": np.zeros((2, 4))}, TypeError, "`ranges` must have an integer dtype, got float64"),
+    ({"labels": -1}, ValueError, "`labels` must be at least 0, got -1"),
+    ({"labels": 7}, ValueError, r"= \(2, 4, 8, 5\) needs `targets`"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), REFUSED)
+def test_refusals_name_the_argument(changes: dict, error: type, message: str) -> None:
+    good = {"rows": np.zeros((2, 4, 2, 5)), "ranges": np.zeros((2, 4), np.int32), "labels": 3}
+    with pytest.raises(error, match=message):
+        jax_rnnt.rnnt_loss(
+            jax_rnnt.PrunedLogits(**(good | changes)), np.zeros((2, 3), np.int32), np.array([2, 1]), np.array([2, 1])
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"s_range": 1}, ValueError, "`s_range` must be at least 2, or 1 where `max_step` is given, got 1"),
+        ({"s_range": 0, "max_step": 1}, ValueError, "`s_range` .* got 0"),
+        ({"s_range": 3, "max_step": 0}, ValueError, "`max_step` must be at least 1, got 0"),
+        ({"s_range": 2.5}, TypeError, "`s_range` must be an integer"),
+    ],
+)
+def test_prune_ranges_refuses(options: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        jax_rnnt.prune_ranges(np.zeros((1, 2, 2, 2)), np.array([2]), np.array([1]), **options)

@@ -1,0 +1,165 @@
+"""Every source under the transformations of JAX, and its refusals; each is made of a dense array of logits here."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import losses
+import meshes
+import numpy as np
+import pytest
+import tolerances
+from losses import LossUnderTest, T, U
+from meshes import P
+from sources import KEPT, ranges
+from test_sources import RNNT
+
+import jax_rnnt
+
+LENGTHS = np.array([5, 3, 4, 0], np.int32), np.array([3, 2, 1, 0], np.int32)
+WEIGHTS = np.array([1.0, -2.0, 0.5, 1.0])
+TDT = next(loss for loss in losses.PLAIN if loss.name == "tdt")
+FIRST = ranges(4)
+
+
+def packed(x, first, t_b, u_b):
+    b, width = x.shape[0], x.shape[-1]
+    u = jnp.broadcast_to(jnp.arange(U + 1.0)[None, :, None], (b, U + 1, 1))
+    frame, position = jax_rnnt.pack(x.reshape(b, T, (U + 1) * width), u, t_b, u_b, rows=b * T * (U + 1))
+    place = position.astype(jnp.int32)[:, :, None]
+    rows = jnp.take_along_axis(frame.reshape(-1, U + 1, width), place, axis=1)[:, 0]
+    return jax_rnnt.PackedLogits(rows, t_b, u_b, frames=T, labels=U)
+
+
+def pruned(x, first, t_b, u_b):
+    place = jnp.minimum(first[:, :, None] + jnp.arange(KEPT, dtype=jnp.int32)[None, None], U)
+    return jax_rnnt.PrunedLogits(jnp.take_along_axis(x, place[..., None], axis=2), first, labels=U)
+
+
+def additive(x, first, t_b, u_b):
+    return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0])
+
+
+SOURCES = (packed, pruned, additive)
+
+
+def _each(name: str, rows):
+    return pytest.mark.parametrize(name, rows, ids=lambda row: getattr(row, "name", None) or row.__name__)
+
+
+def _costs(source: Callable, loss: LossUnderTest, x, first, targets, t_b, u_b, **options):
+    return loss.costs(source(x, first, t_b, u_b), targets, t_b, u_b, implementation=losses.QUICK, **options)
+
+
+@functools.cache
+def _arrays(width: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(width)
+    x, targets = rng.normal(size=(4, T, U + 1, width)), rng.integers(*losses.LABELS, (4, U)).astype(np.int32)
+    return x, FIRST, targets, *LENGTHS
+
+
+def _expected(source: Callable, loss: LossUnderTest, x) -> tuple[np.ndarray, np.ndarray]:
+    """Costs, and the gradient of their weighted sum with respect to x."""
+    _, _, *rest = _arrays(loss.width)
+    if source is additive:
+        cost, gradient = loss.expected(x[:, :, 1, None] + x[:, :1], *rest)
+        of_x = np.zeros(x.shape)
+        of_x[:, :, 1] += gradient.sum(axis=2)
+        of_x[:, 0] += gradient.sum(axis=1)
+        return cost, of_x * WEIGHTS[:, None, None, None]
+    if source is pruned:
+        u = np.arange(U + 1)[None, None]
+        x = np.where(((u >= FIRST[..., None]) & (u < FIRST[..., None] + KEPT))[..., None], x, -np.inf)
+    cost, gradient = loss.expected(x, *rest)
+    return cost, gradient * WEIGHTS[:, None, None, None]
+
+
+def _step(costs: Callable) -> Callable:
+    def step(x, *rest):
+        cost, pull = jax.vjp(lambda x: costs(x, *rest), x)
+        return cost, pull(jnp.asarray(WEIGHTS, cost.dtype))[0]
+
+    return step
+
+
+def _assert_expected(source, loss, result) -> None:
+    for actual, wanted in zip(result, _expected(source, loss, _arrays(loss.width)[0]), strict=True):
+        meshes.assert_close(actual, wanted)
+
+
+@_each("loss", [RNNT, TDT])
+@_each("source", SOURCES)
+def test_vmap_and_gradient_of_vmap(source: Callable, loss: LossUnderTest) -> None:
+    """Over single examples, each a batch of one."""
+    one = jax.vmap(functools.partial(_costs, source, loss))
+    step = losses.jit(_step(lambda *arrays: one(*arrays)[:, 0]))
+    cost, gradient = step(*(a[:, None] for a in _arrays(loss.width)))
+    _assert_expected(source, loss, (cost, gradient[:, 0]))
+
+
+@_each("source", SOURCES)
+def test_gradient_inside_vmap(source: Callable) -> None:
+    step = jax.vmap(jax.value_and_grad(lambda *arrays: _costs(source, RNNT, *arrays)[0]))
+    cost, gradient = losses.jit(step)(*(a[:, None] for a in _arrays(RNNT.width)))
+    _assert_expected(source, RNNT, (cost, gradient[:, 0] * WEIGHTS[:, None, None, None]))
+
+
+@_each("loss", [RNNT, TDT])
+@_each("source", SOURCES)
+def test_forward_mode_is_the_gradient(source: Callable, loss: LossUnderTest) -> None:
+    x, *rest = _arrays(loss.width)
+    v = np.random.default_rng(1).normal(size=x.shape)
+    _, tangents = losses.jit(lambda x, v: jax.jvp(lambda x: _costs(source, loss, x, *rest), (x,), (v,)))(x, v)
+    _, gradient = _expected(source, loss, x)
+    np.testing.assert_allclose(tangents * WEIGHTS, (gradient * v).sum((1, 2, 3)), rtol=1e-11, atol=1e-13)
+
+
+@_each("source", SOURCES)
+def test_hessian_vector_products(source: Callable) -> None:
+    x, *rest = _arrays(RNNT.width)
+    v, h = np.random.default_rng(1).normal(size=x.shape), tolerances.FINITE_STEP
+    gradient = jax.grad(lambda x: (_costs(source, RNNT, x, *rest) * WEIGHTS).sum())
+    forward = losses.jit(lambda x, v: jax.jvp(gradient, (x,), (v,))[1])(x, v)
+    reverse = losses.jit(jax.grad(lambda x: (gradient(x) * v).sum()))(x)
+    up, down = (_expected(source, RNNT, x + s * v)[1] for s in (h, -h))
+    assert np.abs(forward).max() > 0.1
+    for product in (forward, reverse):
+        np.testing.assert_allclose(product, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
+
+
+@_each("source", SOURCES)
+@pytest.mark.parametrize("clamp", [-1.0, 1e6])
+def test_batch_over_a_mesh(clamp: float, source: Callable) -> None:
+    """Inside `shard_map`, where a gradient that is not local would be wrong, and nothing may cross the mesh."""
+    mesh = meshes.make_mesh(data=4)
+    arrays = [meshes.put(mesh, a, "data") for a in _arrays(RNNT.width)]
+    costs = functools.partial(_costs, source, RNNT, clamp=clamp)
+    inside = jax.shard_map(costs, mesh=mesh, in_specs=(P("data"),) * 5, out_specs=P("data"))
+    run, program = meshes.compiled(_step(inside), *arrays)
+    _assert_expected(source, RNNT, run(*arrays))
+    assert program.collectives() == []
+
+
+@_each("source", SOURCES)
+def test_sharded_batch(source: Callable) -> None:
+    mesh = meshes.make_mesh(data=4)
+    arrays = [meshes.put(mesh, a, "data") for a in _arrays(RNNT.width)]
+    run, _ = meshes.compiled(_step(functools.partial(_costs, source, RNNT)), *arrays)
+    _assert_expected(source, RNNT, run(*arrays))
+
+
+@_each("source", SOURCES)
+def test_refusals(source: Callable) -> None:
+    x, *rest = _arrays(RNNT.width)
+
+    def costs(**options):
+        return lambda x: _costs(source, RNNT, x, *rest, **options)
+
+    with pytest.raises(TypeError, match="With `clamp` the loss has no forward mode"):
+        jax.eval_shape(lambda x: jax.jvp(costs(clamp=0.1), (x,), (x,)), x)
+    inside = jax.shard_map(
+        costs(vocab_axis_name="data"), mesh=meshes.make_mesh(data=4), in_specs=P(), out_specs=P(), check_vma=False
+    )
+    with pytest.raises(ValueError, match=r"`vocab_axis_name` is 'data', and `logits` are \w+Logits"):
+        jax.eval_shape(inside, x)
