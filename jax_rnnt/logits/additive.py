@@ -106,10 +106,11 @@ class AdditiveLogits(Source):
         return self.lm_scale != 0 or self.am_scale != 0
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
-        entries, log_norm = _sums(self.am, self.lm, labels, parameters)
-        return (self._smoothed(entries, labels, parameters) if self._is_smoothed else entries), log_norm
+        am, lm = (x.astype(compute_dtype(x.dtype)) for x in (self.am, self.lm))
+        entries, log_norm = _sums(am, lm, labels, parameters)
+        return (self._smoothed(entries, am, lm, labels, parameters) if self._is_smoothed else entries), log_norm
 
-    def _smoothed(self, entries: Array, labels: Array, parameters: ArcParameters) -> Array:
+    def _smoothed(self, entries: Array, am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> Array:
         first, stop = parameters.window
         if first >= stop:
             raise ValueError(
@@ -117,13 +118,13 @@ class AdditiveLogits(Source):
                 "False."
             )
         label = _of_positions(labels)
-        of_lm, norm = arcs.forward(self.lm, label, **parameters.asdict())
+        of_lm, norm = arcs.forward(lm, label, **parameters.asdict())
         mean = (1 - self.lm_scale - self.am_scale) * entries
         if self.lm_scale != 0:
             mean = mean + self.lm_scale * of_lm[:, None]
         if self.am_scale != 0:
-            prior = jnp.broadcast_to(_log_mean(self.lm, norm, label)[:, None], self.lm.shape)
-            mean = mean + self.am_scale * _sums(self.am, prior, labels, parameters)[0]
+            prior = jnp.broadcast_to(_log_mean(lm, norm, label)[:, None], lm.shape)
+            mean = mean + self.am_scale * _sums(am, prior, labels, parameters)[0]
         normalised = np.array([*(first <= c < stop for c in parameters.columns), True])
         # A scale of 0 must not make NaN of -inf.
         return jnp.where((entries == -jnp.inf) | ~normalised[None, None, None], entries, mean)
@@ -162,11 +163,10 @@ def _of_positions(labels: Array) -> Array:
 def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
     """The entries ``[B, T, U+1, K']`` and log-norms of ``am [B, T, W] + lm [B, U+1, W]``."""
     first, stop = parameters.window
-    wide = compute_dtype(am.dtype)
     label = jnp.maximum(_of_positions(labels), 0)
-    of_am = jnp.take_along_axis(am, label[:, None], axis=2).astype(wide)
-    of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0).astype(wide)
-    picks = [at(am, c).astype(wide)[:, :, None] + at(lm, c).astype(wide)[:, None] for c in parameters.columns]
+    of_am = jnp.take_along_axis(am, label[:, None], axis=2)
+    of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
+    picks = [at(am, c)[:, :, None] + at(lm, c)[:, None] for c in parameters.columns]
     picks.append(of_am + of_lm[:, None])
     invalid = labels < PADDING
     if first < stop:
@@ -194,7 +194,6 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
 
 def _log_mean(lm: Array, norm: Array, label: Array) -> Array:
     """The log of the mean of the softmax of ``lm [B, U+1, W]`` over the positions that are not padding: ``[B, W]``."""
-    lm = lm.astype(norm.dtype)
     counts = (label != PADDING) & (norm > -jnp.inf)
     x = jnp.where(counts[..., None], lm - jnp.where(counts, norm, 0)[..., None], -jnp.inf)
     top = lax.stop_gradient(jnp.max(x, axis=1))

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jax_rnnt.ops.slices import compute_dtype
 from jax_rnnt.xla.primitive import Operation
 from jax_rnnt.xla.sharding import match_manual_axes
 
@@ -24,13 +23,13 @@ def _shifted(x: Array, usable: Array) -> tuple[Array, Array]:
 
     A row that is not usable counts as one of zeros.
     """
-    highest = lax.stop_gradient(jnp.max(x, axis=-1)).astype(compute_dtype(x.dtype))
+    highest = lax.stop_gradient(jnp.max(x, axis=-1))
     top = jnp.where(usable & (highest > -jnp.inf), highest, 0)
-    return jnp.exp(_wide(x, usable) - top[..., None]), top
+    return jnp.exp(_used(x, usable) - top[..., None]), top
 
 
-def _wide(x: Array, usable: Array) -> Array:
-    return jnp.where(usable[..., None], x, 0).astype(compute_dtype(x.dtype))
+def _used(x: Array, usable: Array) -> Array:
+    return jnp.where(usable[..., None], x, 0)
 
 
 def _product(subscripts: str, x: Array, y: Array) -> Array:
@@ -52,7 +51,7 @@ def _log_sums(norm: Array, top_a: Array, top_b: Array) -> Array:
 def _frame(x: Array, usable: Array, t: Array) -> Array:
     """``x[..., t, :]`` as ``[..., 1, V]``."""
     row, use = (lax.dynamic_index_in_dim(y, t, axis) for y, axis in ((x, x.ndim - 2), (usable, usable.ndim - 1)))
-    return _wide(row, use)
+    return _used(row, use)
 
 
 def _of_frame(x: Array, t: Array) -> Array:
@@ -74,10 +73,10 @@ def _norms(a: Array, b: Array, use_a: Array, use_b: Array) -> list[Array]:
     inexact = jnp.any((total == 0) & ~empty) | _inexact(a.shape[-1], jnp.log(total))
 
     def exactly() -> Array:
-        wide_b = _wide(b, use_b)
+        used_b = _used(b, use_b)
 
         def frame(t: Array) -> Array:
-            exp, top = _shifted(_frame(a, use_a, t) + wide_b, jnp.ones_like(use_b))
+            exp, top = _shifted(_frame(a, use_a, t) + used_b, jnp.ones_like(use_b))
             return jnp.log(jnp.sum(exp, axis=-1)) + top
 
         return _over_frames(a, frame)
@@ -100,18 +99,18 @@ def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Ar
     log_sums = _log_sums(norm, top_a, top_b)
 
     def exactly() -> Array:
-        wide_b, wide_d_b = _wide(b, use_b), _wide(d_b, use_b)
+        used_b, used_d_b = _used(b, use_b), _used(d_b, use_b)
 
         @jax.checkpoint
         def frame(t: Array) -> Array:
-            softmax = _softmax(_frame(a, use_a, t) + wide_b, _of_frame(norm, t))
-            return jnp.sum(softmax * (_frame(d_a, use_a, t) + wide_d_b), axis=-1)
+            softmax = _softmax(_frame(a, use_a, t) + used_b, _of_frame(norm, t))
+            return jnp.sum(softmax * (_frame(d_a, use_a, t) + used_d_b), axis=-1)
 
         return _over_frames(a, frame)
 
     def by_product() -> Array:
-        of_a = _product("...tv,...uv->...tu", exp_a * _wide(d_a, use_a), exp_b)
-        of_b = _product("...tv,...uv->...tu", exp_a, exp_b * _wide(d_b, use_b))
+        of_a = _product("...tv,...uv->...tu", exp_a * _used(d_a, use_a), exp_b)
+        of_b = _product("...tv,...uv->...tu", exp_a, exp_b * _used(d_b, use_b))
         return jnp.where(log_sums == -jnp.inf, 0, (of_a + of_b) * jnp.exp(-log_sums))
 
     return [lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)]
@@ -124,12 +123,12 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
     log_sums = _log_sums(norm, top_a, top_b)
 
     def exactly() -> tuple[Array, Array]:
-        wide_b = _wide(b, use_b)
+        used_b = _used(b, use_b)
 
         @jax.checkpoint
         def frame(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
             of_a, of_b = carry
-            each = _softmax(_frame(a, use_a, t) + wide_b, _of_frame(norm, t)) * _of_frame(cotangent, t)[..., None]
+            each = _softmax(_frame(a, use_a, t) + used_b, _of_frame(norm, t)) * _of_frame(cotangent, t)[..., None]
             of_frame = jnp.sum(each, axis=-2, keepdims=True)
             return (lax.dynamic_update_index_in_dim(of_a, of_frame, t, of_a.ndim - 2), of_b + each), None
 
@@ -142,8 +141,7 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
         of_a = exp_a * _product("...tu,...uv->...tv", weight, exp_b)
         return of_a, exp_b * _product("...tu,...tv->...uv", weight, exp_a)
 
-    of_a, of_b = lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)
-    return of_a.astype(a.dtype), of_b.astype(b.dtype)
+    return lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)
 
 
 def _zeros_like(x: Array, *others: Array) -> Array:
@@ -152,7 +150,7 @@ def _zeros_like(x: Array, *others: Array) -> Array:
 
 
 def _norm_type(a, b, *_) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct((*a.shape[:-1], b.shape[-2]), compute_dtype(a.dtype))]
+    return [jax.ShapeDtypeStruct((*a.shape[:-1], b.shape[-2]), a.dtype)]
 
 
 def _batch_ndim(a, *_) -> int:
@@ -173,10 +171,10 @@ _tangent_operation.def_transpose(_transpose)
 
 @jax.custom_jvp
 def sum_norms(a: Array, b: Array, use_a: Array, use_b: Array) -> Array:
-    """``[..., T, U+1]`` from ``a [..., T, V]`` and ``b [..., U+1, V]``; -inf where nothing but -inf is summed.
+    """``[..., T, U+1]`` from ``a [..., T, V]`` and ``b [..., U+1, V]``, both float32 or both float64.
 
     In rows to use, ``use_a [..., T]`` and ``use_b [..., U+1]``, entries are finite or -inf. Others are not read: they
-    count as zeros, and have a gradient of 0 where the cotangents of their norms are.
+    count as zeros, and have a gradient of 0 where the cotangents of their norms are. A sum of nothing but -inf is -inf.
     """
     return _forward(a, b, use_a, use_b, implementation=None)[0]
 
