@@ -1,11 +1,15 @@
 """Every source with every loss, against the definition: the table of corner cases, clamp, masks, transformations."""
 
+import jax
+import jax.numpy as jnp
 import losses
 import numpy as np
 import pytest
 import sources
 from losses import LossUnderTest
 from sources import SourceUnderTest
+
+import jax_rnnt
 
 RNNT = losses.LossUnderTest("rnnt", losses.FASTEMIT.call, losses.FASTEMIT.oracle)
 LOSSES = (RNNT, *losses.PLAIN, losses.FASTEMIT, losses.ENDS)
@@ -56,3 +60,21 @@ def test_cotangents_of_0_mask_what_is_bad(clamp: float, loss: LossUnderTest, sou
     sources.assert_matches(source, loss, *result, clamp=clamp, cotangent=cotangent)
     assert all(np.isfinite(gradient).all() for gradient in result[1])
     assert np.isnan(cost).sum() > 10
+
+
+@pytest.mark.parametrize(("examples", "frames"), [(0, 3), (2, 0)])
+def test_empty_arrays(examples: int, frames: int) -> None:
+    """A batch without examples, and one without frames."""
+    lengths = np.zeros(examples, np.int32), np.zeros(examples, np.int32)
+    targets = np.zeros((examples, 2), np.int32)
+    held = [
+        jax_rnnt.PackedLogits(np.zeros((0, 4)), *lengths, frames=frames, labels=2),
+        jax_rnnt.PackedLogits(np.zeros((3, 4)), *lengths, frames=frames, labels=2),
+        jax_rnnt.PrunedLogits(np.zeros((examples, frames, 2, 4)), np.zeros((examples, frames), np.int32), labels=2),
+        jax_rnnt.AdditiveLogits(np.zeros((examples, frames, 4)), np.zeros((examples, 3, 4)), 0.1, 0.1),
+    ]
+    for source in held:
+        cost, pull = jax.vjp(lambda x: RNNT.costs(x, targets, *lengths, implementation=losses.QUICK), source)
+        assert cost.tolist() == [0.0] * examples
+        (gradient,) = pull(jnp.ones_like(cost))
+        assert not any(np.any(x) for x in jax.tree.leaves(gradient) if x.dtype == np.float64)

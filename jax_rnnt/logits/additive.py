@@ -151,7 +151,8 @@ class AdditiveLogits(Source):
             return (lax.dynamic_update_index_in_dim(of_am, of_frame, t, 1), of_lm + grad), None
 
         start = jnp.zeros_like(am, wide), jnp.zeros_like(lm, wide)
-        (of_am, of_lm), _ = lax.scan(frame, start, jnp.arange(am.shape[1], dtype=jnp.int32))
+        frames = jnp.arange(am.shape[1], dtype=jnp.int32)
+        of_am, of_lm = lax.scan(frame, start, frames)[0] if frames.size > 0 else start
         return AdditiveLogits(of_am.astype(self.dtype), of_lm.astype(self.dtype), self.lm_scale, self.am_scale)
 
 
@@ -169,7 +170,7 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
     picks = [at(am, c)[:, :, None] + at(lm, c)[:, None] for c in parameters.columns]
     picks.append(of_am + of_lm[:, None])
     invalid = labels < PADDING
-    if first < stop:
+    if first < stop and labels.size > 0:
         real = labels != PADDING
         am, lm = am[..., first:stop], lm[..., first:stop]
         # Of NaN the maximum is NaN, which is not less than inf.
