@@ -52,8 +52,8 @@ def inputs_of_joint(model, codes, frames, labels):
 
 def new_model(rng: np.random.Generator, codes: np.ndarray, d: int):
     """The joint's kernel begins with the labels' codes, as tied embeddings do."""
-    encoder, predictor = (jnp.asarray(rng.normal(size=(CODE, d)), jnp.float32) / 8 for _ in range(2))
-    kernel = encoder.T @ codes.T * (10 / d)
+    encoder, predictor = (jnp.asarray(rng.normal(size=(CODE, d)), jnp.float32) / 24 for _ in range(2))
+    kernel = encoder.T @ codes.T * (100 / d)
     return {"encoder": encoder, "predictor": predictor, "joint": {"kernel": kernel, "bias": jnp.zeros(len(codes))}}
 
 
