@@ -9,7 +9,10 @@ Losses:
   RNNTLoss              rnnt_loss with its options set beforehand: a field of Flax modules, a static argument of jit
   Loss                  the same for any of them
 
-Other sources of logits than a dense array, for every loss:
+Logits that are no dense array; every loss takes them:
+  JointLogits           a joint network and its inputs: its outputs are made a tile at a time
+  linen_joint           the joint network of JointLogits from a module of Flax linen
+  nnx_joint             the same from a module of Flax nnx
   PackedLogits          the rows of all utterances one after the other, without padding
   PrunedLogits          a few positions of each frame
   AdditiveLogits        the sum of an encoder's part and a predictor's part
@@ -41,6 +44,8 @@ from jax_rnnt.logits.additive import AdditiveLogits
 from jax_rnnt.logits.log_probs import source_log_probs
 from jax_rnnt.logits.packed import PackedLogits, pack, packed_offsets
 from jax_rnnt.logits.pruned import PrunedLogits, prune, prune_ranges
+from jax_rnnt.logits.joint import JointLogits
+from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
 from jax_rnnt.losses.loss_object import Loss, RNNTLoss
 from jax_rnnt.losses.monotonic import MONOTONIC_MOVES, monotonic_rnnt_loss
@@ -58,6 +63,7 @@ __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
     "AdditiveLogits",
+    "JointLogits",
     "Loss",
     "NodeLabels",
     "PackedLogits",
@@ -72,9 +78,11 @@ __all__ = [
     "internal_lm_scores",
     "lattice_cost",
     "lattice_posteriors",
+    "linen_joint",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
     "native_available",
+    "nnx_joint",
     "node_labels",
     "pack",
     "packed_offsets",

@@ -25,16 +25,16 @@ def source_log_probs(
     With :func:`lattice_posteriors` it gives the posteriors that :func:`prune_ranges` needs, and the cost beside them.
 
     Args:
-      source: such as :class:`AdditiveLogits`; it stands for ``[B, T, U+1, W]``.
+      source: :class:`AdditiveLogits`, :class:`PrunedLogits` or :class:`PackedLogits`; it stands for ``[B, T, U+1, W]``.
       labels: ``[B, T, U+1]``, any integer type, the ``labels`` of :func:`node_labels`.
       columns, window, implementation: as in :func:`arc_log_probs`.
 
     Returns:
       ``[B, T, U+1, K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for
-      float64 logits, float32 otherwise. It can be differentiated as the source can.
+      float64 logits, float32 otherwise. It can be differentiated in every mode.
 
     Raises:
-      TypeError, ValueError: as :func:`arc_log_probs`; TypeError also if ``source`` is a dense array.
+      TypeError, ValueError: as :func:`arc_log_probs`; TypeError also if ``source`` is another one.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,8 +47,11 @@ def source_log_probs(
       (Array([5.3391], dtype=float32), (1, 3, 2, 2))
     """
     check_implementation(implementation)
-    if not isinstance(source, Source):
-        raise TypeError(f"`source` must be a source of logits (use arc_log_probs for an array), got {source!r}.")
+    if not isinstance(source, Source) or not source.composes:
+        raise TypeError(
+            "`source` must be AdditiveLogits, PrunedLogits or PackedLogits (arc_log_probs takes arrays), got "
+            f"{checks.described(source)}."
+        )
     source.check()
     x = checks.as_integers("labels", labels)
     checks.integer("labels", x)
