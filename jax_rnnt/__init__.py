@@ -41,11 +41,11 @@ Around a loss:
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
 from jax_rnnt.logits.additive import AdditiveLogits
+from jax_rnnt.logits.joint import JointLogits
+from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.logits.log_probs import source_log_probs
 from jax_rnnt.logits.packed import PackedLogits, pack, packed_offsets
 from jax_rnnt.logits.pruned import PrunedLogits, prune, prune_ranges
-from jax_rnnt.logits.joint import JointLogits
-from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
 from jax_rnnt.losses.loss_object import Loss, RNNTLoss
 from jax_rnnt.losses.monotonic import MONOTONIC_MOVES, monotonic_rnnt_loss
