@@ -10,6 +10,7 @@ import meshes
 import numpy as np
 import pytest
 import tolerances
+from jax.sharding import AxisType
 from losses import LossUnderTest, T, U
 from meshes import P
 from sources import KEPT, ranges
@@ -141,12 +142,21 @@ def test_batch_over_a_mesh(clamp: float, source: Callable) -> None:
     assert program.collectives() == []
 
 
-@_each("source", SOURCES)
-def test_sharded_batch(source: Callable) -> None:
-    mesh = meshes.make_mesh(data=4)
-    arrays = [meshes.put(mesh, a, "data") for a in _arrays(RNNT.width)]
-    run, _ = meshes.compiled(_step(functools.partial(_costs, source, RNNT)), *arrays)
-    _assert_expected(source, RNNT, run(*arrays))
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [(packed, "Auto"), (pruned, "Auto"), (additive, "Auto"), (pruned, "Explicit"), (additive, "Explicit")],
+)
+def test_sharded_batch(source: Callable, kind: str) -> None:
+    if kind == "Explicit" and jax.__version_info__ < (0, 7):
+        pytest.skip("gathers do not know explicit axes until jax 0.7")
+    mesh = meshes.make_mesh(getattr(AxisType, kind), data=4)
+    with meshes.current_mesh(mesh):
+        arrays = [meshes.put(mesh, a, "data") for a in _arrays(RNNT.width)]
+        run, _ = meshes.compiled(_step(functools.partial(_costs, source, RNNT)), *arrays)
+        result = run(*arrays)
+    _assert_expected(source, RNNT, result)
+    if source is not packed:
+        assert meshes.is_sharded_as(result[1], mesh, "data")
 
 
 @_each("source", SOURCES)

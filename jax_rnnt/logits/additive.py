@@ -26,8 +26,8 @@ class AdditiveLogits(Source):
 
     The sums are one matrix product of exponentials, and no array has both T U and V entries, forward or backward. In
     float32 the norms are as exact as those of a dense array, however far apart the largest entries of ``am[b, t]`` and
-    ``lm[b, u]`` are: where exponentials would underflow (sums 65 nats below the maxima, at V = 500), the
-    norms of that call are made one frame at a time, which takes the time of dense logits but not their memory.
+    ``lm[b, u]`` are: where exponentials would underflow (a sum 65 nats below the maxima, at V = 500), the norms of that
+    call are made one frame at a time, which takes the time of dense logits but not their memory.
 
     With ``lm_scale`` or ``am_scale`` the log-probability of an arc is a mean of three,
 

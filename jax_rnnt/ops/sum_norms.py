@@ -48,6 +48,11 @@ def _log_sums(norm: Array, top_a: Array, top_b: Array) -> Array:
     return jnp.where(norm == -jnp.inf, -jnp.inf, norm - top_a[..., :, None] - top_b[..., None, :])
 
 
+def _one_over(log_sums: Array) -> Array:
+    """A factor of products that are all 0 where nothing is summed; there it is 1."""
+    return jnp.exp(jnp.where(log_sums == -jnp.inf, 0, -log_sums))
+
+
 def _frame(x: Array, usable: Array, t: Array) -> Array:
     """``x[..., t, :]`` as ``[..., 1, V]``."""
     row, use = (lax.dynamic_index_in_dim(y, t, axis) for y, axis in ((x, x.ndim - 2), (usable, usable.ndim - 1)))
@@ -111,7 +116,7 @@ def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Ar
     def by_product() -> Array:
         of_a = _product("...tv,...uv->...tu", exp_a * _used(d_a, use_a), exp_b)
         of_b = _product("...tv,...uv->...tu", exp_a, exp_b * _used(d_b, use_b))
-        return jnp.where(log_sums == -jnp.inf, 0, (of_a + of_b) * jnp.exp(-log_sums))
+        return (of_a + of_b) * _one_over(log_sums)
 
     return [lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)]
 
@@ -136,8 +141,7 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
         return lax.scan(frame, start, jnp.arange(a.shape[-2], dtype=jnp.int32))[0]
 
     def by_product() -> tuple[Array, Array]:
-        # Where nothing is summed, all exponentials of one of the rows are 0.
-        weight = cotangent * jnp.exp(jnp.where(log_sums == -jnp.inf, 0, -log_sums))
+        weight = cotangent * _one_over(log_sums)
         of_a = exp_a * _product("...tu,...uv->...tv", weight, exp_b)
         return of_a, exp_b * _product("...tu,...tv->...uv", weight, exp_a)
 
