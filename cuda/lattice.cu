@@ -86,12 +86,12 @@ struct Walk {
       Write(node + 1, halves.second);
     }
   }
-  __device__ __forceinline__ Scaled<R> Kept(int32_t t, int32_t u) const {
+  __device__ __forceinline__ Stored<R> Kept(int32_t t, int32_t u) const {
     const R* node = posteriors + Node(t, u);
     if constexpr (kArcs == 2) {
-      return Read(reinterpret_cast<const Stored<R>*>(node)).Value();
+      return Read(reinterpret_cast<const Stored<R>*>(node));
     } else {
-      return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)}).Value();
+      return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)});
     }
   }
 
@@ -271,12 +271,12 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
       for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.labels; u += static_cast<int32_t>(blockDim.x)) {
         if (i < alphas) {
           const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(a - u, u) + k); };
-          const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]); };
+          const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]).Value(); };
           walk.template AlphaStep<kPosteriors>(a, u, keep, total, raw, ahead);
         }
         if (i < betas && walk.Inside(b - u, u)) {
           const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(b - u, u) + k); };
-          const Scaled<R> alpha = kPosteriors ? walk.Kept(b - u, u) : Zero<R>();
+          const Scaled<R> alpha = kPosteriors ? walk.Kept(b - u, u).Value() : Zero<R>();
           walk.template BetaStep<kPosteriors>(b, u, keep, total, raw, alpha);
         }
       }
@@ -289,7 +289,7 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
     };
     struct Loaded {
       Arcs alpha_raw, beta_raw;
-      Scaled<R> beta_ahead[kPosteriors ? kArcs : 1], alpha_own;
+      Stored<R> beta_ahead[kPosteriors ? kArcs : 1], alpha_own;  // fewer registers than Scaled
     } loaded[kAhead];
     const int32_t u = static_cast<int32_t>(threadIdx.x);
     const auto load = [&](Loaded& to, int32_t i) {
@@ -321,11 +321,12 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
         if (i < alphas) {
           walk.template AlphaStep<kPosteriors>(
               alpha_begin + i, u, keep, total, [&](int32_t k) { return now.alpha_raw.of[k]; },
-              [&](int32_t k) { return now.beta_ahead[kPosteriors ? k : 0]; });
+              [&](int32_t k) { return now.beta_ahead[kPosteriors ? k : 0].Value(); });
         }
         if (i < betas) {
           walk.template BetaStep<kPosteriors>(
-              beta_begin - i, u, keep, total, [&](int32_t k) { return now.beta_raw.of[k]; }, now.alpha_own);
+              beta_begin - i, u, keep, total, [&](int32_t k) { return now.beta_raw.of[k]; },
+              kPosteriors ? now.alpha_own.Value() : Zero<R>());
         }
         W::Barrier();
       }

@@ -1,4 +1,4 @@
-"""What all losses on dense logits do: check, label the nodes, run the pipeline, reduce."""
+"""What all losses do: check, label the nodes, run the pipeline, reduce."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jax_rnnt.core.options import Options
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.logits.dense import DenseLogits
-from jax_rnnt.logits.divided import DividedLogits
+from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.xla import mesh_axis, sharding
@@ -23,28 +23,39 @@ MakeTopology = Callable[[int], Topology]
 """From W, the width of a whole row of logits."""
 
 
-def checked_arrays(
-    logits: ArrayLike, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
-) -> tuple[Array, Array, Array, Array]:
-    """The four arrays ``[B, T, U+1, W], [B, U], [B], [B]``, the small ones divided over the batch as the logits are."""
-    x = checks.as_array("logits", logits)
+Logits = ArrayLike | Source
+"""What a loss takes: a dense array ``[B, T, U+1, W]``, or another source of logits."""
+
+
+def checked_batch(
+    logits: Logits, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
+) -> tuple[Source, Array, Array, Array]:
+    """The source, and targets and lengths ``[B, U], [B], [B]``, divided over the batch as the logits are."""
+    source = logits if isinstance(logits, Source) else DenseLogits(checks.as_array("logits", logits))
+    source.check()
     labels = checks.as_integers("targets", targets)
     t_b = checks.as_integers("logit_lengths", logit_lengths)
     u_b = checks.as_integers("target_lengths", target_lengths)
-    checks.loss_arguments(x, labels, t_b, u_b)
-    return x, sharding.follow_batch(labels, x), sharding.follow_batch(t_b, x), sharding.follow_batch(u_b, x)
+    checks.loss_arguments(jax.ShapeDtypeStruct(source.shape, source.dtype), labels, t_b, u_b)
+    like = source.batched()
+    return (
+        source,
+        sharding.follow_batch(labels, like),
+        sharding.follow_batch(t_b, like),
+        sharding.follow_batch(u_b, like),
+    )
 
 
-def checked_weights(weights: ArrayLike | None, logits: Array, dtype) -> Array | None:
+def checked_weights(weights: ArrayLike | None, source: Source, dtype) -> Array | None:
     if weights is None:
         return None
     x = checks.as_array("weights", weights)
-    checks.shape("weights", x, (logits.shape[0],), "[B]")
-    return sharding.follow_batch(x, logits).astype(dtype)
+    checks.shape("weights", x, (source.shape[0],), "[B]")
+    return sharding.follow_batch(x, source.batched()).astype(dtype)
 
 
 def transducer_loss(
-    logits: ArrayLike,
+    logits: Logits,
     targets: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
@@ -52,13 +63,13 @@ def transducer_loss(
     topology: MakeTopology,
     weights: ArrayLike | None = None,
 ) -> Array:
-    arrays = checked_arrays(logits, targets, logit_lengths, target_lengths)
-    costs = example_costs(*arrays, options, topology)
-    return reduced(costs, arrays[3], checked_weights(weights, arrays[0], costs.dtype), options)
+    batch = checked_batch(logits, targets, logit_lengths, target_lengths)
+    costs = example_costs(*batch, options, topology)
+    return reduced(costs, batch[3], checked_weights(weights, batch[0], costs.dtype), options)
 
 
 def example_costs(
-    logits: Array, targets: Array, t_b: Array, u_b: Array, options: Options, topology: MakeTopology
+    source: Source, targets: Array, t_b: Array, u_b: Array, options: Options, topology: MakeTopology
 ) -> Array:
     """``costs [B]``."""
     axis = options.vocab_axis_name
@@ -66,10 +77,10 @@ def example_costs(
         axis = None
     if axis is not None and not mesh_axis.is_bound(axis):
         part = functools.partial(example_costs, options=options, topology=topology)
-        return mesh_axis.over_mesh(part, axis)(logits, targets, t_b, u_b)
-    width = logits.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
+        return mesh_axis.over_mesh(part, axis)(source, targets, t_b, u_b)
+    width = source.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
     arcs = topology(width)
-    nodes = node_labels(targets, t_b, u_b, (*logits.shape[:-1], arcs.vocabulary), arcs.blanks)
+    nodes = node_labels(targets, t_b, u_b, (*source.shape[:-1], arcs.vocabulary), arcs.blanks)
     static = pipeline.Pipeline(
         ArcParameters(arcs.columns, width, arcs.window, options.implementation),
         ArcScores(arcs, options.delay_penalty, options.sigma, options.wildcard, options.wildcard_weight),
@@ -77,8 +88,7 @@ def example_costs(
         float(options.clamp),
         options.implementation,
     )
-    source = DenseLogits(logits) if axis is None else DividedLogits(logits, axis)
-    return pipeline.costs(source, nodes, static)
+    return pipeline.costs(source if axis is None else source.divided(axis), nodes, static)
 
 
 def _arc_weights(topology: Topology, fastemit_lambda: float) -> tuple[float, ...] | None:

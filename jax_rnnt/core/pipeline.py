@@ -6,6 +6,7 @@ in its place where the gradient is clipped, or where the source has a gradient o
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +44,16 @@ def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
         if static.arc_weights is None:
             return lattice.costs(arcs, *nodes[1:], **static.lattice)
         return _weighted_costs(arcs, *nodes[1:], static)
-    refused = "clamp" if source.composes else "vocab_axis_name"
-    source = jax.tree.map(lambda x: no_forward_mode(x, refused), source)
-    return _costs(source, *nodes, static)
+    return _costs(_floats(no_forward_mode, source), *nodes, static)
+
+
+def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:
+    """The source with ``refuse`` around the arrays that have derivatives."""
+
+    def one(x: Array) -> Array:
+        return refuse(x, source.refused_as) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return jax.tree.map(one, source)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -68,30 +76,30 @@ def _weighted(posterior: Array, static: Pipeline) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline) -> Array:
     if not source.composes:
-        source = jax.tree.map(lambda x: no_second_order(x, "vocab_axis_name"), source)
+        source = _floats(no_second_order, source)
     entries, _ = source.forward(labels, static.arcs)
     return lattice.costs(static.scores(entries, t_b, u_b), t_b, u_b, **static.lattice)
 
 
 def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline):
     if not source.composes:
-        source = jax.tree.map(lambda x: no_second_order(x, "vocab_axis_name"), source)
-    entries, log_norm = source.forward(labels, static.arcs)
+        source = _floats(no_second_order, source)
+    entries, kept = source.forward(labels, static.arcs)
     arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b), entries)
     cost, posterior = lattice.posteriors(arcs, t_b, u_b, **static.lattice)
-    return cost, (source, labels, log_norm, posterior, pull)
+    return cost, (source, labels, kept, posterior, pull)
 
 
 def _backward(static: Pipeline, residuals, cotangent: Array):
-    source, labels, log_norm, posterior, pull = residuals
+    source, labels, kept, posterior, pull = residuals
     cotangent = source.cotangent_of_costs(cotangent)
     ct = cotangent[:, None, None, None]
     (of_entries,) = pull(jnp.where(ct == 0, 0, -_weighted(posterior, static) * ct))
     bound = None
     if static.clamp > 0:
         # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
-        bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], log_norm.shape)
-    return source.backward(labels, log_norm, of_entries, bound, static.arcs), None, None, None
+        bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], labels.shape)
+    return source.backward(labels, kept, of_entries, bound, static.arcs), None, None, None
 
 
 _costs.defvjp(_forward, _backward)

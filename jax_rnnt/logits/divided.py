@@ -2,11 +2,14 @@
 the lattice cross the mesh."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.slices import at
@@ -15,13 +18,24 @@ from jax_rnnt.xla.sharding import varying_axes
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DividedLogits:
+class DividedLogits(Source):
     """This device's ``logits [B, T, U+1, W / devices]``, inside ``shard_map`` over ``axis_name``."""
 
     logits: Array
     axis_name: str = dataclasses.field(metadata={"static": True})
 
-    composes = False
+    refused_as: ClassVar[str] = "vocab_axis_name"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.logits.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.logits.dtype
+
+    def batched(self) -> Array:
+        return self.logits
 
     def _offsets(self, labels: Array) -> Array:
         """Of the first entry of each row in the whole vocabulary."""
@@ -57,10 +71,10 @@ class DividedLogits:
         return lax.psum(cotangent, self.axis_name)
 
     def backward(
-        self, labels: Array, log_norm: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
+        self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "DividedLogits":
         optional = (self._offsets(labels),) if bound is None else (bound, self._offsets(labels))
         (grad,) = arcs.backward(
-            self.logits, labels, log_norm, cotangent, *optional, clipped=bound is not None, **parameters.asdict()
+            self.logits, labels, kept, cotangent, *optional, clipped=bound is not None, **parameters.asdict()
         )
         return DividedLogits(grad, self.axis_name)

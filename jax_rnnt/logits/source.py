@@ -1,31 +1,62 @@
 """What the pipeline of a loss asks of a source of logits, and nothing more."""
 
-from typing import Protocol, Self
+import abc
+from typing import Any, ClassVar, Self
 
+import numpy as np
 from jax import Array
 
 from jax_rnnt.ops.arcs import ArcParameters
 
 
-class Source(Protocol):
-    """The logits of the nodes of a batch of lattices; a pytree of the arrays that a gradient reaches."""
+class Source(abc.ABC):
+    """The logits ``[B, T, U+1, W]`` of the nodes of a batch of lattices; a pytree of the arrays that hold them."""
 
-    composes: bool
+    composes: ClassVar[bool] = False
     """Whether ``forward`` is made of operations that JAX differentiates in every mode."""
 
-    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
-        """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and the log-norms that ``backward`` wants."""
-        ...
+    refused_as: ClassVar[str]
+    """What an error names where a derivative is refused because of this source."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(B, T, U+1, W), as this device sees it."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> np.dtype:
+        """Of the logits."""
+
+    @abc.abstractmethod
+    def batched(self) -> Array:
+        """An array of the source whose first axis is B; small arrays are divided over a mesh as it is."""
+
+    def check(self) -> None:
+        """Raises a TypeError or ValueError that names a field of the source whose shape or type is wrong."""
+        return
+
+    def divided(self, axis_name: str) -> "Source":
+        """The same logits where the vocabulary is divided over this mesh axis."""
+        raise ValueError(
+            f"`vocab_axis_name` is {axis_name!r}, and `logits` are {type(self).__name__}: only the vocabulary of a "
+            "dense array can be divided."
+        )
+
+    @abc.abstractmethod
+    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:
+        """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` wants to be kept."""
 
     def cotangent_of_costs(self, cotangent: Array) -> Array:
         """The whole cotangent ``[B]`` of the costs, where this device may hold but a share of it."""
-        ...
+        return cotangent
 
+    @abc.abstractmethod
     def backward(
-        self, labels: Array, log_norm: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
+        self, labels: Array, kept: Any, cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> Self:
         """The gradient, from the ``cotangent [B, T, U+1, K']`` of the entries.
 
         Each element of the gradient with respect to the logits is clipped to ``bound [B, T, U+1]``, if there is one.
+        A field that has no gradient, such as integers, is None in the result.
         """
-        ...

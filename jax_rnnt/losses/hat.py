@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import transducer_loss
+from jax_rnnt.core.loss import Logits, transducer_loss
 from jax_rnnt.core.options import Options, Reduction, Wildcard
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops import arcs, checks
@@ -39,7 +39,7 @@ def _label_window(blank: int, width: int) -> tuple[int, tuple[int, int]]:
 
 
 def hat_loss(
-    logits: ArrayLike,
+    logits: Logits,
     targets: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,

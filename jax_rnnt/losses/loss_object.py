@@ -8,6 +8,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_rnnt.core.loss import Logits
 from jax_rnnt.core.options import Options
 from jax_rnnt.losses.rnnt import rnnt_loss
 
@@ -32,7 +33,7 @@ class RNNTLoss(Options):
 
     def __call__(
         self,
-        logits: ArrayLike,
+        logits: Logits,
         targets: ArrayLike,
         logit_lengths: ArrayLike,
         target_lengths: ArrayLike,
@@ -74,7 +75,7 @@ class Loss:
 
     def __call__(
         self,
-        logits: ArrayLike,
+        logits: Logits,
         targets: ArrayLike,
         logit_lengths: ArrayLike,
         target_lengths: ArrayLike,

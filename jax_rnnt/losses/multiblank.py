@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import transducer_loss
+from jax_rnnt.core.loss import Logits, transducer_loss
 from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import resolve_column, resolve_columns, static_integers
@@ -13,7 +13,7 @@ from jax_rnnt.xla.primitive import Implementation
 
 
 def multiblank_rnnt_loss(
-    logits: ArrayLike,
+    logits: Logits,
     targets: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,

@@ -3,7 +3,7 @@
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import transducer_loss
+from jax_rnnt.core.loss import Logits, transducer_loss
 from jax_rnnt.core.options import Options, Reduction, Wildcard
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
@@ -11,7 +11,7 @@ from jax_rnnt.xla.primitive import Implementation
 
 
 def rnnt_loss(
-    logits: ArrayLike,
+    logits: Logits,
     targets: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,

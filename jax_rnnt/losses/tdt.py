@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import checked_arrays, checked_weights, example_costs
+from jax_rnnt.core.loss import Logits, checked_batch, checked_weights, example_costs
 from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
@@ -52,7 +52,7 @@ def _log_softmax(x: Array) -> Array:
 
 
 def tdt_loss(
-    logits: ArrayLike,
+    logits: Logits,
     targets: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
@@ -155,11 +155,11 @@ def tdt_loss(
         vocabulary, column, window = tokens(width)
         return Topology((column,), window, RNNT_MOVES, vocabulary, (column,))
 
-    arrays = checked_arrays(logits, targets, logit_lengths, target_lengths)
+    batch = checked_batch(logits, targets, logit_lengths, target_lengths)
     of_tdt = functools.partial(example_costs, options=options, topology=tdt)
     of_rnnt = functools.partial(example_costs, options=dataclasses.replace(options, sigma=0.0), topology=rnnt)
     if key is None or omega == 0:
-        costs = of_tdt(*arrays)
+        costs = of_tdt(*batch)
     else:
-        costs = jax.lax.cond(jax.random.bernoulli(key, omega), of_rnnt, of_tdt, *arrays)
-    return reduced(costs, arrays[3], checked_weights(weights, arrays[0], costs.dtype), options)
+        costs = jax.lax.cond(jax.random.bernoulli(key, omega), of_rnnt, of_tdt, *batch)
+    return reduced(costs, batch[3], checked_weights(weights, batch[0], costs.dtype), options)
