@@ -62,7 +62,25 @@ JAX_RNNT_INLINE bool TakeFrames(const Table<R>& s, int64_t t, int64_t k) {
   return wrong != 0;
 }
 
-// The same for all moves that take none, from the last node of the frame to its first.
+// The same where arc k alone takes no frame, and one label: each node waits for the one before, in a register.
+template <class R>
+JAX_RNNT_INLINE bool TakeLabel(const Table<R>& s, int64_t t, int64_t k) {
+  constexpr R kInfinity = std::numeric_limits<R>::infinity();
+  const int64_t stride = s.shape.num_arcs();
+  const R* x = s.Arcs(t) + k;
+  double *row = s.Row(t), best = row[s.labels];
+  bool wrong = false;
+  for (int64_t u = s.labels - 1; u >= 0; --u) {
+    const R raw = x[u * stride];
+    const double score = Cut(static_cast<double>(raw), s.largest) + best;
+    best = score > row[u] ? score : row[u];
+    row[u] = best;
+    wrong |= !(raw < kInfinity);
+  }
+  return wrong;
+}
+
+// The same for any moves that take no frame, from the last node of the frame to its first.
 template <class R>
 JAX_RNNT_INLINE bool TakeLabels(const Table<R>& s, int64_t t) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
@@ -89,18 +107,26 @@ JAX_RNNT_CLONES void Fill(Table<R>& s) {
   double* end = s.Row(s.frames);
   std::fill(end, end + s.labels, kNever);
   end[s.labels] = 0.0;
+  int64_t within_frame = 0, one_label = -1;  // moves that take no frame, and the last of them that takes one label
+  for (int64_t k = 0; k < s.shape.num_arcs(); ++k) {
+    const Move& move = s.shape.moves[k];
+    within_frame += move.dt == 0;
+    if (move.dt == 0 && move.du == 1) one_label = k;
+  }
   for (int64_t t = s.frames - 1; t >= 0; --t) {
     std::fill(s.Row(t), s.Row(t) + s.width, kNever);
     for (int64_t k = 0; k < s.shape.num_arcs(); ++k) {
       if (s.shape.moves[k].dt > 0) s.poisoned |= TakeFrames(s, t, k);
     }
-    s.poisoned |= TakeLabels(s, t);
+    if (within_frame > 0) {
+      s.poisoned |= within_frame == 1 && one_label >= 0 ? TakeLabel(s, t, one_label) : TakeLabels(s, t);
+    }
   }
 }
 
-// Writes the arcs of the best path, of which there is one, and returns their sum.
+// Writes the best path, which is there, and returns the sum of its arcs.
 template <class R>
-double Follow(const Table<R>& s, int32_t* taken) {
+double Follow(const Table<R>& s, const PathArrays& path) {
   double sum = 0.0;
   for (int64_t t = 0, u = 0; t < s.frames;) {
     const R* x = s.Arcs(t) + u * s.shape.num_arcs();
@@ -111,7 +137,9 @@ double Follow(const Table<R>& s, int32_t* taken) {
       const double arc = static_cast<double>(x[k]);
       if (Cut(arc, s.largest) + s.Row(t + move.dt)[u + move.du] != best) continue;
       sum += arc;
-      taken[t + u] = static_cast<int32_t>(k);
+      path.taken[t + u] = static_cast<int32_t>(k);
+      std::fill_n(path.label_frames + u, move.du, static_cast<int32_t>(t));
+      std::fill_n(path.label_durations + u, move.du, static_cast<int32_t>(move.dt));
       t += move.dt;
       u += move.du;
       break;
@@ -130,8 +158,10 @@ double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64
 }
 
 template <class R>
-R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, int32_t* taken) {
-  std::fill(taken, taken + shape.frames + shape.columns - 1, -1);
+R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, const PathArrays& path) {
+  std::fill_n(path.label_frames, shape.columns - 1, -1);
+  std::fill_n(path.label_durations, shape.columns - 1, -1);
+  std::fill_n(path.taken, shape.frames + shape.columns - 1, -1);
   const auto outcome = FromLengths<R>(shape.frames, shape.columns, frames, labels);
   if (outcome.known) return outcome.cost;
   Table<R> table(shape, arcs, frames, labels, kLargest);
@@ -139,12 +169,12 @@ R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t lab
   if (table.poisoned) return PoisonedArc<R>().cost;
   if (table.best[0] == kNever) return NoPath<R>().cost;
   constexpr double kMost = std::numeric_limits<R>::max();  // +inf would say that there is no path
-  return static_cast<R>(std::clamp(-Follow(table, taken), -kMost, kMost));
+  return static_cast<R>(std::clamp(-Follow(table, path), -kMost, kMost));
 }
 
 template double BestScore<float>(const LatticeShape&, const float*, int64_t, int64_t, double);
 template double BestScore<double>(const LatticeShape&, const double*, int64_t, int64_t, double);
-template float BestPath<float>(const LatticeShape&, const float*, int32_t, int32_t, int32_t*);
-template double BestPath<double>(const LatticeShape&, const double*, int32_t, int32_t, int32_t*);
+template float BestPath<float>(const LatticeShape&, const float*, int32_t, int32_t, const PathArrays&);
+template double BestPath<double>(const LatticeShape&, const double*, int32_t, int32_t, const PathArrays&);
 
 }  // namespace jax_rnnt

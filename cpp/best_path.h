@@ -17,9 +17,15 @@ namespace jax_rnnt {
 template <class R>
 double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest);
 
-// The cost of the best path of one utterance; taken[t + u], of T + U numbers, is the arc with which it leaves the node
-// (t, u), and -1 where it has no node.
+// Where a path goes; -1 where there is nothing to say.
+struct PathArrays {
+  int32_t* label_frames;     // [U]: the frame at which each label is emitted
+  int32_t* label_durations;  // [U]: the frames that the arc takes that emits it
+  int32_t* taken;            // [T + U]: the arc with which the path leaves the node (t, u), at t + u
+};
+
+// The cost of the best path of one utterance.
 template <class R>
-R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, int32_t* taken);
+R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, const PathArrays& path);
 
 }  // namespace jax_rnnt

@@ -121,22 +121,31 @@ ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi:
   return Sums(kName, pool, arcs, frames, labels, *cost, &*posteriors, moves);
 }
 
+ffi::Error CheckIntegers(const char* operation, const char* what, int64_t count, ffi::AnyBuffer& buffer) {
+  if (buffer.element_type() != ffi::S32) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": " + what + " must be S32");
+  }
+  return CheckCount(operation, what, static_cast<size_t>(count), buffer.element_count());
+}
+
 ffi::Error LatticeBestPathImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                               ffi::Result<ffi::AnyBuffer> cost, ffi::Result<ffi::AnyBuffer> taken,
+                               ffi::Result<ffi::AnyBuffer> cost, ffi::Result<ffi::AnyBuffer> label_frames,
+                               ffi::Result<ffi::AnyBuffer> label_durations, ffi::Result<ffi::AnyBuffer> taken,
                                ffi::Span<const int64_t> moves) {
   constexpr const char* kName = "lattice_best_path";
   return Dispatch(
       kName, arcs, frames, labels, *cost, moves, [&](const LatticeShape& shape, int64_t batch, auto* from, auto* to) {
-        const int64_t steps = shape.frames + shape.columns - 1;
-        if (taken->element_type() != ffi::S32) {
-          return ffi::Error::InvalidArgument(std::string(kName) + ": the arcs that are taken must be S32");
-        }
-        const auto count = static_cast<size_t>(batch * steps);
-        if (auto e = CheckCount(kName, "the arcs that are taken", count, taken->element_count()); e.failure()) return e;
+        const int64_t most_labels = shape.columns - 1, steps = shape.frames + most_labels;
+        if (auto e = CheckIntegers(kName, "label_frames", batch * most_labels, *label_frames); e.failure()) return e;
+        if (auto e = CheckIntegers(kName, "label_durations", batch * most_labels, *label_durations); e.failure())
+          return e;
+        if (auto e = CheckIntegers(kName, "taken", batch * steps, *taken); e.failure()) return e;
         const auto *t = Data<const int32_t>(frames), *u = Data<const int32_t>(labels);
         Guard guarded;
         ForUtterances(pool, shape, batch, guarded, [&](int64_t b) {
-          to[b] = BestPath(shape, from + b * shape.size(), t[b], u[b], Data<int32_t>(*taken) + b * steps);
+          const PathArrays path{Data<int32_t>(*label_frames) + b * most_labels,
+                                Data<int32_t>(*label_durations) + b * most_labels, Data<int32_t>(*taken) + b * steps};
+          to[b] = BestPath(shape, from + b * shape.size(), t[b], u[b], path);
         });
         return guarded.Outcome(kName, "the scores of an utterance");
       });
@@ -170,6 +179,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LatticeBestPathHandler, LatticeBestPathImpl,
                                   .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
                                   .Arg<ffi::AnyBuffer>()  // target_lengths [...]
                                   .Ret<ffi::AnyBuffer>()  // cost [...]
+                                  .Ret<ffi::AnyBuffer>()  // label_frames [..., U]
+                                  .Ret<ffi::AnyBuffer>()  // label_durations [..., U]
                                   .Ret<ffi::AnyBuffer>()  // taken [..., T + U]
                                   .Attr<ffi::Span<const int64_t>>("moves"));
 

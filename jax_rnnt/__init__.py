@@ -15,6 +15,8 @@ The parts of a loss, for other topologies:
   arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
   lattice_cost          cost of the lattice, from the arcs and the lengths
   lattice_posteriors    the same, and the posterior of each arc
+  lattice_best_path     the most probable path: the frame of each label, and the arcs that it takes
+  BestPath              what lattice_best_path returns
   RNNT_MOVES            where the arcs of RNN-T lead
   MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
@@ -34,6 +36,7 @@ from jax_rnnt.losses.multiblank import multiblank_rnnt_loss
 from jax_rnnt.losses.rnnt import rnnt_loss
 from jax_rnnt.losses.tdt import tdt_loss
 from jax_rnnt.ops.arcs import arc_log_probs
+from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.tools.inputs import check_inputs
@@ -43,6 +46,7 @@ from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
+    "BestPath",
     "Loss",
     "NodeLabels",
     "RNNTLoss",
@@ -53,6 +57,7 @@ __all__ = [
     "ffi_targets",
     "hat_loss",
     "internal_lm_scores",
+    "lattice_best_path",
     "lattice_cost",
     "lattice_posteriors",
     "monotonic_rnnt_loss",
