@@ -34,6 +34,7 @@ Around a loss:
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
+from jax_rnnt.core.pipeline import Lattice
 from jax_rnnt.logits.joint import JointLogits
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
@@ -46,6 +47,7 @@ from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
+from jax_rnnt.tools.alignment import best_alignment, loss_lattice
 from jax_rnnt.tools.inputs import check_inputs
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
@@ -55,11 +57,13 @@ __all__ = [
     "RNNT_MOVES",
     "BestPath",
     "JointLogits",
+    "Lattice",
     "Loss",
     "NodeLabels",
     "RNNTLoss",
     "__version__",
     "arc_log_probs",
+    "best_alignment",
     "build_info",
     "check_inputs",
     "ffi_targets",
@@ -69,6 +73,7 @@ __all__ = [
     "lattice_cost",
     "lattice_posteriors",
     "linen_joint",
+    "loss_lattice",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
     "native_available",
