@@ -26,6 +26,12 @@ The parts of a loss, for other topologies:
   MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
 Around a loss:
+  loss_lattice          the lattice of a loss: its arcs, lengths and moves
+  Lattice               what loss_lattice returns: it unpacks into the arguments of the lattice's functions
+  best_alignment        the most probable alignment under a loss: the frame of each label
+  emission_times        the expected frame of each label, from posteriors
+  expected_delay        how much later than in a reference the labels are emitted
+  alignment_entropy     how uncertain the alignment is
   internal_lm_scores    the labels' scores under HAT's internal language model
   check_inputs          checks the values of a batch and names the first bad example
   build_info            what was compiled, and what runs where
@@ -48,6 +54,7 @@ from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.tools.alignment import best_alignment, loss_lattice
+from jax_rnnt.tools.emission import alignment_entropy, emission_times, expected_delay
 from jax_rnnt.tools.inputs import check_inputs
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
@@ -62,10 +69,13 @@ __all__ = [
     "NodeLabels",
     "RNNTLoss",
     "__version__",
+    "alignment_entropy",
     "arc_log_probs",
     "best_alignment",
     "build_info",
     "check_inputs",
+    "emission_times",
+    "expected_delay",
     "ffi_targets",
     "hat_loss",
     "internal_lm_scores",

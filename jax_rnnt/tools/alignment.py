@@ -1,6 +1,7 @@
 """Where the labels are: the lattice of a loss, and the best path through it."""
 
 from collections.abc import Callable
+from typing import Any
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -18,7 +19,7 @@ def loss_lattice(
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
     loss: Callable[..., Array] = rnnt_loss,
-    **options,
+    **options: Any,
 ) -> Lattice:
     """The lattice that a loss sums over: the scores of its arcs, the lengths and the moves.
 
@@ -58,7 +59,7 @@ def best_alignment(
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
     loss: Callable[..., Array] = rnnt_loss,
-    **options,
+    **options: Any,
 ) -> BestPath:
     """The most probable alignment of the targets with the frames, under any loss.
 
