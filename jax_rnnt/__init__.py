@@ -32,6 +32,8 @@ Around a loss:
   emission_times        the expected frame of each label, from posteriors
   expected_delay        how much later than in a reference the labels are emitted
   alignment_entropy     how uncertain the alignment is
+  plot_lattice          a picture of posteriors, and of the best path on them; needs matplotlib
+  plot_alignment        a picture of labels over time, on a spectrogram if there is one; needs matplotlib
   internal_lm_scores    the labels' scores under HAT's internal language model
   check_inputs          checks the values of a batch and names the first bad example
   build_info            what was compiled, and what runs where
@@ -56,6 +58,7 @@ from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.tools.alignment import best_alignment, loss_lattice
 from jax_rnnt.tools.emission import alignment_entropy, emission_times, expected_delay
 from jax_rnnt.tools.inputs import check_inputs
+from jax_rnnt.tools.plots import plot_alignment, plot_lattice
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 
@@ -89,6 +92,8 @@ __all__ = [
     "native_available",
     "nnx_joint",
     "node_labels",
+    "plot_alignment",
+    "plot_lattice",
     "rnnt_loss",
     "tdt_loss",
 ]
