@@ -10,9 +10,10 @@ import argparse
 import functools
 import pathlib
 
-import jax_rnnt
 import matplotlib
 import sources
+
+import jax_rnnt
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
