@@ -47,9 +47,7 @@ def additive(params, e, p, targets, t_b, u_b):
 def pruned(params, e, p, targets, t_b, u_b):
     """The simple loss, and the pruned one where the simple one's posteriors are."""
     simple = simple_logits(params, e, p)
-    nodes = jax_rnnt.node_labels(targets, t_b, u_b, simple.shape, blanks=(0,))
-    arcs = jax_rnnt.source_log_probs(simple, nodes.labels, columns=(0,))
-    costs, posteriors = jax_rnnt.lattice_posteriors(arcs, *nodes[1:])
+    costs, posteriors = jax_rnnt.lattice_posteriors(*jax_rnnt.loss_lattice(simple, targets, t_b, u_b, blank=0))
     ranges = jax_rnnt.prune_ranges(posteriors, t_b, u_b, KEPT)
     logits = joint(params, *jax_rnnt.prune(e, p, ranges, KEPT))
     source = jax_rnnt.PrunedLogits(logits, ranges, labels=targets.shape[1])

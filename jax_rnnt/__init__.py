@@ -25,13 +25,22 @@ The parts of a loss, for other topologies:
   node_labels           the label of every node of the lattice, from targets and lengths
   NodeLabels            what node_labels returns: labels and lengths for the next ones
   arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
-  source_log_probs      the same for another source of logits than an array
   lattice_cost          cost of the lattice, from the arcs and the lengths
   lattice_posteriors    the same, and the posterior of each arc
+  lattice_best_path     the most probable path: the frame of each label, and the arcs that it takes
+  BestPath              what lattice_best_path returns
   RNNT_MOVES            where the arcs of RNN-T lead
   MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
 Around a loss:
+  loss_lattice          the lattice of a loss: its arcs, lengths and moves
+  Lattice               what loss_lattice returns: it unpacks into the arguments of the lattice's functions
+  best_alignment        the most probable alignment under a loss: the frame of each label
+  emission_times        the expected frame of each label, from posteriors
+  expected_delay        how much later than in a reference the labels are emitted
+  alignment_entropy     how uncertain the alignment is
+  plot_lattice          a picture of posteriors, and of the best path on them; needs matplotlib
+  plot_alignment        a picture of labels over time, on a spectrogram if there is one; needs matplotlib
   internal_lm_scores    the labels' scores under HAT's internal language model
   check_inputs          checks the values of a batch and names the first bad example
   build_info            what was compiled, and what runs where
@@ -40,10 +49,10 @@ Around a loss:
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
+from jax_rnnt.core.pipeline import Lattice
 from jax_rnnt.logits.additive import AdditiveLogits
 from jax_rnnt.logits.joint import JointLogits
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
-from jax_rnnt.logits.log_probs import source_log_probs
 from jax_rnnt.logits.packed import PackedLogits, pack, packed_offsets
 from jax_rnnt.logits.pruned import PrunedLogits, prune, prune_ranges
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
@@ -53,9 +62,13 @@ from jax_rnnt.losses.multiblank import multiblank_rnnt_loss
 from jax_rnnt.losses.rnnt import rnnt_loss
 from jax_rnnt.losses.tdt import tdt_loss
 from jax_rnnt.ops.arcs import arc_log_probs
+from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
+from jax_rnnt.tools.alignment import best_alignment, loss_lattice
+from jax_rnnt.tools.emission import alignment_entropy, emission_times, expected_delay
 from jax_rnnt.tools.inputs import check_inputs
+from jax_rnnt.tools.plots import plot_alignment, plot_lattice
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 
@@ -63,22 +76,30 @@ __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
     "AdditiveLogits",
+    "BestPath",
     "JointLogits",
+    "Lattice",
     "Loss",
     "NodeLabels",
     "PackedLogits",
     "PrunedLogits",
     "RNNTLoss",
     "__version__",
+    "alignment_entropy",
     "arc_log_probs",
+    "best_alignment",
     "build_info",
     "check_inputs",
+    "emission_times",
+    "expected_delay",
     "ffi_targets",
     "hat_loss",
     "internal_lm_scores",
+    "lattice_best_path",
     "lattice_cost",
     "lattice_posteriors",
     "linen_joint",
+    "loss_lattice",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
     "native_available",
@@ -86,10 +107,11 @@ __all__ = [
     "node_labels",
     "pack",
     "packed_offsets",
+    "plot_alignment",
+    "plot_lattice",
     "prune",
     "prune_ranges",
     "rnnt_loss",
-    "source_log_probs",
     "tdt_loss",
 ]
 

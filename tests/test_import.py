@@ -150,8 +150,9 @@ def test_build_info_without_installed_metadata() -> None:
 
 
 def test_public_names() -> None:
-    operations = ("node_labels", "arc_log_probs", "lattice_cost", "lattice_posteriors")
-    for name in ("rnnt_loss", "RNNTLoss", *operations, "check_inputs"):
+    operations = ("node_labels", "arc_log_probs", "lattice_cost", "lattice_posteriors", "lattice_best_path")
+    around = ("loss_lattice", "best_alignment", "emission_times", "expected_delay", "alignment_entropy", "plot_lattice")
+    for name in ("rnnt_loss", "RNNTLoss", *operations, *around, "plot_alignment", "check_inputs"):
         documentation = getattr(jax_rnnt, name).__doc__
         assert documentation, name
         assert ">>>" in documentation, f"{name} has a doctest"
@@ -184,6 +185,6 @@ def test_nobody_is_sent_to_an_index() -> None:
 
 def test_a_missing_module_is_installed_from_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_reason", "the compiled module could not be imported")
-    remedy = native.missing_reason("cpu")
+    remedy = native.missing_reason("arcs_forward")
     assert "folder of its source" in remedy
     assert re.search(r"pip install .* \.$", remedy)

@@ -133,9 +133,8 @@ def test_recipe_of_simple_and_pruned_loss() -> None:
 
     def recipe(am, lm):
         simple = jax_rnnt.AdditiveLogits(am, lm)
-        nodes = jax_rnnt.node_labels(*batch, simple.shape, blanks=(0,))
-        arcs = jax_rnnt.source_log_probs(simple, nodes.labels, columns=(0,), implementation=losses.QUICK)
-        costs, posteriors = jax_rnnt.lattice_posteriors(arcs, *nodes[1:], implementation=losses.QUICK)
+        lattice = jax_rnnt.loss_lattice(simple, *batch, blank=0, implementation=losses.QUICK)
+        costs, posteriors = jax_rnnt.lattice_posteriors(*lattice, implementation=losses.QUICK)
         ranges = jax_rnnt.prune_ranges(posteriors, *batch[1:], s_range=U + 1)
         e, p = jax_rnnt.prune(am, lm, ranges, U + 1)
         pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, labels=U)

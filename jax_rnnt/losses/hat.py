@@ -38,6 +38,15 @@ def _label_window(blank: int, width: int) -> tuple[int, tuple[int, int]]:
     return column, (1, width) if column == 0 else (0, width - 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class HatOptions(Options):
+    """Those of :func:`hat_loss`."""
+
+    def topology(self, width: int) -> Topology:
+        column, window = _label_window(self.blank, width)
+        return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
+
+
 def hat_loss(
     logits: Logits,
     targets: ArrayLike,
@@ -91,7 +100,7 @@ def hat_loss(
       >>> jnp.exp(-jax_rnnt.hat_loss(logits, jnp.array([[2]]), jnp.array([1]), jnp.array([1])))
       Array(0.0625, dtype=float32)
     """
-    options = Options(
+    options = HatOptions(
         blank,
         clamp,
         reduction,
@@ -104,12 +113,7 @@ def hat_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-
-    def topology(width: int) -> Topology:
-        column, window = _label_window(blank, width)
-        return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
-
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)
 
 
 def internal_lm_scores(

@@ -1,5 +1,7 @@
 """The RNN-T loss (Graves 2012)."""
 
+import dataclasses
+
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -8,6 +10,15 @@ from jax_rnnt.core.options import Options, Reduction, Wildcard
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
 from jax_rnnt.xla.primitive import Implementation
+
+
+@dataclasses.dataclass(frozen=True)
+class RnntOptions(Options):
+    """Those of :func:`rnnt_loss`."""
+
+    def topology(self, width: int) -> Topology:
+        column = resolve_column(self.blank, width, "blank")
+        return Topology((column,), self.window(width), RNNT_MOVES, width, (column,))
 
 
 def rnnt_loss(
@@ -113,7 +124,7 @@ def rnnt_loss(
       >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
       (2, 4, 3, 5)
     """
-    options = Options(
+    options = RnntOptions(
         blank,
         clamp,
         reduction,
@@ -127,9 +138,4 @@ def rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-
-    def topology(width: int) -> Topology:
-        column = resolve_column(blank, width, "blank")
-        return Topology((column,), (0, width) if fused_log_softmax else (0, 0), RNNT_MOVES, width, (column,))
-
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)
