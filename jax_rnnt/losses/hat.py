@@ -1,6 +1,7 @@
 """The hybrid autoregressive transducer, HAT (Variani 2020): a blank of its own, labels among themselves."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,11 @@ def _label_window(blank: int, width: int) -> tuple[int, tuple[int, int]]:
             f"0 or {width - 1} for {width} entries, got {blank}."
         )
     return column, (1, width) if column == 0 else (0, width - 1)
+
+
+def hat_topology(width: int, blank: int = -1) -> Topology:
+    column, window = _label_window(blank, width)
+    return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
 
 
 def hat_loss(
@@ -104,11 +110,7 @@ def hat_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-
-    def topology(width: int) -> Topology:
-        column, window = _label_window(blank, width)
-        return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
-
+    topology = functools.partial(hat_topology, blank=blank)
     return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
 
 

@@ -1,6 +1,7 @@
 """The monotonic RNN-T loss: one label a frame at most (Tripathi 2019)."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -25,6 +26,15 @@ class LastFrameIsBlank:
         t = lax.broadcasted_iota(jnp.int32, entries.shape, 1)
         arc = lax.broadcasted_iota(jnp.int32, entries.shape, 3)
         return jnp.where((arc == 1) & (t == t_b[:, None, None, None] - 1), -jnp.inf, entries)
+
+
+def monotonic_topology(
+    width: int, blank: int = -1, fused_log_softmax: bool = True, last_blank: bool = False
+) -> Topology:
+    column = resolve_column(blank, width, "blank")
+    window = (0, width) if fused_log_softmax else (0, 0)
+    scores = LastFrameIsBlank() if last_blank else None
+    return Topology((column,), window, MONOTONIC_MOVES, width, (column,), scores)
 
 
 def monotonic_rnnt_loss(
@@ -98,11 +108,7 @@ def monotonic_rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-
-    def topology(width: int) -> Topology:
-        column = resolve_column(blank, width, "blank")
-        window = (0, width) if fused_log_softmax else (0, 0)
-        scores = LastFrameIsBlank() if last_blank else None
-        return Topology((column,), window, MONOTONIC_MOVES, width, (column,), scores)
-
+    topology = functools.partial(
+        monotonic_topology, blank=blank, fused_log_softmax=fused_log_softmax, last_blank=last_blank
+    )
     return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)

@@ -1,5 +1,6 @@
 """The multi-blank RNN-T loss: blanks that take several frames (Xu 2022)."""
 
+import functools
 from collections.abc import Sequence
 
 from jax import Array
@@ -10,6 +11,36 @@ from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import resolve_column, resolve_columns, static_integers
 from jax_rnnt.xla.primitive import Implementation
+
+
+def _checked(durations: Sequence[int]) -> tuple[int, ...]:
+    frames = static_integers("durations", durations)
+    if any(d < 1 for d in frames):
+        raise ValueError(f"`durations` must be at least 1, got {frames}.")
+    return frames
+
+
+def multiblank_topology(
+    width: int,
+    blank: int = -1,
+    fused_log_softmax: bool = True,
+    *,
+    big_blanks: Sequence[int],
+    durations: Sequence[int],
+) -> Topology:
+    frames = _checked(durations)
+    column = resolve_column(blank, width, "blank")
+    blanks = (column, *resolve_columns(big_blanks, width, "big_blanks"))
+    if len(blanks) != len(frames) + 1:
+        raise ValueError(
+            f"`durations` must hold one number for each of the {len(blanks) - 1} `big_blanks`, got {len(frames)}."
+        )
+    if len(set(blanks)) != len(blanks):
+        raise ValueError(
+            f"`blank` and `big_blanks` must be different entries, got the columns {blanks[0]} and {blanks[1:]}."
+        )
+    moves = ((1, 0), *((d, 0) for d in frames), (0, 1))
+    return Topology(blanks, (0, width) if fused_log_softmax else (0, 0), moves, width, blanks)
 
 
 def multiblank_rnnt_loss(
@@ -85,22 +116,11 @@ def multiblank_rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    frames = static_integers("durations", durations)
-    if any(d < 1 for d in frames):
-        raise ValueError(f"`durations` must be at least 1, got {frames}.")
-
-    def topology(width: int) -> Topology:
-        column = resolve_column(blank, width, "blank")
-        blanks = (column, *resolve_columns(big_blanks, width, "big_blanks"))
-        if len(blanks) != len(frames) + 1:
-            raise ValueError(
-                f"`durations` must hold one number for each of the {len(blanks) - 1} `big_blanks`, got {len(frames)}."
-            )
-        if len(set(blanks)) != len(blanks):
-            raise ValueError(
-                f"`blank` and `big_blanks` must be different entries, got the columns {blanks[0]} and {blanks[1:]}."
-            )
-        moves = ((1, 0), *((d, 0) for d in frames), (0, 1))
-        return Topology(blanks, (0, width) if fused_log_softmax else (0, 0), moves, width, blanks)
-
+    topology = functools.partial(
+        multiblank_topology,
+        blank=blank,
+        fused_log_softmax=fused_log_softmax,
+        big_blanks=big_blanks,
+        durations=_checked(durations),
+    )
     return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)

@@ -1,5 +1,7 @@
 """The RNN-T loss (Graves 2012)."""
 
+import functools
+
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -8,6 +10,11 @@ from jax_rnnt.core.options import Options, Reduction, Wildcard
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
 from jax_rnnt.xla.primitive import Implementation
+
+
+def rnnt_topology(width: int, blank: int = -1, fused_log_softmax: bool = True) -> Topology:
+    column = resolve_column(blank, width, "blank")
+    return Topology((column,), (0, width) if fused_log_softmax else (0, 0), RNNT_MOVES, width, (column,))
 
 
 def rnnt_loss(
@@ -127,9 +134,5 @@ def rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-
-    def topology(width: int) -> Topology:
-        column = resolve_column(blank, width, "blank")
-        return Topology((column,), (0, width) if fused_log_softmax else (0, 0), RNNT_MOVES, width, (column,))
-
+    topology = functools.partial(rnnt_topology, blank=blank, fused_log_softmax=fused_log_softmax)
     return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)

@@ -13,8 +13,9 @@ from jax_rnnt.core.loss import Logits, checked_batch, checked_weights, example_c
 from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
+from jax_rnnt.losses.rnnt import rnnt_topology
 from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column, static_integers
+from jax_rnnt.ops.labels import resolve_column, static_integers
 from jax_rnnt.xla.primitive import Implementation
 
 
@@ -49,6 +50,33 @@ def _log_softmax(x: Array) -> Array:
     shifted = x - jnp.where(top == -jnp.inf, 0, top)
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(total == 0, 1, total))
+
+
+def _checked(durations: Sequence[int]) -> tuple[int, ...]:
+    frames = static_integers("durations", durations)
+    if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
+        raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
+    return frames
+
+
+def _tokens(width: int, durations: tuple[int, ...]) -> int:
+    vocabulary = width - len(durations)
+    if vocabulary < 1:
+        raise ValueError(
+            f"`logits` must have V + D entries, at least one token and {len(durations)} `durations`, got {width}."
+        )
+    return vocabulary
+
+
+def tdt_topology(
+    width: int, blank: int = -1, fused_log_softmax: bool = True, durations: Sequence[int] = (0, 1, 2, 3, 4)
+) -> Topology:
+    scores = TdtScores(_checked(durations), bool(fused_log_softmax))
+    vocabulary = _tokens(width, scores.durations)
+    column = resolve_column(blank, vocabulary, "blank")
+    columns = (column, *range(vocabulary, width))
+    window = (0, vocabulary) if fused_log_softmax else (0, 0)
+    return Topology(columns, window, scores.moves, vocabulary, (column,), scores)
 
 
 def tdt_loss(
@@ -128,32 +156,16 @@ def tdt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    frames = static_integers("durations", durations)
-    if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
-        raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
+    frames = _checked(durations)
     checks.number("omega", omega)
     if not 0 <= omega <= 1:
         raise ValueError(f"`omega` must be a probability, in [0, 1], got {omega}.")
     if omega > 0 and key is None:
         raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={omega}), got None.")
-    scores = TdtScores(frames, bool(fused_log_softmax))
-
-    def tokens(width: int) -> tuple[int, int, tuple[int, int]]:
-        vocabulary = width - len(frames)
-        if vocabulary < 1:
-            raise ValueError(
-                f"`logits` must have V + D entries, at least one token and {len(frames)} `durations`, got {width}."
-            )
-        return vocabulary, resolve_column(blank, vocabulary, "blank"), (0, vocabulary) if fused_log_softmax else (0, 0)
-
-    def tdt(width: int) -> Topology:
-        vocabulary, column, window = tokens(width)
-        columns = (column, *range(vocabulary, width))
-        return Topology(columns, window, scores.moves, vocabulary, (column,), scores)
+    tdt = functools.partial(tdt_topology, blank=blank, fused_log_softmax=fused_log_softmax, durations=frames)
 
     def rnnt(width: int) -> Topology:
-        vocabulary, column, window = tokens(width)
-        return Topology((column,), window, RNNT_MOVES, vocabulary, (column,))
+        return rnnt_topology(_tokens(width, frames), blank, fused_log_softmax)
 
     batch = checked_batch(logits, targets, logit_lengths, target_lengths)
     of_tdt = functools.partial(example_costs, options=options, topology=tdt)
