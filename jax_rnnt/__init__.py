@@ -18,6 +18,14 @@ The parts of a loss, for other topologies:
   RNNT_MOVES            where the arcs of RNN-T lead
   MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
+Decoding:
+  greedy_decode         the most probable arc at every step, for models of any of the losses
+  beam_decode           the most probable label sequences, with their scores and times
+  GreedyDecoder         greedy_decode for audio that comes in pieces
+  BeamDecoder           beam_decode for audio that comes in pieces
+  Hypotheses            what they return: labels, lengths, scores, times, durations
+  DecoderState          what they keep between two pieces
+
 Around a loss:
   internal_lm_scores    the labels' scores under HAT's internal language model
   check_inputs          checks the values of a batch and names the first bad example
@@ -36,6 +44,9 @@ from jax_rnnt.losses.tdt import tdt_loss
 from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
+from jax_rnnt.tools.beam import BeamDecoder, beam_decode
+from jax_rnnt.tools.greedy import GreedyDecoder, greedy_decode
+from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.tools.inputs import check_inputs
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
@@ -43,14 +54,20 @@ from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
+    "BeamDecoder",
+    "DecoderState",
+    "GreedyDecoder",
+    "Hypotheses",
     "Loss",
     "NodeLabels",
     "RNNTLoss",
     "__version__",
     "arc_log_probs",
+    "beam_decode",
     "build_info",
     "check_inputs",
     "ffi_targets",
+    "greedy_decode",
     "hat_loss",
     "internal_lm_scores",
     "lattice_cost",

@@ -1,0 +1,85 @@
+"""What decoders keep of their hypotheses while they work, and what they return."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_rnnt.tools.prefixes import merged
+
+
+class Hypotheses(NamedTuple):
+    """What a decoder found. The arrays of a beam have a dimension N for its hypotheses, the best first."""
+
+    labels: Array  # [B, L] or [B, N, L] int32; -1 behind the last label
+    lengths: Array  # [B] or [B, N] int32: how many labels there are
+    scores: Array  # [B] or [B, N]: log-probabilities; -inf where the beam holds no further hypothesis
+    times: Array  # [B, L] or [B, N, L] int32: the frame that each label was emitted at; -1 behind the last label
+    durations: Array | None  # of TDT, [B, L] or [B, N, L] int32: the frames that each label took; -1 behind the last
+
+
+class Frontier(NamedTuple):
+    """Where each hypothesis of ``[B, N]`` is, and what the next label depends on."""
+
+    score: Array  # [B, N]
+    time: Array  # [B, N] int32: its frame, counted from the beginning of the utterance
+    length: Array  # [B, N] int32
+    label: Array  # [B, N] int32: the last one; the start symbol where there is none yet
+    waits: Array  # [B, N] bool: whether the predictor has not seen that label yet
+    prefix: Array  # [B, N, 2] uint32: equal where all labels are
+    memory: Any  # the predictor's state, [B, N, ...]
+    predicted: Any  # the predictor's output, [B, N, ...]
+    penalty: Array | None  # [B, N, V]: the internal language model's part of the scores of labels
+
+
+class DecoderState(NamedTuple):
+    """A decoder between two pieces of audio: a pytree of arrays."""
+
+    frames: Array  # [B] int32: how many have been decoded
+    frontier: Frontier
+    labels: Array  # [B, N, L] int32
+    times: Array  # [B, N, L] int32
+    durations: Array | None  # [B, N, L] int32
+
+
+def flat(tree: Any) -> Any:
+    """``[B, N, ...]`` to ``[B * N, ...]``."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def unflat(tree: Any, shape: tuple[int, ...]) -> Any:
+    """``[B * N, ...]`` to ``[B, N, ...]``, where ``shape`` is (B, N)."""
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), tree)
+
+
+def take(tree: Any, index: Array) -> Any:
+    """``x[b, index[b, m]]`` for every leaf ``x [B, N, ...]`` and ``index [B, M]``."""
+
+    def of_leaf(x: Array) -> Array:
+        places = index.reshape(*index.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, places, axis=1, mode="clip")
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def select(mask: Array, then: Any, otherwise: Any) -> Any:
+    """``jnp.where`` over pytrees whose leaves begin with the dimensions of ``mask``."""
+
+    def of_leaf(x: Array, y: Array) -> Array:
+        return jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, y)
+
+    return jax.tree.map(of_leaf, then, otherwise)
+
+
+def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:
+    """``[B, N]`` hypotheses, the best first; those of equal labels count as one, at whatever frame they are."""
+    at = state.frontier
+    score = merged(at.score, at.prefix, jnp.zeros_like(at.time))
+    normalised = score / (at.length + 1).astype(score.dtype) ** length_normalization
+    order = jnp.argsort(-normalised, axis=-1, stable=True)
+    score, length, *found = take((score, at.length, state.labels, state.times, state.durations), order)
+    length = jnp.where(score == -jnp.inf, 0, length)
+    used = lax.broadcasted_iota(jnp.int32, state.labels.shape, 2) < length[..., None]
+    labels, times, durations = jax.tree.map(lambda x: jnp.where(used, x, -1), tuple(found))
+    return Hypotheses(labels, length, score, times, durations)
