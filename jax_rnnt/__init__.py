@@ -25,6 +25,8 @@ Decoding:
   BeamDecoder           beam_decode for audio that comes in pieces
   Hypotheses            what they return: labels, lengths, scores, times, durations
   DecoderState          what they keep between two pieces
+  edit_distance         how many labels are wrong
+  mwer_loss             the expected errors of the best hypotheses, to train on
 
 Around a loss:
   internal_lm_scores    the labels' scores under HAT's internal language model
@@ -45,9 +47,11 @@ from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.tools.beam import BeamDecoder, beam_decode
+from jax_rnnt.tools.edit_distance import edit_distance
 from jax_rnnt.tools.greedy import GreedyDecoder, greedy_decode
 from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.tools.inputs import check_inputs
+from jax_rnnt.tools.mwer import mwer_loss
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 
@@ -66,6 +70,7 @@ __all__ = [
     "beam_decode",
     "build_info",
     "check_inputs",
+    "edit_distance",
     "ffi_targets",
     "greedy_decode",
     "hat_loss",
@@ -74,6 +79,7 @@ __all__ = [
     "lattice_posteriors",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
+    "mwer_loss",
     "native_available",
     "node_labels",
     "rnnt_loss",
