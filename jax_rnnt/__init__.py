@@ -9,6 +9,11 @@ Losses:
   RNNTLoss              rnnt_loss with its options set beforehand: a field of Flax modules, a static argument of jit
   Loss                  the same for any of them
 
+Logits that are no dense array; every loss takes them:
+  JointLogits           a joint network and its inputs: its outputs are made a tile at a time
+  linen_joint           the joint network of JointLogits from a module of Flax linen
+  nnx_joint             the same from a module of Flax nnx
+
 The parts of a loss, for other topologies:
   node_labels           the label of every node of the lattice, from targets and lengths
   NodeLabels            what node_labels returns: labels and lengths for the next ones
@@ -37,6 +42,8 @@ Around a loss:
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
+from jax_rnnt.logits.joint import JointLogits
+from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
 from jax_rnnt.losses.loss_object import Loss, RNNTLoss
 from jax_rnnt.losses.monotonic import MONOTONIC_MOVES, monotonic_rnnt_loss
@@ -62,6 +69,7 @@ __all__ = [
     "DecoderState",
     "GreedyDecoder",
     "Hypotheses",
+    "JointLogits",
     "Loss",
     "NodeLabels",
     "RNNTLoss",
@@ -77,10 +85,12 @@ __all__ = [
     "internal_lm_scores",
     "lattice_cost",
     "lattice_posteriors",
+    "linen_joint",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
     "mwer_loss",
     "native_available",
+    "nnx_joint",
     "node_labels",
     "rnnt_loss",
     "tdt_loss",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 from jax import Array
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from jax_rnnt.core import pipeline
@@ -72,12 +73,24 @@ def example_costs(
     source: Source, targets: Array, t_b: Array, u_b: Array, options: Options, topology: MakeTopology
 ) -> Array:
     """``costs [B]``."""
+    part = functools.partial(example_costs, options=options, topology=topology)
+    axes = tuple(axis for axis in source.batch_axes() if not mesh_axis.is_bound(axis))
+    if axes:
+
+        def of_device(source: Source, *rest: Array) -> Array:
+            return part(source.on_device(axes), *rest)
+
+        batch = PartitionSpec(axes)
+        specs = (source.partition_specs(axes), batch, batch, batch)
+        return mesh_axis.over_mesh(of_device, axes, specs, batch, "batch_axis_names")(source, targets, t_b, u_b)
     axis = options.vocab_axis_name
     if axis is not None and mesh_axis.is_undivided(axis):
         axis = None
+    part_of_device = source if axis is None else source.divided(axis)
     if axis is not None and not mesh_axis.is_bound(axis):
-        part = functools.partial(example_costs, options=options, topology=topology)
-        return mesh_axis.over_mesh(part, axis)(source, targets, t_b, u_b)
+        whole = PartitionSpec()
+        specs = (PartitionSpec(None, None, None, axis), whole, whole, whole)
+        return mesh_axis.over_mesh(part, (axis,), specs, whole, "vocab_axis_name")(source, targets, t_b, u_b)
     width = source.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
     arcs = topology(width)
     nodes = node_labels(targets, t_b, u_b, (*source.shape[:-1], arcs.vocabulary), arcs.blanks)
@@ -88,7 +101,7 @@ def example_costs(
         float(options.clamp),
         options.implementation,
     )
-    return pipeline.costs(source if axis is None else source.divided(axis), nodes, static)
+    return pipeline.costs(part_of_device, nodes, static)
 
 
 def _arc_weights(topology: Topology, fastemit_lambda: float) -> tuple[float, ...] | None:

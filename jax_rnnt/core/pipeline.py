@@ -44,7 +44,7 @@ def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
         if static.arc_weights is None:
             return lattice.costs(arcs, *nodes[1:], **static.lattice)
         return _weighted_costs(arcs, *nodes[1:], static)
-    return _costs(_floats(no_forward_mode, source), *nodes, static)
+    return _costs(_floats(no_forward_mode, source.prepared(nodes.labels)), *nodes, static)
 
 
 def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:

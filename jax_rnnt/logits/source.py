@@ -43,6 +43,22 @@ class Source(abc.ABC):
             "dense array can be divided."
         )
 
+    def batch_axes(self) -> tuple[str, ...]:
+        """The mesh axes that each device must run its own part of the batch along, if the source wants that."""
+        return ()
+
+    def partition_specs(self, axes: tuple[str, ...]) -> Any:
+        """How the source divides over ``batch_axes``: itself, with a PartitionSpec in place of arrays."""
+        raise NotImplementedError
+
+    def on_device(self, axes: tuple[str, ...]) -> Self:
+        """This device's part, inside ``shard_map`` over ``batch_axes``."""
+        raise NotImplementedError
+
+    def prepared(self, labels: Array) -> Self:
+        """The same source, as ``forward`` wants it for these labels."""
+        return self
+
     @abc.abstractmethod
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:
         """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` wants to be kept."""

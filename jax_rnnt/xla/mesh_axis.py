@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 from jax import Array, lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType
 
 
 def is_bound(axis_name: str) -> bool:
@@ -21,26 +21,25 @@ def is_undivided(axis_name: str) -> bool:
     return not is_bound(axis_name) and jax.sharding.get_abstract_mesh().shape.get(axis_name) == 1
 
 
-def over_mesh(costs: Callable[..., Array], axis_name: str) -> Callable[..., Array]:
-    """``costs(logits, targets, logit_lengths, target_lengths)`` with only ``axis_name`` manual, in the current mesh."""
+def over_mesh(
+    costs: Callable[..., Array], axes: tuple[str, ...], in_specs: tuple, out_specs, argument: str
+) -> Callable:
+    """``costs(source, targets, logit_lengths, target_lengths)`` with only ``axes`` manual, in the current mesh.
+
+    ``argument`` is what the caller knows them by.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if axis_name not in mesh.axis_names:
-        raise ValueError(
-            f"`vocab_axis_name` is {axis_name!r}, which is neither an axis of a shard_map or pmap around this call nor "
-            f"of the current mesh, whose axes are {mesh.axis_names}. Call it inside jax.shard_map, or under "
-            "`with jax.set_mesh(mesh):`."
-        )
+    for axis in axes:
+        if axis not in mesh.axis_names:
+            raise ValueError(
+                f"`{argument}` is {axis!r}, which is neither an axis of a shard_map or pmap around this call nor of "
+                f"the current mesh, whose axes are {mesh.axis_names}. Call it inside jax.shard_map, or under "
+                "`with jax.set_mesh(mesh):`."
+            )
     if jax.__version_info__ < (0, 7) and AxisType.Explicit in mesh.axis_types:
         raise TypeError(
-            f"`vocab_axis_name` in a mesh with explicit axes needs jax 0.7 or newer, and this is {jax.__version__}: "
+            f"`{argument}` in a mesh with explicit axes needs jax 0.7 or newer, and this is {jax.__version__}: "
             f"operations on arrays that are divided over explicit and manual axes at once fail there. The axes are "
             f"{dict(zip(mesh.axis_names, mesh.axis_types, strict=True))}; AxisType.Auto will do."
         )
-    logits = PartitionSpec(None, None, None, axis_name)
-    replicated = PartitionSpec()
-    return jax.shard_map(
-        costs,
-        in_specs=(logits, replicated, replicated, replicated),
-        out_specs=replicated,
-        axis_names={axis_name},
-    )
+    return jax.shard_map(costs, in_specs=in_specs, out_specs=out_specs, axis_names=set(axes))

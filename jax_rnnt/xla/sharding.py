@@ -43,6 +43,13 @@ def _explicit_sharding(x: Array) -> NamedSharding | None:
     return None if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types else place
 
 
+def explicit_batch_axes(x: Array) -> tuple[str, ...]:
+    """The mesh axes that the first dimension of ``x`` is divided over, in a mesh whose axes are explicit."""
+    place = _explicit_sharding(x)
+    axes = place.spec[0] if place is not None and place.spec else None
+    return () if axes is None else axes if isinstance(axes, tuple) else (axes,)
+
+
 def may_gather(x: Array) -> bool:
     """Whether ``lax.gather`` knows what to do with ``x``: until jax 0.7 it did not where axes are explicit."""
     return jax.__version_info__ >= (0, 7) or _explicit_sharding(x) is None

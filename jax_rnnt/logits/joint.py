@@ -1,0 +1,324 @@
+"""Logits that a joint network makes, a tile of nodes at a time: the array ``[B, T, U+1, W]`` never exists.
+
+Operation 1 runs on a tile while it is in the caches. The backward pass makes the tile again, only for the nodes whose
+entries have a gradient.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import PartitionSpec
+
+from jax_rnnt.logits.row_norms import row_norms
+from jax_rnnt.logits.source import Source
+from jax_rnnt.logits.tiles import over_tiles, rows_of_tile
+from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import PADDING, static_index
+from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.xla import sharding
+from jax_rnnt.xla.element_wise import one_element_after_another
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class JointLogits(Source):
+    r"""The logits ``joint(params, encoded[b, t], predicted[b, u])`` of the nodes (t, u), in place of a dense array.
+
+    Every loss takes it where it takes ``logits``. Memory is that of one tile of nodes and of arrays of a few numbers a
+    node, whatever V is. Only nodes inside of the lengths T_b and U_b are computed, and the gradient only where a path
+    goes: nodes whose posteriors are exactly 0 cost nothing.
+
+    Project the encoder's and the predictor's outputs to the joint's width before: what depends on one of them alone is
+    computed B T or B (U+1) times there, and B T (U+1) times in ``joint``.
+
+    Args:
+      joint: static; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and ``p [N, Dp]`` give
+        ``[N, W]``, row by row, as the function does that is called with ``encoded[:, :, None]`` and
+        ``predicted[:, None]``. With ``dropout_key`` it has a fourth argument. :func:`linen_joint` and :func:`nnx_joint`
+        make it from a module of Flax.
+      params: a pytree of arrays, of which those of floating point have gradients. Arrays that ``joint`` uses must be
+        here: it may not close over them.
+      encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
+      predicted: ``[B, U+1, Dp]``, likewise.
+      dropout_key: a JAX random key. ``joint(params, e, p, keys)`` has ``keys [N]``, one a row, made from the node
+        (b, t, u): forward and backward agree, whatever the tiles are.
+      gradient_budget: static, in [0, 1). 0: the gradient is exact. Above: the backward pass leaves out nodes of an
+        utterance that together hold at most this share of the L1 norm of the gradient with respect to the logits of
+        that utterance (before ``clamp``). A trained model has its posteriors on a few percent of the nodes: 1e-5 then
+        saves most of the backward pass.
+      tile_rows: static, the number of nodes in a tile. None: as many as give the largest array of a tile 4 MiB on
+        a CPU and 256 MiB elsewhere, and at least 256. The result does not depend on it but for rounding.
+      batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
+        then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
+        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
+
+    There is no forward mode and no second order. ``vocab_axis_name`` is refused. With ``vmap`` the tiles of one element
+    of the mapped axis follow those of another.
+
+    Raises (in the loss):
+      TypeError: if ``joint`` closes over an array, or a dtype is wrong.
+      ValueError: if a shape does not match, or an option is out of its range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> def joint(params, e, p):
+      ...     return jnp.tanh(e + p) @ params["kernel"]
+      >>> params = {"kernel": jnp.ones((8, 5))}
+      >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))  # B = 2, T = 4, U = 2
+      >>> targets, lengths = jnp.array([[1, 2], [3, 0]]), (jnp.array([4, 3]), jnp.array([2, 1]))
+      >>> def loss(params, encoded, predicted):
+      ...     logits = jax_rnnt.JointLogits(joint, params, encoded, predicted)
+      ...     return jax_rnnt.rnnt_loss(logits, targets, *lengths)
+      >>> round(float(loss(params, encoded, predicted)), 2)
+      6.35
+      >>> jax.grad(loss)(params, encoded, predicted)["kernel"].shape
+      (8, 5)
+    """
+
+    joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
+    params: Any
+    encoded: Array
+    predicted: Array
+    _: dataclasses.KW_ONLY
+    dropout_key: Array | None = None
+    gradient_budget: float = dataclasses.field(default=0.0, metadata={"static": True})
+    tile_rows: int | None = dataclasses.field(default=None, metadata={"static": True})
+    batch_axis_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    refused_as: ClassVar[str] = "JointLogits"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.encoded.shape[:2], self.predicted.shape[1], self._row.shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._row.dtype
+
+    @property
+    def _row(self) -> jax.ShapeDtypeStruct:
+        return jax.eval_shape(self.joint, *self._one_row())
+
+    def _one_row(self) -> tuple:
+        def row(x: Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
+
+        keys = () if self.dropout_key is None else (self.dropout_key[None],)
+        return self.params, row(self.encoded), row(self.predicted), *keys
+
+    def batched(self) -> Array:
+        return self.encoded
+
+    def check(self) -> None:
+        for name, x, letters in (("encoded", self.encoded, "B, T, De"), ("predicted", self.predicted, "B, U+1, Dp")):
+            if not hasattr(x, "dtype"):
+                raise TypeError(f"`{name}` must be an array, got {checks.described(x)}.")
+            checks.floating(name, x)
+            checks.rank(name, x, letters)
+        if self.predicted.shape[0] != self.encoded.shape[0]:
+            raise ValueError(
+                f"`predicted` must have encoded.shape[0] == {self.encoded.shape[0]} rows, got shape "
+                f"{self.predicted.shape}."
+            )
+        checks.number("gradient_budget", self.gradient_budget)
+        if not 0 <= self.gradient_budget < 1:
+            raise ValueError(f"`gradient_budget` must be in [0, 1), got {self.gradient_budget}.")
+        if self.tile_rows is not None and static_index("tile_rows", self.tile_rows) < 1:
+            raise ValueError(f"`tile_rows` must be None or at least 1, got {self.tile_rows}.")
+        names = self.batch_axis_names
+        if not isinstance(names, tuple):
+            raise TypeError(f"`batch_axis_names` must be a tuple of names of mesh axes, got {checks.described(names)}.")
+        self._check_joint()
+        nodes = math.prod(self.shape[:3])
+        if nodes >= 2**31:
+            raise ValueError(
+                f"`encoded` {self.encoded.shape} and `predicted` {self.predicted.shape} make B T (U+1) = {nodes} "
+                "nodes; one call takes at most 2^31 - 1."
+            )
+
+    def _check_joint(self) -> None:
+        traced, row = jax.make_jaxpr(self.joint, return_shape=True)(*self._one_row())
+        if closed := [x for x in traced.consts if isinstance(x, Array)]:
+            raise TypeError(
+                f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: put that in "
+                "`params`, so that it has a gradient."
+            )
+        if getattr(row, "shape", ())[:-1] != (1,):
+            raise ValueError(
+                f"`joint` must give logits [N, W] for rows [N, De] = (1, {self.encoded.shape[-1]}) and [N, Dp] = "
+                f"(1, {self.predicted.shape[-1]}), got {row}."
+            )
+
+    def batch_axes(self) -> tuple[str, ...]:
+        return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+
+    def partition_specs(self, axes: tuple[str, ...]) -> Any:
+        whole, batch = PartitionSpec(), PartitionSpec(axes)
+        key = None if self.dropout_key is None else whole
+        specs: dict[str, Any] = {"params": whole, "encoded": batch, "predicted": batch, "dropout_key": key}
+        return dataclasses.replace(self, **specs)
+
+    def on_device(self, axes: tuple[str, ...]) -> "JointLogits":
+        key = self.dropout_key
+        if key is not None:
+            for axis in axes:
+                key = jax.random.fold_in(key, lax.axis_index(axis))
+        return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
+
+    def prepared(self, labels: Array) -> "JointLogits":
+        # Arrays of a shard_map vary alike from here on, so that JAX sums the gradient of those that did not.
+        arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
+        return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
+
+    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
+        forward = functools.partial(_forward, parameters)
+        entries, log_norm = one_element_after_another(forward)(self, labels)
+        return entries, _Kept(entries, log_norm)
+
+    def backward(
+        self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
+    ) -> "JointLogits":
+        backward = functools.partial(_backward, parameters)
+        return one_element_after_another(backward)(self, labels, kept, cotangent, bound)
+
+
+class _Kept(NamedTuple):
+    """What the backward pass reads of the forward pass."""
+
+    entries: Array  # [B, T, U+1, K']
+    log_norm: Array  # [B, T, U+1]
+
+
+class _Nodes:
+    """The nodes of a batch, one after the other: their rows of logits, for places ``[N]`` in ``[0, B T (U+1))``."""
+
+    def __init__(self, logits: JointLogits):
+        self._logits = logits
+        self._positions = logits.predicted.shape[1]
+        self._frames = logits.encoded.shape[1]
+        self.encoded = logits.encoded.reshape(-1, logits.encoded.shape[-1])
+        self.predicted = logits.predicted.reshape(-1, logits.predicted.shape[-1])
+
+    def rows(self, place: Array) -> tuple[Array, Array]:
+        """The rows of ``encoded`` and of ``predicted`` ``[N]`` that a node's logits come from."""
+        frame = place // self._positions
+        return frame, frame // self._frames * self._positions + place % self._positions
+
+    def joint(self, place: Array) -> Callable[[Any, Array, Array], Array]:
+        key = self._logits.dropout_key
+        if key is None:
+            return self._logits.joint
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
+        return lambda params, e, p: self._logits.joint(params, e, p, keys)
+
+    def taken(self, place: Array) -> tuple[Any, Array, Array]:
+        """What the joint is called with."""
+        frame, position = self.rows(place)
+        return self._logits.params, _take(self.encoded, frame), _take(self.predicted, position)
+
+    def over_tiles(self, mask: Array, tile: Callable, carry: Any) -> Any:
+        if self._logits.tile_rows is not None:
+            return over_tiles(mask, self._logits.tile_rows, tile, carry)
+        widest = max(self._logits.shape[-1], self.encoded.shape[-1], self.predicted.shape[-1])
+
+        def on(platform: str) -> Callable:
+            rows = rows_of_tile(widest, self._logits.dtype.itemsize, platform)
+            return lambda mask, carry: over_tiles(mask, rows, tile, carry)
+
+        return lax.platform_dependent(mask, carry, cpu=on("cpu"), default=on("other"))
+
+
+def _take(x: Array, rows: Array) -> Array:
+    return x.at[rows].get(mode="promise_in_bounds")
+
+
+def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tuple[Array, Array]:
+    """``entries [B, T, U+1, K']`` and ``log_norm [B, T, U+1]``."""
+    nodes, flat = _Nodes(logits), labels.reshape(-1)
+    dtype = compute_dtype(logits.dtype)
+
+    def tile(carry: tuple[Array, Array], place: Array, real: Array) -> tuple[Array, Array]:
+        rows = nodes.joint(place)(*nodes.taken(place))
+        results = arcs.forward(rows, jnp.where(real, flat[place], PADDING), **parameters.asdict())
+        at = jnp.where(real, place, flat.size)
+        entries, log_norm = (
+            x.at[at].set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
+            for x, value in zip(carry, results, strict=True)
+        )
+        return entries, log_norm
+
+    empty = jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros(flat.size, dtype)
+    entries, log_norm = nodes.over_tiles(flat != PADDING, tile, empty)
+    return entries.reshape(*labels.shape, -1), log_norm.reshape(labels.shape)
+
+
+def _backward(
+    parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
+) -> JointLogits:
+    nodes, flat = _Nodes(logits), labels.reshape(-1)
+    log_norm, ct = kept.log_norm.reshape(-1), cotangent.reshape(flat.size, -1)
+    limit = None if bound is None else bound.reshape(-1)
+    lower, upper = row_norms(kept.entries.reshape(ct.shape), flat, ct, parameters)
+    asked = (flat != PADDING) & (upper != 0)
+    if logits.gradient_budget > 0:
+        asked &= ~(upper <= _budget(logits.gradient_budget, jnp.where(asked, lower, 0), asked, labels.shape))
+    is_float = [jnp.issubdtype(x.dtype, jnp.inexact) for x in jax.tree.leaves(logits.params)]
+
+    def tile(carry: tuple, place: Array, real: Array) -> tuple:
+        of_params, of_encoded, of_predicted = carry
+        rows, pull = jax.vjp(nodes.joint(place), *nodes.taken(place))
+        optional = () if limit is None else (limit[place],)
+        (of_rows,) = arcs.backward(
+            rows,
+            jnp.where(real, flat[place], PADDING),
+            log_norm[place],
+            jnp.where(real[:, None], ct[place], 0),
+            *optional,
+            clipped=limit is not None,
+            **parameters.asdict(),
+        )
+        tile_params, tile_encoded, tile_predicted = pull(of_rows)
+        grads = [g for g, wanted in zip(jax.tree.leaves(tile_params), is_float, strict=True) if wanted]
+        frame, position = nodes.rows(place)
+        return (
+            [total + g.astype(total.dtype) for total, g in zip(of_params, grads, strict=True)],
+            of_encoded.at[frame].add(tile_encoded.astype(of_encoded.dtype), mode="promise_in_bounds"),
+            of_predicted.at[position].add(tile_predicted.astype(of_predicted.dtype), mode="promise_in_bounds"),
+        )
+
+    leaves, structure = jax.tree.flatten(logits.params)
+    floats = [x for x, wanted in zip(leaves, is_float, strict=True) if wanted]
+    zeros = jax.tree.map(_wide_zeros, (floats, nodes.encoded, nodes.predicted))
+    of_params, of_encoded, of_predicted = nodes.over_tiles(asked, tile, zeros)
+    each = iter(of_params)
+    of_leaves = [next(each).astype(x.dtype) if wanted else None for x, wanted in zip(leaves, is_float, strict=True)]
+    return dataclasses.replace(
+        logits,
+        params=jax.tree.unflatten(structure, of_leaves),
+        encoded=of_encoded.astype(logits.encoded.dtype).reshape(logits.encoded.shape),
+        predicted=of_predicted.astype(logits.predicted.dtype).reshape(logits.predicted.shape),
+        dropout_key=None,
+    )
+
+
+def _wide_zeros(x: Array) -> Array:
+    return jnp.zeros(x.shape, jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
+
+
+def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) -> Array:
+    """What a node ``[B T (U+1)]`` may have at most to be left out; together such nodes hold at most ``share``.
+
+    Each utterance has its own budget, so that an easy one beside a hard one keeps its accuracy.
+    """
+    total = jnp.sum(norms.reshape(shape[0], -1), axis=1)
+    count = jnp.sum(asked.reshape(shape[0], -1), axis=1)
+    return jnp.repeat(share * total / jnp.maximum(count, 1).astype(total.dtype), shape[1] * shape[2])

@@ -1,0 +1,243 @@
+"""JointLogits under the transformations of JAX: vmap, remat, scan, meshes, export, modules of Flax."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import losses
+import meshes
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import AxisType
+from meshes import P, T, U, V
+
+import jax_rnnt
+
+D = 4
+
+
+def _joint(params, e, p):
+    return jnp.tanh(e + p) @ params
+
+
+@functools.cache
+def _operands(size: int = 8) -> tuple[np.ndarray, ...]:
+    """The joint's matrix, the encoder's output [B, T, D], the predictor's [B, U+1, D]."""
+    rng = np.random.default_rng(size)
+    return rng.normal(size=(D, V)), rng.normal(size=(size, T, D)), rng.normal(size=(size, U + 1, D))
+
+
+def _total(kernel, encoded, predicted, *rest, **source):
+    logits = jax_rnnt.JointLogits(_joint, kernel, encoded, predicted, tile_rows=16, **source)
+    return jax_rnnt.rnnt_loss(logits, *rest, reduction="sum")
+
+
+def _dense_total(kernel, encoded, predicted, *rest):
+    return jax_rnnt.rnnt_loss(_joint(kernel, encoded[:, :, None], predicted[:, None]), *rest, reduction="sum")
+
+
+def _step(total, **source):
+    return jax.value_and_grad(functools.partial(total, **source), (0, 1, 2))
+
+
+@functools.cache
+def _expected(size: int = 8):
+    return losses.jit(_step(_dense_total))(*_operands(size), *meshes.batch(size)[1:])
+
+
+def _assert_expected(result, size: int = 8) -> None:
+    for actual, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(_expected(size)), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-10, atol=1e-11)
+
+
+def _split(x):
+    return x.reshape(2, -1, *x.shape[1:])
+
+
+def test_vmap() -> None:
+    """Gradients of each element, of their sum, and with mapped parameters."""
+    kernel, *rest = *_operands(), *meshes.batch(8)[1:]
+    halves = [_split(x) for x in rest]
+    step = _step(_total)
+    value, (of_kernel, *others) = losses.jit(jax.vmap(step, (None, *[0] * 5)))(kernel, *halves)
+    _assert_expected((value.sum(), (of_kernel.sum(0), *(x.reshape(-1, *x.shape[2:]) for x in others))))
+
+    kernels = jnp.stack([kernel, 2 * kernel])
+    value, (each, *_) = losses.jit(jax.vmap(step))(kernels, *halves)
+    for i in range(2):
+        wanted = losses.jit(_step(_dense_total))(kernels[i], *(x[i] for x in halves))
+        np.testing.assert_allclose(value[i], wanted[0], rtol=1e-10)
+        np.testing.assert_allclose(each[i], wanted[1][0], rtol=1e-9, atol=1e-11)
+
+    def total(*operands):
+        return jnp.sum(jax.vmap(_total, (None, *[0] * 5))(*operands))
+
+    value, (of_kernel, *others) = losses.jit(jax.value_and_grad(total, (0, 1, 2)))(kernel, *halves)
+    _assert_expected((value, (of_kernel, *(x.reshape(-1, *x.shape[2:]) for x in others))))
+
+
+def test_remat_and_scan() -> None:
+    kernel, *rest = *_operands(), *meshes.batch(8)[1:]
+
+    def total(kernel, encoded, predicted, *rest):
+        def add(carry, x):
+            return carry + jax.checkpoint(_total)(kernel, *x), None
+
+        return jax.lax.scan(add, jnp.zeros(()), tuple(_split(x) for x in (encoded, predicted, *rest)))[0]
+
+    _assert_expected(losses.jit(jax.value_and_grad(total, (0, 1, 2)))(kernel, *rest))
+
+
+def _assert_divided(program: meshes.Program) -> None:
+    """Every device runs its own tiles: what crosses the mesh is the loss and the gradient of the joint's matrix."""
+    assert {kind for kind, _ in program.collectives()} == {"all-reduce"}
+    assert program.largest_exchange() <= D * V
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_shard_map(check: bool) -> None:
+    mesh = meshes.make_mesh(data=4)
+    divided = P("data")
+
+    def total(kernel, *rest):
+        if not check:  # JAX then leaves it to the caller to add up the devices' parts
+            return _total(kernel, *rest)
+        return jax.lax.psum(_total(kernel, *rest), "data")
+
+    def step(kernel, *rest):
+        value, (of_kernel, *others) = jax.value_and_grad(total, (0, 1, 2))(kernel, *rest)
+        if not check:
+            value, of_kernel = jax.lax.psum((value, of_kernel), "data")
+        return value, (of_kernel, *others)
+
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(P(), *[divided] * 5),
+        out_specs=(P(), (P(), divided, divided)),
+        check_vma=check,
+    )
+    run, program = meshes.compiled(mapped, *_operands(), *meshes.batch(8)[1:])
+    _assert_divided(program)
+    _assert_expected(run(*_operands(), *meshes.batch(8)[1:]))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
+    """In a mesh of two axes; automatic ones are named, explicit ones are in the arrays' types."""
+    if kind == AxisType.Explicit and jax.__version_info__ < (0, 7):
+        pytest.skip("needs jax 0.7")
+    mesh = meshes.make_mesh(kind, data=4, model=2)
+    kernel, *rest = *_operands(), *meshes.batch(8)[1:]
+    source = {"batch_axis_names": ("data",)} if kind == AxisType.Auto else {}
+    with meshes.current_mesh(mesh):
+        arrays = [meshes.put(mesh, kernel), *(meshes.put(mesh, x, "data") for x in rest)]
+        run, program = meshes.compiled(_step(_total, **source), *arrays)
+        result = run(*arrays)
+    _assert_divided(program)
+    _assert_expected(result)
+    assert meshes.is_sharded_as(result[1][1], mesh, "data")
+
+
+def test_automatic_sharding_without_names_is_right() -> None:
+    mesh = meshes.make_mesh(data=4)
+    kernel, *rest = *_operands(), *meshes.batch(8)[1:]
+    _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
+
+
+def test_dropout_differs_from_device_to_device() -> None:
+    """The masks of two devices are not the same, though their nodes have the same numbers."""
+
+    def joint(params, e, p, keys):
+        return jax.vmap(lambda key: jax.random.normal(key, (V,), e.dtype))(keys) + 0 * (e + p) @ params
+
+    mesh = meshes.make_mesh(data=2)
+    kernel, encoded, predicted = (np.zeros_like(x) for x in _operands(2))
+    targets, lengths = np.ones((2, U), np.int32), (np.full(2, T, np.int32), np.full(2, U, np.int32))
+
+    def costs(key):
+        logits = jax_rnnt.JointLogits(
+            joint, kernel, encoded, predicted, dropout_key=key, batch_axis_names=("data",), tile_rows=16
+        )
+        return jax_rnnt.rnnt_loss(logits, targets, *lengths, reduction="none")
+
+    with meshes.current_mesh(mesh):
+        first, second = jax.jit(costs)(jax.random.key(0))
+    assert abs(first - second) > 1e-3
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_export(platform: str) -> None:
+    pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    operands = *_operands(), *meshes.batch(8)[1:]
+    made = export.export(jax.jit(_step(_total)), platforms=[platform], disabled_checks=checks)(*operands)
+    again = export.deserialize(made.serialize())
+    if platform == "cpu":
+        _assert_expected(again.call(*operands))
+    elif not jax_rnnt.native_available(platform):
+        assert "custom_call @jax_rnnt" not in again.mlir_module()
+
+
+# --- modules of Flax --------------------------------------------------------------------------------------------------
+
+
+def test_linen(default_jax_settings) -> None:
+    nn = pytest.importorskip("flax.linen")
+
+    class Joint(nn.Module):
+        @nn.compact
+        def __call__(self, e, p, deterministic=True):
+            return nn.Dense(V)(nn.Dropout(0.5)(jnp.tanh(e + p), deterministic=deterministic))
+
+    _, *rest = *_operands(), *meshes.batch(8)[1:]
+    encoded, predicted, *rest = (jnp.asarray(x) for x in rest)
+    params = Joint().init(jax.random.key(0), encoded[:, :1], predicted[:, :1])["params"]
+
+    def fused(params, **source):
+        arguments = {"deterministic": False} if source else {}
+        joint = jax_rnnt.linen_joint(Joint(), **arguments)
+        return jax_rnnt.rnnt_loss(jax_rnnt.JointLogits(joint, params, encoded, predicted, **source), *rest)
+
+    def dense(params):
+        return jax_rnnt.rnnt_loss(Joint().apply({"params": params}, encoded[:, :, None], predicted[:, None]), *rest)
+
+    actual, wanted = (losses.jit(jax.value_and_grad(f))(params) for f in (fused, dense))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), actual, wanted)
+    some, other = (losses.jit(functools.partial(fused, dropout_key=jax.random.key(k)))(params) for k in (0, 1))
+    assert some != other
+    assert some != wanted[0]
+    assert jax_rnnt.linen_joint(Joint()) == jax_rnnt.linen_joint(Joint())
+
+
+def test_nnx(default_jax_settings) -> None:
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.output = nnx.Linear(D, V, rngs=rngs)
+
+        def join(self, e, p):
+            return self.output(jnp.tanh(e + p))
+
+    encoded, predicted, *rest = (jnp.asarray(x) for x in (*_operands()[1:], *meshes.batch(8)[1:]))
+    model = Model(nnx.Rngs(0))
+
+    @nnx.jit
+    def fused(model):
+        def loss(model):
+            joint, params = jax_rnnt.nnx_joint(model, "join")
+            return jax_rnnt.rnnt_loss(jax_rnnt.JointLogits(joint, params, encoded, predicted), *rest)
+
+        return nnx.value_and_grad(loss)(model)
+
+    @nnx.jit
+    def dense(model):
+        return nnx.value_and_grad(
+            lambda model: jax_rnnt.rnnt_loss(model.join(encoded[:, :, None], predicted[:, None]), *rest)
+        )(model)
+
+    actual, wanted = (jax.tree.leaves(f(model)) for f in (fused, dense))
+    for a, w in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6)
