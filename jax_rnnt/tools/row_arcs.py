@@ -72,11 +72,10 @@ class RowArcs:
             of_labels = jnp.take_along_axis(tokens, labels, axis=-1)
         else:
             of_labels, labels = lax.top_k(tokens, count)
-        entries, log_norm = arcs.forward(
-            logits,
-            jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32),
-            **ArcParameters(self.topology.columns, self.width, self.topology.window, None).asdict(),
-        )
+        # The rows of a step are too few for the kernels, whose threads would be waited for longer than they work.
+        parameters = ArcParameters(self.topology.columns, self.width, self.topology.window, "scan")
+        unlabelled = jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32)
+        entries, log_norm = arcs.forward(logits, unlabelled, **parameters.asdict())
         of_columns = jnp.broadcast_to(entries[:, None, :-1], (*labels.shape, len(self.topology.columns)))
         # Labels lie in the window, or else there is none and the log-norm is 0; a penalty passes through as it is.
         norm = jnp.where(log_norm == -jnp.inf, 0, log_norm)[:, None]
