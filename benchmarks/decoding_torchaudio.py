@@ -1,7 +1,7 @@
-"""torchaudio's beam search on the weights of a file, once a line of standard input (decoding.py starts it)."""
+"""torchaudio's beam search on the weights of a file, once for each line of standard input, which holds the number of
+threads (decoding.py starts it)."""
 
 import json
-import os
 import sys
 import time
 
@@ -30,13 +30,13 @@ class Model(torch.nn.Module):
 
 
 def main(file: str) -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     data = dict(np.load(file))
     encoded, beam, most = torch.from_numpy(data.pop("encoded")), int(data.pop("beam")), int(data.pop("most"))
     model = Model(data)
     # By default it ranks by scores divided by lengths, at every frame; this is the plain search.
     search = RNNTBeamSearch(model, model.blank, hypo_sort_key=lambda hypothesis: hypothesis[3], step_max_tokens=most)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        torch.set_num_threads(int(line))
         with torch.inference_mode():
             begin = time.perf_counter()
             found = [search._search(row[None], None, beam) for row in encoded]

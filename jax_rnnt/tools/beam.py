@@ -13,8 +13,9 @@ from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
 from jax_rnnt.tools import prefixes
 from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, flat, ranked, select, take, unflat
-from jax_rnnt.tools.row_arcs import RowArcs
+from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, ranked
+from jax_rnnt.tools.row_arcs import Choices, RowArcs
+from jax_rnnt.tools.rows import flat, select, take, unflat, where_needed
 
 
 class _Beam(NamedTuple):
@@ -102,19 +103,23 @@ class BeamDecoder(Decoder):
         batch, n = here.shape
         most = self._labels_a_frame(arcs)
         rows = jnp.repeat(row, n, axis=0)
-        nothing = jnp.full((batch, n, most), -1, jnp.int32)
-        first = _Beam(at, jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n)), nothing, nothing)
+        some = arcs.labels(n)
+        unused = jnp.full((batch, n, most), -1, jnp.int32)
+        first = _Beam(at, jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n)), unused, unused)
 
         def turn(carry: tuple[Array, _Beam, _Beam]) -> tuple[Array, _Beam, _Beam]:
             v, done, open_ = carry
             going = open_.at.score > -jnp.inf
             now = self._predict(params, open_.at, going, arcs, rows)
             open_ = open_._replace(at=now)
-            penalty = None if now.penalty is None else flat(now.penalty)
-            logits = self.joint(params, rows, flat(now.predicted))
-            silent, labels, emitting = unflat(
-                tuple(arcs.choices(logits, flat(going), arcs.labels(n), penalty)), (batch, n)
-            )
+
+            def choose(of: tuple[Array, Any, Array | None]) -> Choices:
+                row, predicted, penalty = of
+                return arcs.choices(self.joint(params, row, predicted), jnp.ones(len(row), bool), some, penalty)
+
+            inputs = rows, *flat((now.predicted, now.penalty))
+            nothing = arcs.nothing(batch * n, some, now.score.dtype)
+            silent, labels, emitting = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
             closed = (v >= most) | (now.length >= room)
             emitting = jnp.where(closed[..., None, None], -jnp.inf, emitting) + now.score[..., None, None]
             silent = silent + now.score[..., None]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt.losses.hat import hat_loss
@@ -15,8 +15,9 @@ from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
 from jax_rnnt.ops.slices import compute_dtype
 from jax_rnnt.tools import prefixes
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier, flat, select, unflat
+from jax_rnnt.tools.hypotheses import DecoderState, Frontier
 from jax_rnnt.tools.row_arcs import RowArcs, row_arcs
+from jax_rnnt.tools.rows import flat, unflat, where_needed
 
 Predictor = Callable[[Any, Any, Array], tuple[Any, Any]]
 Joint = Callable[[Any, Array, Any], Array]
@@ -129,22 +130,21 @@ class Decoder:
     def _predict(self, params: Any, at: Frontier, going: Array, arcs: RowArcs, row: Array) -> Frontier:
         """The predictor's turn: it sees the labels that wait, in the hypotheses that are ``going``, if there are any.
 
-        ``row [R, ...]`` is any frame for each, of which only the shape is used.
+        Only the shape and the dtype of ``row [R, ...]``, a frame of the encoder for each, are used.
         """
         due = at.waits & going
-        shape = due.shape
 
-        def run(now: Frontier) -> Frontier:
-            memory, predicted = self.predictor(params, flat(now.memory), flat(now.label))
-            penalty = None
-            if now.penalty is not None:
-                logits = self.joint(params, jnp.zeros_like(row), predicted)
-                first, stop = arcs.topology.window
-                scores = jax.nn.log_softmax(logits[:, first:stop].astype(now.penalty.dtype), axis=-1)
-                outside = (0, 0), (first, arcs.topology.vocabulary - stop)
-                penalty = unflat(self.internal_lm_weight * jnp.pad(scores, outside), shape)
-            new = unflat((memory, predicted), shape)
-            memory, predicted, penalty = select(due, (*new, penalty), (now.memory, now.predicted, now.penalty))
-            return now._replace(memory=memory, predicted=predicted, penalty=penalty)
+        def run(rows: tuple[Any, Array]) -> tuple[Any, Any, Array | None]:
+            memory, predicted = self.predictor(params, *rows)
+            if at.penalty is None:
+                return memory, predicted, None
+            logits = self.joint(params, jnp.zeros((len(rows[1]), *row.shape[1:]), row.dtype), predicted)
+            first, stop = arcs.topology.window
+            scores = jax.nn.log_softmax(logits[:, first:stop].astype(at.penalty.dtype), axis=-1)
+            outside = (0, 0), (first, arcs.topology.vocabulary - stop)
+            return memory, predicted, self.internal_lm_weight * jnp.pad(scores, outside)
 
-        return lax.cond(jnp.any(due), run, lambda now: now, at)._replace(waits=at.waits & ~due)
+        now = flat((at.memory, at.predicted, at.penalty))
+        new = where_needed(run, flat(due), flat((at.memory, at.label)), now)
+        memory, predicted, penalty = unflat(new, due.shape)
+        return at._replace(memory=memory, predicted=predicted, penalty=penalty, waits=at.waits & ~due)

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.losses.topology_of import LossLike
 from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses, flat, ranked
+from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses, ranked
+from jax_rnnt.tools.rows import flat
 
 
 @jax.tree_util.register_static

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_rnnt.tools.prefixes import merged
+from jax_rnnt.tools.rows import take
 
 
 class Hypotheses(NamedTuple):
@@ -41,35 +42,6 @@ class DecoderState(NamedTuple):
     labels: Array  # [B, N, L] int32
     times: Array  # [B, N, L] int32
     durations: Array | None  # [B, N, L] int32
-
-
-def flat(tree: Any) -> Any:
-    """``[B, N, ...]`` to ``[B * N, ...]``."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
-def unflat(tree: Any, shape: tuple[int, ...]) -> Any:
-    """``[B * N, ...]`` to ``[B, N, ...]``, where ``shape`` is (B, N)."""
-    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), tree)
-
-
-def take(tree: Any, index: Array) -> Any:
-    """``x[b, index[b, m]]`` for every leaf ``x [B, N, ...]`` and ``index [B, M]``."""
-
-    def of_leaf(x: Array) -> Array:
-        places = index.reshape(*index.shape, *[1] * (x.ndim - 2))
-        return jnp.take_along_axis(x, places, axis=1, mode="clip")
-
-    return jax.tree.map(of_leaf, tree)
-
-
-def select(mask: Array, then: Any, otherwise: Any) -> Any:
-    """``jnp.where`` over pytrees whose leaves begin with the dimensions of ``mask``."""
-
-    def of_leaf(x: Array, y: Array) -> Array:
-        return jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, y)
-
-    return jax.tree.map(of_leaf, then, otherwise)
 
 
 def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:

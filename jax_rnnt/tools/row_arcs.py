@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
@@ -55,6 +56,13 @@ class RowArcs:
     def labels(self, count: int) -> int:
         """``count``, or as many labels as there are."""
         return max(1, min(count, self.topology.vocabulary - len(self.topology.blanks)))
+
+    def nothing(self, rows: int, count: int, dtype: np.dtype) -> Choices:
+        """Choices where every arc is closed."""
+        closed = [
+            jnp.full((rows, *shape), -jnp.inf, dtype) for shape in ((len(self.silent),), (count, len(self.emitting)))
+        ]
+        return Choices(closed[0], jnp.zeros((rows, count), jnp.int32), closed[1])
 
     def choices(self, logits: Array, reads: Array, count: int, penalty: Array | None) -> Choices:
         """Of ``logits [R, W]`` where ``reads [R]``; ``penalty [R, V]`` is subtracted from the scores of labels.
