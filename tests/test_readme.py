@@ -24,6 +24,7 @@ def test_python_blocks_run_in_order():
                 block = block.replace("jax.set_mesh", "jax.sharding.use_mesh")  # its name with jax 0.6
             exec(compile(block, "README.md", "exec"), namespace)  # names carry over from block to block
     assert float(namespace["loss"]) > 0
+    assert float(namespace["fused"]) > 0
     assert all(0 < float(x) < jax.numpy.inf for x in (*namespace["losses"], namespace["value"], namespace["mean"]))
     assert int(namespace["bad"]) == 0
     assert namespace["grad"].shape == (2, 50, 11, 32)

@@ -1,0 +1,216 @@
+"""Times JointLogits beside the dense loss with the same joint network, interleaved in one run, and measures its memory.
+
+python benchmarks/joint.py
+python benchmarks/joint.py --rounds 7 --shapes 8x200x50x256x500 --models random,trained
+python benchmarks/joint.py --large    # 19.8 GB of logits that never exist
+
+The trained model is one that this script trains: each utterance is a sequence of random labels, each of which holds for
+some frames; a frame is the code of its label with noise, or only noise. It is tried on utterances that it never saw.
+"""
+
+import argparse
+import functools
+import resource
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jax_rnnt
+
+SHAPES = "8x200x50x256x500,4x300x60x512x1024,8x150x40x256x28,4x200x40x512x4096"
+BUDGET = 1e-5
+CODE = 64  # numbers in a frame, and in the code of a label
+
+
+def joint(params, e, p):
+    return jnp.tanh(e + p) @ params["kernel"] + params["bias"]
+
+
+# --- a model and what it was trained on -------------------------------------------------------------------------------
+
+
+def utterances(rng: np.random.Generator, codes: np.ndarray, b: int, t: int, u: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames [b, t, CODE] and the labels [b, u] that they say, one after the other, each at a frame of its own.
+
+    Even and odd labels take turns, so that the last label tells whether that of a frame was said already.
+    """
+    labels = (2 * rng.integers(0, (len(codes) - 1) // 2, (b, u)) + np.arange(u) % 2).astype(np.int32)
+    frames = 0.3 * rng.normal(size=(b, t, CODE))
+    for row in range(b):
+        at = np.sort(rng.choice(t, u, replace=False))
+        frames[row, at] += codes[labels[row]]
+    return frames.astype(np.float32), labels
+
+
+def inputs_of_joint(model, codes, frames, labels):
+    previous = jnp.pad(jnp.asarray(codes)[labels], ((0, 0), (1, 0), (0, 0)))
+    return frames @ model["encoder"], previous @ model["predictor"]
+
+
+def new_model(rng: np.random.Generator, codes: np.ndarray, d: int):
+    """The joint's kernel begins with the labels' codes, as tied embeddings do."""
+    encoder, predictor = (jnp.asarray(rng.normal(size=(CODE, d)), jnp.float32) / 24 for _ in range(2))
+    kernel = encoder.T @ codes.T * (100 / d)
+    return {"encoder": encoder, "predictor": predictor, "joint": {"kernel": kernel, "bias": jnp.zeros(len(codes))}}
+
+
+def trained(model, rng: np.random.Generator, codes: np.ndarray, steps: int):
+    """The model after Adam's steps on fresh utterances, and its last loss a label."""
+
+    def loss(model, frames, labels):
+        logits = jax_rnnt.JointLogits(joint, model["joint"], *inputs_of_joint(model, codes, frames, labels))
+        b, u = labels.shape
+        return jax_rnnt.rnnt_loss(logits, labels, jnp.full(b, frames.shape[1]), jnp.full(b, u)) / u
+
+    @jax.jit
+    def step(model, moments, i, frames, labels):
+        value, gradient = jax.value_and_grad(loss)(model, frames, labels)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments[0], gradient)
+        second = jax.tree.map(lambda m, g: 0.99 * m + 0.01 * g * g, moments[1], gradient)
+        rate = 3e-3 * jnp.sqrt(1 - 0.99**i) / (1 - 0.9**i)
+        model = jax.tree.map(lambda x, m, s: x - rate * m / (jnp.sqrt(s) + 1e-8), model, first, second)
+        return model, (first, second), value
+
+    zeros = jax.tree.map(jnp.zeros_like, model)
+    moments, value = (zeros, zeros), jnp.nan
+    for i in range(steps):
+        model, moments, value = step(model, moments, i + 1.0, *utterances(rng, codes, 8, 40, 10))
+    return model, float(value)
+
+
+def operands(kind: str, shape: tuple[int, ...], steps: int):
+    """What the losses are timed on: joint's parameters, encoded, predicted, labels."""
+    b, t, u, d, v = shape
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(v, CODE)).astype(np.float32)
+    codes[:, 0] = np.where(np.arange(v) % 2, 6, -6)
+    model = new_model(rng, codes, d)
+    if kind != "random":
+        model, loss = trained(model, rng, codes, steps)
+        print(f"trained {steps} steps at D = {d}, V = {v}: loss {loss:.3f} a label on its last utterances", flush=True)
+    if kind == "overfitted":
+        model["joint"] = jax.tree.map(lambda x: 3 * x, model["joint"])
+    frames, labels = utterances(rng, codes, b, t, u)
+    encoded, predicted = inputs_of_joint(model, codes, frames, labels)
+    return model["joint"], encoded, predicted, jnp.asarray(labels)
+
+
+def lengths(ragged: bool, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    b, t, u, *_ = shape
+    if not ragged:
+        return np.full(b, t, np.int32), np.full(b, u, np.int32)
+    rng = np.random.default_rng(1)
+    return rng.integers(t // 2, t + 1, b).astype(np.int32), rng.integers(int(0.4 * u), u + 1, b).astype(np.int32)
+
+
+# --- what is timed ----------------------------------------------------------------------------------------------------
+
+
+def dense(params, encoded, predicted, labels, t_b, u_b):
+    return jax_rnnt.rnnt_loss(joint(params, encoded[:, :, None], predicted[:, None]), labels, t_b, u_b)
+
+
+def fused(params, encoded, predicted, labels, t_b, u_b, budget: float = 0.0):
+    logits = jax_rnnt.JointLogits(joint, params, encoded, predicted, gradient_budget=budget)
+    return jax_rnnt.rnnt_loss(logits, labels, t_b, u_b)
+
+
+def products(nodes: int, d: int, v: int):
+    """The four matrix products of these nodes: logits twice, and the gradients of both factors."""
+    rng = np.random.default_rng(2)
+    hidden, rows = (jnp.asarray(rng.normal(size=(nodes, n)), jnp.float32) for n in (d, v))
+    kernel = jnp.asarray(rng.normal(size=(d, v)), jnp.float32)
+
+    @jax.jit
+    def run(hidden, rows, kernel):
+        again = jax.lax.optimization_barrier(hidden)
+        return (hidden @ kernel).sum(), (again @ kernel).sum(), rows @ kernel.T, hidden.T @ rows
+
+    return lambda: run(hidden, rows, kernel)
+
+
+def compiled(function, arguments):
+    executable = jax.jit(function).lower(*arguments).compile()
+    return lambda: executable(*arguments), executable.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def interleaved(calls: dict, rounds: int) -> dict[str, float]:
+    """The median milliseconds of each call, after one that is not counted."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if i:
+                samples[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(times) for name, times in samples.items()}
+
+
+def relative_error(actual, exact) -> float:
+    """In the L2 norm over all of the joint's parameters."""
+    pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(exact), strict=True))
+    return float(np.sqrt(sum(np.sum((a - e) ** 2) for a, e in pairs) / sum(np.sum(e**2) for _, e in pairs)))
+
+
+def compare(kind: str, ragged: bool, shape: tuple[int, ...], arrays, rounds: int) -> None:
+    t_b, u_b = lengths(ragged, shape)
+    arguments = (*arrays, t_b, u_b)
+    with_budget = functools.partial(fused, budget=BUDGET)
+    steps = {name: jax.value_and_grad(f, (0, 1, 2)) for name, f in [("dense", dense), ("fused", fused)]}
+    functions = steps | {"budget": jax.value_and_grad(with_budget, (0, 1, 2)), "dense loss": dense, "fused loss": fused}
+    calls, memory = {}, {}
+    for name, function in functions.items():
+        calls[name], memory[name] = compiled(function, arguments)
+    live = int(np.sum(t_b * (u_b + 1)))
+    ms = interleaved(calls | {"products": products(live, shape[3], shape[4])}, rounds)
+    error = relative_error(calls["budget"]()[1][0], calls["fused"]()[1][0])
+    print(
+        f"| {'x'.join(map(str, shape))} | {kind} | {'ragged' if ragged else 'full'} | {ms['dense']:.0f} / "
+        f"{memory['dense']:.0f} | {ms['fused']:.0f} / {memory['fused']:.1f} | {ms['fused'] / ms['dense']:.2f} | "
+        f"{ms['budget'] / ms['dense']:.2f} | {error:.0e} | {ms['fused'] / ms['products']:.2f} | "
+        f"{ms['fused loss'] / ms['dense loss']:.2f} | {memory['fused'] / memory['dense']:.1%} |",
+        flush=True,
+    )
+
+
+def large() -> None:
+    """One step on logits that no array could hold here."""
+    shape = b, t, u, _, v = 16, 500, 150, 512, 4096
+    arrays = operands("random", shape, 0)
+    call, memory = compiled(jax.value_and_grad(fused, (0, 1, 2)), (*arrays, *lengths(True, shape)))
+    start = time.perf_counter()
+    value, _ = jax.block_until_ready(call())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"(B, T, U, D, V) = {shape}, ragged: {4 * b * t * (u + 1) * v / 1e9:.1f} GB of logits; loss {value:.1f}, "
+        f"{time.perf_counter() - start:.0f} s, temporaries {memory:.0f} MiB, peak resident memory {peak:.2f} GiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shapes", default=SHAPES, help="B x T x U x D x V, with commas between them")
+    parser.add_argument("--models", default="random,trained,overfitted")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--large", action="store_true")
+    arguments = parser.parse_args()
+    print(f"jax {jax.__version__}, {jax_rnnt.build_info()['simd']}, medians of {arguments.rounds} rounds")
+    if arguments.large:
+        return large()
+    titles = "shape (B, T, U, D, V) | logits of | lengths | dense, ms / MiB | fused, ms / MiB | fused / dense | "
+    titles += f"budget {BUDGET:.0e} / dense | its error | fused / products | loss alone | memory"
+    print(f"\n| {titles} |\n|---|---|---|{'--:|' * 8}", flush=True)
+    for text in arguments.shapes.split(","):
+        shape = tuple(map(int, text.split("x")))
+        for kind in arguments.models.split(","):
+            arrays = operands(kind, shape, arguments.steps)
+            for ragged in (False, True):
+                compare(kind, ragged, shape, arrays, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs the tests of values, gradients and lattices on the kernels with one processor, and with pools of 1, 2 and 3
+# threads. Batches that are large enough to be divided among threads are in tests/test_machines.py.
+set -euo pipefail
+cd "$(dirname "$0")/../tests"
+
+one_processor="import os, pytest, sys
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+sys.exit(pytest.main(sys.argv[1:]))"
+
+tests=(--quiet -p no:cacheprovider -k native test_values.py test_gradients.py test_lattice.py)
+python -c "$one_processor" "${tests[@]}" &
+runs=($!)
+for threads in 1 2 3; do
+  NPROC=$threads python -m pytest "${tests[@]}" &  # XLA reads NPROC before it counts processors
+  runs+=($!)
+done
+for run in "${runs[@]}"; do wait "$run"; done
