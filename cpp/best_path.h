@@ -1,34 +1,31 @@
-// best_path.h: the score of a lattice's best path, for costs that are too large for the recursion's exponents.
+// best_path.h: the best path of a lattice, which is the largest sum of arcs from (0, 0) to the end.
+//
+//   best(T_b, U_b) = 0,   best(t, u) = max_k arc_k(t, u) + best(t + dt_k, u + du_k)
+//
+// Frames are taken from the last to the first. Then the path is followed from (0, 0) on: at each node it takes the
+// first arc k that attains the maximum.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
-#include <limits>
-#include <vector>
 
 #include "lattice.h"
 
 namespace jax_rnnt {
 
-// The largest sum of arcs along a path from (0, 0) to (frames, labels), each arc cut to [-largest, largest].
+// The score of the best path from (0, 0) to (frames, labels), each arc cut to [-largest, largest]. R is float or
+// double; sums are in double.
 template <class R>
-double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest) {
-  constexpr double kNever = -std::numeric_limits<double>::infinity();
-  const int64_t width = labels + 1;
-  std::vector<double> best(static_cast<size_t>((frames + 1) * width), kNever);
-  best[0] = 0.0;
-  for (int64_t t = 0; t < frames; ++t) {
-    for (int64_t u = 0; u <= labels; ++u) {
-      for (int64_t k = 0; k < shape.num_arcs(); ++k) {
-        const int64_t to_t = t + shape.moves[k].dt, to_u = u + shape.moves[k].du;
-        if (to_t > frames || to_u > labels || (to_t == frames && to_u < labels)) continue;
-        const double x = static_cast<double>(arcs[(t * shape.columns + u) * shape.num_arcs() + k]);
-        const double score = best[t * width + u] + (x == kNever ? x : std::clamp(x, -largest, largest));
-        best[to_t * width + to_u] = std::max(best[to_t * width + to_u], score);
-      }
-    }
-  }
-  return best.back();
-}
+double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest);
+
+// Where a path goes; -1 where there is nothing to say.
+struct PathArrays {
+  int32_t* label_frames;     // [U]: the frame at which each label is emitted
+  int32_t* label_durations;  // [U]: the frames that the arc takes that emits it
+  int32_t* taken;            // [T + U]: the arc with which the path leaves the node (t, u), at t + u
+};
+
+// The cost of the best path of one utterance.
+template <class R>
+R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, const PathArrays& path);
 
 }  // namespace jax_rnnt

@@ -9,5 +9,6 @@ XLA_FFI_DECLARE_HANDLER_SYMBOL(ArcsForwardHandler);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(ArcsBackwardHandler);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(LatticeCostHandler);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(LatticePosteriorsHandler);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(LatticeBestPathHandler);
 
 }  // namespace jax_rnnt

@@ -1,7 +1,9 @@
-// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h; types and the split into tasks, no arithmetic.
+// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h and the best paths of best_path.h; types and the
+// split into tasks, no arithmetic.
 #include <atomic>
 #include <new>
 
+#include "best_path.h"
 #include "handlers.h"
 #include "huge_pages.h"
 #include "lattice.h"
@@ -14,6 +16,39 @@ namespace {
 constexpr int64_t kNodesWorthAThread = 4096;  // below this much work, waking another thread costs more than it gives
 constexpr int64_t kUtterancesPerThread = 4;   // from here on, threads that take whole ones end at about the same time
 
+// For what may throw: a task that runs in the pool must not let an exception out.
+class Guard {
+ public:
+  template <class F>
+  void operator()(const F& f) {
+    try {
+      f();
+    } catch (const std::bad_alloc&) {
+      exhausted_ = true;
+    }
+  }
+
+  ffi::Error Outcome(const char* operation, const char* what) const {
+    if (!exhausted_) return ffi::Error::Success();
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string(operation) + ": no memory for " + what);
+  }
+
+ private:
+  std::atomic<bool> exhausted_{false};
+};
+
+int64_t Nodes(const LatticeShape& shape) { return std::max<int64_t>(1, shape.frames * shape.columns); }
+
+// A task is some utterances, whose arrays stay in the caches of one processor.
+template <class F>
+void ForUtterances(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, Guard& guarded, const F& f) {
+  ForRanges(pool, batch, std::max<int64_t>(1, kNodesWorthAThread / Nodes(shape)), [&](IndexRange range) {
+    guarded([&] {
+      for (int64_t b = range.begin; b < range.end; ++b) f(b);
+    });
+  });
+}
+
 template <class R>
 ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, const R* arcs, const int32_t* frames,
                const int32_t* labels, R* cost, R* posteriors) {
@@ -21,29 +56,16 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
     return Lattice<R>(shape, arcs + b * shape.size(), frames[b], labels[b],
                       posteriors == nullptr ? nullptr : posteriors + b * shape.size());
   };
-  // What may throw: a task that runs in the pool must not let an exception out.
-  std::atomic<bool> exhausted{false};
-  const auto guarded = [&](const auto& f) {
-    try {
-      f();
-    } catch (const std::bad_alloc&) {
-      exhausted = true;
-    }
-  };
-  const int64_t nodes = std::max<int64_t>(1, shape.frames * shape.columns), threads = pool.num_threads();
-  if (threads <= 1 || batch * nodes < 2 * kNodesWorthAThread || batch >= kUtterancesPerThread * threads) {
-    // A task is some utterances, whose arrays stay in the caches of one processor.
-    ForRanges(pool, batch, std::max<int64_t>(1, kNodesWorthAThread / nodes), [&](IndexRange range) {
-      guarded([&] {
-        for (int64_t b = range.begin; b < range.end; ++b) {
-          Lattice<R> whole = lattice(b);
-          for (int direction : {0, 1}) whole.FirstHalf(direction);
-          cost[b] = whole.Meet();
-          for (int direction : {0, 1}) {
-            if (posteriors != nullptr) whole.SecondHalf(direction);
-          }
-        }
-      });
+  Guard guarded;
+  const int64_t threads = pool.num_threads();
+  if (threads <= 1 || batch * Nodes(shape) < 2 * kNodesWorthAThread || batch >= kUtterancesPerThread * threads) {
+    ForUtterances(pool, shape, batch, guarded, [&](int64_t b) {
+      Lattice<R> whole = lattice(b);
+      for (int direction : {0, 1}) whole.FirstHalf(direction);
+      cost[b] = whole.Meet();
+      for (int direction : {0, 1}) {
+        if (posteriors != nullptr) whole.SecondHalf(direction);
+      }
     });
   } else {
     // A task is one direction over one utterance.
@@ -58,29 +80,36 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
       }
     });
   }
-  if (!exhausted) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "lattice: no memory for the diagonals of an utterance");
+  return guarded.Outcome("lattice", "the diagonals of an utterance");
 }
 
-ffi::Error Dispatch(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
-                    ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
-                    ffi::Span<const int64_t> moves) {
+// Checks the operands that all operations have, and calls run(shape, batch, arcs, cost) with pointers of the arcs'
+// type.
+template <class F>
+ffi::Error Dispatch(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                    ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, const F& run) {
   LatticeShape shape;
   int64_t batch = 0;
   if (auto e = CheckLattice(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
-  auto run = [&](auto tag) {
-    using R = typename decltype(tag)::Type;
-    return Run(pool, shape, batch, Data<const R>(arcs), Data<const int32_t>(frames), Data<const int32_t>(labels),
-               Data<R>(cost), posteriors == nullptr ? nullptr : Data<R>(*posteriors));
-  };
-  if (arcs.element_type() == ffi::F32) return run(Tag<float>{});
-  if (arcs.element_type() == ffi::F64) return run(Tag<double>{});
+  if (arcs.element_type() == ffi::F32) return run(shape, batch, Data<const float>(arcs), Data<float>(cost));
+  if (arcs.element_type() == ffi::F64) return run(shape, batch, Data<const double>(arcs), Data<double>(cost));
   return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be F32 or F64");
+}
+
+ffi::Error Sums(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
+                ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
+                ffi::Span<const int64_t> moves) {
+  return Dispatch(operation, arcs, frames, labels, cost, moves,
+                  [&](const LatticeShape& shape, int64_t batch, auto* from, auto* to) {
+                    using R = std::remove_pointer_t<decltype(to)>;
+                    return Run<R>(pool, shape, batch, from, Data<const int32_t>(frames), Data<const int32_t>(labels),
+                                  to, posteriors == nullptr ? nullptr : Data<R>(*posteriors));
+                  });
 }
 
 ffi::Error LatticeCostImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
                            ffi::Result<ffi::AnyBuffer> cost, ffi::Span<const int64_t> moves) {
-  return Dispatch("lattice_cost", pool, arcs, frames, labels, *cost, nullptr, moves);
+  return Sums("lattice_cost", pool, arcs, frames, labels, *cost, nullptr, moves);
 }
 
 ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
@@ -89,7 +118,37 @@ ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi:
   constexpr const char* kName = "lattice_posteriors";
   if (auto e = CheckPosteriors(kName, arcs, *posteriors, moves); e.failure()) return e;
   AdviseHugePages(posteriors->untyped_data(), posteriors->size_bytes());
-  return Dispatch(kName, pool, arcs, frames, labels, *cost, &*posteriors, moves);
+  return Sums(kName, pool, arcs, frames, labels, *cost, &*posteriors, moves);
+}
+
+ffi::Error CheckIntegers(const char* operation, const char* what, int64_t count, ffi::AnyBuffer& buffer) {
+  if (buffer.element_type() != ffi::S32) {
+    return ffi::Error::InvalidArgument(std::string(operation) + ": " + what + " must be S32");
+  }
+  return CheckCount(operation, what, static_cast<size_t>(count), buffer.element_count());
+}
+
+ffi::Error LatticeBestPathImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
+                               ffi::Result<ffi::AnyBuffer> cost, ffi::Result<ffi::AnyBuffer> label_frames,
+                               ffi::Result<ffi::AnyBuffer> label_durations, ffi::Result<ffi::AnyBuffer> taken,
+                               ffi::Span<const int64_t> moves) {
+  constexpr const char* kName = "lattice_best_path";
+  return Dispatch(
+      kName, arcs, frames, labels, *cost, moves, [&](const LatticeShape& shape, int64_t batch, auto* from, auto* to) {
+        const int64_t most_labels = shape.columns - 1, steps = shape.frames + most_labels;
+        if (auto e = CheckIntegers(kName, "label_frames", batch * most_labels, *label_frames); e.failure()) return e;
+        if (auto e = CheckIntegers(kName, "label_durations", batch * most_labels, *label_durations); e.failure())
+          return e;
+        if (auto e = CheckIntegers(kName, "taken", batch * steps, *taken); e.failure()) return e;
+        const auto *t = Data<const int32_t>(frames), *u = Data<const int32_t>(labels);
+        Guard guarded;
+        ForUtterances(pool, shape, batch, guarded, [&](int64_t b) {
+          const PathArrays path{Data<int32_t>(*label_frames) + b * most_labels,
+                                Data<int32_t>(*label_durations) + b * most_labels, Data<int32_t>(*taken) + b * steps};
+          to[b] = BestPath(shape, from + b * shape.size(), t[b], u[b], path);
+        });
+        return guarded.Outcome(kName, "the scores of an utterance");
+      });
 }
 
 }  // namespace
@@ -111,6 +170,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LatticePosteriorsHandler, LatticePosteriorsImpl,
                                   .Arg<ffi::AnyBuffer>()  // target_lengths [...]
                                   .Ret<ffi::AnyBuffer>()  // cost [...]
                                   .Ret<ffi::AnyBuffer>()  // posteriors [..., T, U+1, K]
+                                  .Attr<ffi::Span<const int64_t>>("moves"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LatticeBestPathHandler, LatticeBestPathImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // arcs [..., T, U+1, K]
+                                  .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
+                                  .Arg<ffi::AnyBuffer>()  // target_lengths [...]
+                                  .Ret<ffi::AnyBuffer>()  // cost [...]
+                                  .Ret<ffi::AnyBuffer>()  // label_frames [..., U]
+                                  .Ret<ffi::AnyBuffer>()  // label_durations [..., U]
+                                  .Ret<ffi::AnyBuffer>()  // taken [..., T + U]
                                   .Attr<ffi::Span<const int64_t>>("moves"));
 
 }  // namespace jax_rnnt

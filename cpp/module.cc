@@ -30,6 +30,7 @@ NB_MODULE(_native, m) {
     cpu["arcs_backward"] = Capsule(jax_rnnt::ArcsBackwardHandler);
     cpu["lattice_cost"] = Capsule(jax_rnnt::LatticeCostHandler);
     cpu["lattice_posteriors"] = Capsule(jax_rnnt::LatticePosteriorsHandler);
+    cpu["lattice_best_path"] = Capsule(jax_rnnt::LatticeBestPathHandler);
     nb::dict platforms;
     platforms["cpu"] = cpu;
 #if defined(JAX_RNNT_CUDA)

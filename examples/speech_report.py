@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from flax import nnx
@@ -23,22 +22,23 @@ from matplotlib import pyplot
 class Alignment(NamedTuple):
     features: np.ndarray  # [F, MELS]
     posteriors: np.ndarray  # [T, U + 1, 2]: blank, label
+    frames: np.ndarray  # [U]: where the best path emits each label
+    arcs: np.ndarray  # [T + U]: what it takes
     cost: float
 
 
 @nnx.jit
-def _align(model: Transducer, arrays: Arrays[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _align(model: Transducer, arrays: Arrays[jax.Array]) -> tuple[jax.Array, ...]:
     logits, lengths = model(arrays.audio, arrays.samples, arrays.labels)
-    # A node's label is the next one of its utterance; none leaves the last column (-1).
-    labels = jnp.pad(arrays.labels, ((0, 0), (0, 1)), constant_values=-1)[:, None, :]
-    arcs = jax_rnnt.arc_log_probs(logits, jnp.broadcast_to(labels, logits.shape[:3]), columns=(BLANK,))
-    cost, posteriors = jax_rnnt.lattice_posteriors(arcs, lengths, arrays.label_lengths)
+    lattice = jax_rnnt.loss_lattice(logits, arrays.labels, lengths, arrays.label_lengths, blank=BLANK)
+    cost, posteriors = jax_rnnt.lattice_posteriors(*lattice)
+    best = jax_rnnt.lattice_best_path(*lattice)
     features, _ = log_mel(arrays.audio, arrays.samples)
-    return features, cost, posteriors
+    return features, posteriors, best.frames, best.arcs, cost
 
 
 def align(model: Transducer, arrays: Arrays[np.ndarray], row: int) -> Alignment:
-    """Every arc's posterior probability in one row of a batch, given its transcript."""
+    """How the loss aligns one row of a batch with its transcript: every arc's posterior, and the best path."""
     samples, labels = int(arrays.samples[row]), int(arrays.label_lengths[row])
     one = Arrays(
         arrays.audio[row : row + 1, :samples],
@@ -46,8 +46,8 @@ def align(model: Transducer, arrays: Arrays[np.ndarray], row: int) -> Alignment:
         arrays.labels[row : row + 1, :labels],
         arrays.label_lengths[row : row + 1],
     )
-    features, cost, posteriors = jax.device_get(_align(model, on_device(one)))
-    return Alignment(features[0], posteriors[0], float(cost[0]))
+    *drawn, cost = (x[0] for x in jax.device_get(_align(model, on_device(one))))
+    return Alignment(*drawn, float(cost))
 
 
 def draw(
@@ -58,16 +58,19 @@ def draw(
     text: str,
     recognised: str,
 ) -> None:
-    """Writes the picture: loss and error rate over steps; log-mel and lattice posteriors of one utterance over time."""
+    """Writes the picture: loss and error rate over steps; the labels of one utterance over time, and its lattice."""
     figure, axes = pyplot.subplot_mosaic(
         [["loss", "mel"], ["loss", "lattice"]], figsize=(14, 7), height_ratios=[1, 2.4], width_ratios=[1, 1.35],
         layout="constrained",
     )  # fmt: skip
     _draw_loss(axes["loss"], losses, error_rates)
-    seconds = alignment.posteriors.shape[0] * STACK * HOP / SAMPLE_RATE
-    _draw_features(axes["mel"], alignment.features, seconds)
-    _draw_lattice(axes["lattice"], alignment, text, seconds)
-    axes["mel"].set_title(f"“{text}”, recognised as “{recognised}”")
+    on = {"labels": text, "seconds_per_frame": STACK * HOP / SAMPLE_RATE}
+    mel = {"features": alignment.features, "features_per_frame": STACK}
+    jax_rnnt.plot_alignment(alignment.frames, **mel, **on, axes=axes["mel"])
+    jax_rnnt.plot_lattice(alignment.posteriors, alignment.arcs, **on, axes=axes["lattice"])
+    axes["mel"].set_title(f"“{text}”, recognised as “{recognised}”", pad=28)  # above the labels
+    axes["mel"].set(xlabel="", xticklabels=[], xlim=axes["lattice"].get_xlim())
+    axes["lattice"].set_title(f"posterior lattice, cost {alignment.cost:.3f} nats")
     with whole_file(file) as unfinished:
         figure.savefig(unfinished, dpi=120)
     pyplot.close(figure)
@@ -92,28 +95,3 @@ def _draw_loss(axes, losses: list[float], error_rates: list[tuple[int, float]]) 
             above = {"xytext": (5, 5), "textcoords": "offset points", "color": "tab:red"}
             right.annotate(f"{100 * rate:.1f}", (step, 100 * rate), **above)
         axes.set_xlim(right=1.08 * len(losses))
-
-
-def _draw_features(axes, features: np.ndarray, seconds: float) -> None:
-    axes.imshow(
-        features.T, origin="lower", aspect="auto", extent=(0, len(features) * HOP / SAMPLE_RATE, 0, features.shape[1])
-    )
-    axes.set(xlim=(0, seconds), ylabel="mel band", xticklabels=[])
-
-
-def _draw_lattice(axes, alignment: Alignment, text: str, seconds: float) -> None:
-    """Node occupancy as a heat map; a dot where a label arc is taken, as large as it is probable."""
-    occupancy = alignment.posteriors.sum(axis=-1).T  # [U + 1, T]: every path through a node leaves it by one arc
-    rows, time = occupancy.shape
-    image = axes.imshow(
-        occupancy, origin="lower", aspect="auto", extent=(0, seconds, -0.5, rows - 0.5), cmap="magma", vmin=0, vmax=1
-    )
-    frame, label = np.nonzero(alignment.posteriors[..., 1] > 0.05)
-    axes.scatter(
-        (frame + 0.5) * seconds / time, label, s=40 * alignment.posteriors[frame, label, 1],
-        facecolors="none", edgecolors="cyan", linewidths=1.2, label="label emitted here",
-    )  # fmt: skip
-    axes.set_yticks(range(rows), [c if c != " " else "␣" for c in text] + ["end"], fontsize=8)
-    axes.set(xlabel="seconds", ylabel="next label", title=f"posterior lattice, cost {alignment.cost:.3f} nats")
-    axes.legend(loc="upper left")
-    axes.figure.colorbar(image, ax=axes, label="posterior probability of the node", pad=0.01)

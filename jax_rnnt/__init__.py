@@ -20,6 +20,8 @@ The parts of a loss, for other topologies:
   arc_log_probs         log-probabilities of the arcs of every node, from the logits and the labels
   lattice_cost          cost of the lattice, from the arcs and the lengths
   lattice_posteriors    the same, and the posterior of each arc
+  lattice_best_path     the most probable path: the frame of each label, and the arcs that it takes
+  BestPath              what lattice_best_path returns
   RNNT_MOVES            where the arcs of RNN-T lead
   MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
@@ -34,6 +36,14 @@ Decoding:
   mwer_loss             the expected errors of the best hypotheses, to train on
 
 Around a loss:
+  loss_lattice          the lattice of a loss: its arcs, lengths and moves
+  Lattice               what loss_lattice returns: it unpacks into the arguments of the lattice's functions
+  best_alignment        the most probable alignment under a loss: the frame of each label
+  emission_times        the expected frame of each label, from posteriors
+  expected_delay        how much later than in a reference the labels are emitted
+  alignment_entropy     how uncertain the alignment is
+  plot_lattice          a picture of posteriors, and of the best path on them; needs matplotlib
+  plot_alignment        a picture of labels over time, on a spectrogram if there is one; needs matplotlib
   internal_lm_scores    the labels' scores under HAT's internal language model
   check_inputs          checks the values of a batch and names the first bad example
   build_info            what was compiled, and what runs where
@@ -42,6 +52,7 @@ Around a loss:
 """
 
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
+from jax_rnnt.core.pipeline import Lattice
 from jax_rnnt.logits.joint import JointLogits
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.losses.hat import hat_loss, internal_lm_scores
@@ -51,14 +62,18 @@ from jax_rnnt.losses.multiblank import multiblank_rnnt_loss
 from jax_rnnt.losses.rnnt import rnnt_loss
 from jax_rnnt.losses.tdt import tdt_loss
 from jax_rnnt.ops.arcs import arc_log_probs
+from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
+from jax_rnnt.tools.alignment import best_alignment, loss_lattice
 from jax_rnnt.tools.beam import BeamDecoder, beam_decode
 from jax_rnnt.tools.edit_distance import edit_distance
+from jax_rnnt.tools.emission import alignment_entropy, emission_times, expected_delay
 from jax_rnnt.tools.greedy import GreedyDecoder, greedy_decode
 from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.tools.inputs import check_inputs
 from jax_rnnt.tools.mwer import mwer_loss
+from jax_rnnt.tools.plots import plot_alignment, plot_lattice
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 
@@ -66,32 +81,42 @@ __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
     "BeamDecoder",
+    "BestPath",
     "DecoderState",
     "GreedyDecoder",
     "Hypotheses",
     "JointLogits",
+    "Lattice",
     "Loss",
     "NodeLabels",
     "RNNTLoss",
     "__version__",
+    "alignment_entropy",
     "arc_log_probs",
     "beam_decode",
+    "best_alignment",
     "build_info",
     "check_inputs",
     "edit_distance",
+    "emission_times",
+    "expected_delay",
     "ffi_targets",
     "greedy_decode",
     "hat_loss",
     "internal_lm_scores",
+    "lattice_best_path",
     "lattice_cost",
     "lattice_posteriors",
     "linen_joint",
+    "loss_lattice",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
     "mwer_loss",
     "native_available",
     "nnx_joint",
     "node_labels",
+    "plot_alignment",
+    "plot_lattice",
     "rnnt_loss",
     "tdt_loss",
 ]

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 flags="-std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd -Wall -Wextra -Werror -Icpp -pthread"
-kernels="tests/cpp/hostile_inputs.cc cpp/arcs.cc cpp/lattice.cc cpp/float16.cc"
+kernels="tests/cpp/hostile_inputs.cc cpp/arcs.cc cpp/lattice.cc cpp/best_path.cc cpp/float16.cc"
 
 names=() jobs_of=()
 compile_and_run() {  # NAME FLAGS... SOURCES...: starts it; `report` waits for it

@@ -226,8 +226,8 @@ def test_empty_pieces_change_nothing():
 @pytest.mark.parametrize(
     ("loss", "options", "error", "words"),
     [
-        (print, {}, TypeError, "`loss` must be rnnt_loss"),
-        (jax_rnnt.multiblank_rnnt_loss, {}, TypeError, "lacks .'big_blanks', 'durations'."),
+        (print, {}, TypeError, "`loss` must be one of `rnnt_loss`"),
+        (jax_rnnt.multiblank_rnnt_loss, {}, TypeError, "'big_blanks' and 'durations'"),
         (jax_rnnt.rnnt_loss, {"labels_per_frame": 0}, ValueError, "`labels_per_frame` must be at least 1, got 0"),
         (jax_rnnt.rnnt_loss, {"max_labels": -1}, ValueError, "`max_labels` must be at least 0, got -1"),
         (jax_rnnt.rnnt_loss, {"internal_lm_weight": 0.5}, ValueError, "`internal_lm_weight` is for models .* hat_loss"),

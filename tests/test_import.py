@@ -184,6 +184,6 @@ def test_nobody_is_sent_to_an_index() -> None:
 
 def test_a_missing_module_is_installed_from_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_reason", "the compiled module could not be imported")
-    remedy = native.missing_reason("cpu")
+    remedy = native.missing_reason("arcs_forward")
     assert "folder of its source" in remedy
     assert re.search(r"pip install .* \.$", remedy)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import Array
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.core import pipeline
 from jax_rnnt.core.arc_scores import ArcScores
-from jax_rnnt.core.node_labels import node_labels
+from jax_rnnt.core.node_labels import NodeLabels, node_labels
 from jax_rnnt.core.options import Options
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
@@ -61,11 +62,10 @@ def transducer_loss(
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
     options: Options,
-    topology: MakeTopology,
     weights: ArrayLike | None = None,
 ) -> Array:
     batch = checked_batch(logits, targets, logit_lengths, target_lengths)
-    costs = example_costs(*batch, options, topology)
+    costs = example_costs(*batch, options, options.topology)
     return reduced(costs, batch[3], checked_weights(weights, batch[0], costs.dtype), options)
 
 
@@ -73,7 +73,25 @@ def example_costs(
     source: Source, targets: Array, t_b: Array, u_b: Array, options: Options, topology: MakeTopology
 ) -> Array:
     """``costs [B]``."""
-    part = functools.partial(example_costs, options=options, topology=topology)
+    return on_devices(source, targets, t_b, u_b, options, topology, pipeline.costs)
+
+
+def example_lattices(source: Source, targets: Array, t_b: Array, u_b: Array, options: Options) -> pipeline.Lattice:
+    """What the costs are sums over."""
+    return on_devices(source, targets, t_b, u_b, options, options.topology, pipeline.lattices)
+
+
+def on_devices(
+    source: Source,
+    targets: Array,
+    t_b: Array,
+    u_b: Array,
+    options: Options,
+    topology: MakeTopology,
+    run: Callable[[Source, NodeLabels, pipeline.Pipeline], Any],
+) -> Any:
+    """``run`` on what each device has of the batch or of the vocabulary; arrays ``[B, ...]``."""
+    part = functools.partial(on_devices, options=options, topology=topology, run=run)
     axes = tuple(axis for axis in source.batch_axes() if not mesh_axis.is_bound(axis))
     if axes:
 
@@ -101,7 +119,7 @@ def example_costs(
         float(options.clamp),
         options.implementation,
     )
-    return pipeline.costs(part_of_device, nodes, static)
+    return run(part_of_device, nodes, static)
 
 
 def _arc_weights(topology: Topology, fastemit_lambda: float) -> tuple[float, ...] | None:

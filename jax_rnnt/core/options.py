@@ -1,8 +1,10 @@
 """The options that all losses share, checked once: :class:`Options`."""
 
+import abc
 import dataclasses
 from typing import Literal, get_args
 
+from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
 from jax_rnnt.xla.primitive import Implementation, check_implementation
@@ -13,8 +15,8 @@ _REDUCTIONS = get_args(Reduction)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Static options of a loss; :func:`jax_rnnt.rnnt_loss` says what each means."""
+class Options(abc.ABC):
+    """Static options of a loss; :func:`jax_rnnt.rnnt_loss` says what each means. They say what its lattice is."""
 
     blank: int = -1
     clamp: float = -1.0
@@ -50,3 +52,11 @@ class Options:
             raise ValueError(f"`wildcard` must be None, 'ends' or 'anywhere', got {self.wildcard!r}.")
         checks.boolean("zero_infinity", self.zero_infinity)
         check_implementation(self.implementation)
+
+    @abc.abstractmethod
+    def topology(self, width: int) -> Topology:
+        """The arcs of a node, for logits whose whole row has this width."""
+
+    def window(self, entries: int) -> tuple[int, int]:
+        """The entries of a row that the loss normalises, of those that can be."""
+        return (0, entries) if self.fused_log_softmax else (0, 0)

@@ -6,7 +6,8 @@ in its place where the gradient is clipped, or where the source has a gradient o
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax_rnnt.core.node_labels import NodeLabels
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import lattice
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import Moves
 from jax_rnnt.xla.primitive import Implementation
 from jax_rnnt.xla.refusals import no_forward_mode, no_second_order
 
@@ -45,6 +47,51 @@ def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
             return lattice.costs(arcs, *nodes[1:], **static.lattice)
         return _weighted_costs(arcs, *nodes[1:], static)
     return _costs(_floats(no_forward_mode, source.prepared(nodes.labels)), *nodes, static)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lattice:
+    """The lattices of a batch; what :func:`loss_lattice` returns.
+
+    It unpacks to the arguments of :func:`lattice_cost`, :func:`lattice_posteriors` and :func:`lattice_best_path`.
+    """
+
+    arcs: Array  # [B, T, U+1, K]: scores
+    logit_lengths: Array  # [B]: T_b, and -1 where the example is invalid
+    target_lengths: Array  # [B]: U_b
+    moves: Moves = dataclasses.field(metadata={"static": True})
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.arcs, self.logit_lengths, self.target_lengths, self.moves))
+
+
+def lattices(source: Source, nodes: NodeLabels, static: Pipeline) -> Lattice:
+    """The lattices whose nodes have these labels. Their arcs have the derivatives that the source has."""
+    if source.composes:
+        entries, _ = source.forward(nodes.labels, static.arcs)
+    else:
+        entries = _entries(_floats(no_forward_mode, source.prepared(nodes.labels)), nodes.labels, static.arcs)
+    return Lattice(static.scores(entries, *nodes[1:]), *nodes[1:], static.scores.topology.moves)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _entries(source: Source, labels: Array, parameters: ArcParameters) -> Array:
+    return _entries_forward(source, labels, parameters)[0]
+
+
+def _entries_forward(source: Source, labels: Array, parameters: ArcParameters):
+    source = _floats(no_second_order, source)
+    entries, kept = source.forward(labels, parameters)
+    return entries, (source, labels, kept)
+
+
+def _entries_backward(parameters: ArcParameters, residuals, cotangent: Array):
+    source, labels, kept = residuals
+    return source.backward(labels, kept, source.cotangent_of_costs(cotangent), None, parameters), None
+
+
+_entries.defvjp(_entries_forward, _entries_backward)
 
 
 def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:

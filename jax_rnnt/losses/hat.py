@@ -1,7 +1,6 @@
 """The hybrid autoregressive transducer, HAT (Variani 2020): a blank of its own, labels among themselves."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +38,13 @@ def _label_window(blank: int, width: int) -> tuple[int, tuple[int, int]]:
     return column, (1, width) if column == 0 else (0, width - 1)
 
 
-def hat_topology(width: int, blank: int = -1) -> Topology:
-    column, window = _label_window(blank, width)
-    return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
+@dataclasses.dataclass(frozen=True)
+class HatOptions(Options):
+    """Those of :func:`hat_loss`."""
+
+    def topology(self, width: int) -> Topology:
+        column, window = _label_window(self.blank, width)
+        return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
 
 
 def hat_loss(
@@ -97,7 +100,7 @@ def hat_loss(
       >>> jnp.exp(-jax_rnnt.hat_loss(logits, jnp.array([[2]]), jnp.array([1]), jnp.array([1])))
       Array(0.0625, dtype=float32)
     """
-    options = Options(
+    options = HatOptions(
         blank,
         clamp,
         reduction,
@@ -110,8 +113,7 @@ def hat_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    topology = functools.partial(hat_topology, blank=blank)
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)
 
 
 def internal_lm_scores(

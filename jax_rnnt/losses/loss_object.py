@@ -9,15 +9,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Logits
-from jax_rnnt.core.options import Options
-from jax_rnnt.losses.rnnt import rnnt_loss
+from jax_rnnt.losses.rnnt import RnntOptions, rnnt_loss
 
 _ARRAYS = ("logits", "targets", "logit_lengths", "target_lengths", "weights", "key")
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class RNNTLoss(Options):
+class RNNTLoss(RnntOptions):
     """:func:`rnnt_loss` with its options set beforehand: a static value, for fields of Flax modules and jit arguments.
 
     It holds no parameters, so it is no ``nn.Module``. Options mean what they mean in :func:`rnnt_loss`, and their order

@@ -1,7 +1,6 @@
 """The monotonic RNN-T loss: one label a frame at most (Tripathi 2019)."""
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -28,13 +27,20 @@ class LastFrameIsBlank:
         return jnp.where((arc == 1) & (t == t_b[:, None, None, None] - 1), -jnp.inf, entries)
 
 
-def monotonic_topology(
-    width: int, blank: int = -1, fused_log_softmax: bool = True, last_blank: bool = False
-) -> Topology:
-    column = resolve_column(blank, width, "blank")
-    window = (0, width) if fused_log_softmax else (0, 0)
-    scores = LastFrameIsBlank() if last_blank else None
-    return Topology((column,), window, MONOTONIC_MOVES, width, (column,), scores)
+@dataclasses.dataclass(frozen=True)
+class MonotonicOptions(Options):
+    """Those of :func:`monotonic_rnnt_loss`."""
+
+    last_blank: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.boolean("last_blank", self.last_blank)
+
+    def topology(self, width: int) -> Topology:
+        column = resolve_column(self.blank, width, "blank")
+        scores = LastFrameIsBlank() if self.last_blank else None
+        return Topology((column,), self.window(width), MONOTONIC_MOVES, width, (column,), scores)
 
 
 def monotonic_rnnt_loss(
@@ -93,12 +99,12 @@ def monotonic_rnnt_loss(
       >>> round(float(loss), 4)  # 3 log 4 - log 3
       3.0603
     """
-    checks.boolean("last_blank", last_blank)
-    options = Options(
+    options = MonotonicOptions(
         blank,
         clamp,
         reduction,
         fused_log_softmax,
+        last_blank=last_blank,
         fastemit_lambda=fastemit_lambda,
         delay_penalty=delay_penalty,
         sigma=sigma,
@@ -108,7 +114,4 @@ def monotonic_rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    topology = functools.partial(
-        monotonic_topology, blank=blank, fused_log_softmax=fused_log_softmax, last_blank=last_blank
-    )
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)

@@ -1,6 +1,6 @@
 """The multi-blank RNN-T loss: blanks that take several frames (Xu 2022)."""
 
-import functools
+import dataclasses
 from collections.abc import Sequence
 
 from jax import Array
@@ -13,34 +13,35 @@ from jax_rnnt.ops.labels import resolve_column, resolve_columns, static_integers
 from jax_rnnt.xla.primitive import Implementation
 
 
-def _checked(durations: Sequence[int]) -> tuple[int, ...]:
-    frames = static_integers("durations", durations)
-    if any(d < 1 for d in frames):
-        raise ValueError(f"`durations` must be at least 1, got {frames}.")
-    return frames
+@dataclasses.dataclass(frozen=True)
+class MultiblankOptions(Options):
+    """Those of :func:`multiblank_rnnt_loss`."""
 
+    _: dataclasses.KW_ONLY
+    big_blanks: Sequence[int]
+    durations: Sequence[int]
 
-def multiblank_topology(
-    width: int,
-    blank: int = -1,
-    fused_log_softmax: bool = True,
-    *,
-    big_blanks: Sequence[int],
-    durations: Sequence[int],
-) -> Topology:
-    frames = _checked(durations)
-    column = resolve_column(blank, width, "blank")
-    blanks = (column, *resolve_columns(big_blanks, width, "big_blanks"))
-    if len(blanks) != len(frames) + 1:
-        raise ValueError(
-            f"`durations` must hold one number for each of the {len(blanks) - 1} `big_blanks`, got {len(frames)}."
-        )
-    if len(set(blanks)) != len(blanks):
-        raise ValueError(
-            f"`blank` and `big_blanks` must be different entries, got the columns {blanks[0]} and {blanks[1:]}."
-        )
-    moves = ((1, 0), *((d, 0) for d in frames), (0, 1))
-    return Topology(blanks, (0, width) if fused_log_softmax else (0, 0), moves, width, blanks)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        frames = static_integers("durations", self.durations)
+        if any(d < 1 for d in frames):
+            raise ValueError(f"`durations` must be at least 1, got {frames}.")
+        object.__setattr__(self, "durations", frames)
+
+    def topology(self, width: int) -> Topology:
+        column = resolve_column(self.blank, width, "blank")
+        blanks = (column, *resolve_columns(self.big_blanks, width, "big_blanks"))
+        if len(blanks) != len(self.durations) + 1:
+            raise ValueError(
+                f"`durations` must hold one number for each of the {len(blanks) - 1} `big_blanks`, "
+                f"got {len(self.durations)}."
+            )
+        if len(set(blanks)) != len(blanks):
+            raise ValueError(
+                f"`blank` and `big_blanks` must be different entries, got the columns {blanks[0]} and {blanks[1:]}."
+            )
+        moves = ((1, 0), *((d, 0) for d in self.durations), (0, 1))
+        return Topology(blanks, self.window(width), moves, width, blanks)
 
 
 def multiblank_rnnt_loss(
@@ -104,11 +105,13 @@ def multiblank_rnnt_loss(
       >>> jnp.exp(-loss)  # 1/16 + 1/4
       Array(0.3125, dtype=float32)
     """
-    options = Options(
+    options = MultiblankOptions(
         blank,
         clamp,
         reduction,
         fused_log_softmax,
+        big_blanks=big_blanks,
+        durations=durations,
         fastemit_lambda=fastemit_lambda,
         delay_penalty=delay_penalty,
         sigma=sigma,
@@ -116,11 +119,4 @@ def multiblank_rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    topology = functools.partial(
-        multiblank_topology,
-        blank=blank,
-        fused_log_softmax=fused_log_softmax,
-        big_blanks=big_blanks,
-        durations=_checked(durations),
-    )
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)

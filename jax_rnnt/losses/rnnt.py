@@ -1,6 +1,6 @@
 """The RNN-T loss (Graves 2012)."""
 
-import functools
+import dataclasses
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -12,9 +12,13 @@ from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
 from jax_rnnt.xla.primitive import Implementation
 
 
-def rnnt_topology(width: int, blank: int = -1, fused_log_softmax: bool = True) -> Topology:
-    column = resolve_column(blank, width, "blank")
-    return Topology((column,), (0, width) if fused_log_softmax else (0, 0), RNNT_MOVES, width, (column,))
+@dataclasses.dataclass(frozen=True)
+class RnntOptions(Options):
+    """Those of :func:`rnnt_loss`."""
+
+    def topology(self, width: int) -> Topology:
+        column = resolve_column(self.blank, width, "blank")
+        return Topology((column,), self.window(width), RNNT_MOVES, width, (column,))
 
 
 def rnnt_loss(
@@ -120,7 +124,7 @@ def rnnt_loss(
       >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
       (2, 4, 3, 5)
     """
-    options = Options(
+    options = RnntOptions(
         blank,
         clamp,
         reduction,
@@ -134,5 +138,4 @@ def rnnt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    topology = functools.partial(rnnt_topology, blank=blank, fused_log_softmax=fused_log_softmax)
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, topology, weights)
+    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)

@@ -13,9 +13,8 @@ from jax_rnnt.core.loss import Logits, checked_batch, checked_weights, example_c
 from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.losses.rnnt import rnnt_topology
 from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import resolve_column, static_integers
+from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column, static_integers
 from jax_rnnt.xla.primitive import Implementation
 
 
@@ -52,31 +51,40 @@ def _log_softmax(x: Array) -> Array:
     return shifted - jnp.log(jnp.where(total == 0, 1, total))
 
 
-def _checked(durations: Sequence[int]) -> tuple[int, ...]:
-    frames = static_integers("durations", durations)
-    if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
-        raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
-    return frames
+@dataclasses.dataclass(frozen=True)
+class TdtOptions(Options):
+    """Those of :func:`tdt_loss`."""
 
+    _: dataclasses.KW_ONLY
+    durations: Sequence[int] = (0, 1, 2, 3, 4)
+    omega: float = 0.0
 
-def _tokens(width: int, durations: tuple[int, ...]) -> int:
-    vocabulary = width - len(durations)
-    if vocabulary < 1:
-        raise ValueError(
-            f"`logits` must have V + D entries, at least one token and {len(durations)} `durations`, got {width}."
-        )
-    return vocabulary
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        frames = static_integers("durations", self.durations)
+        if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
+            raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
+        object.__setattr__(self, "durations", frames)
+        checks.number("omega", self.omega)
+        if not 0 <= self.omega <= 1:
+            raise ValueError(f"`omega` must be a probability, in [0, 1], got {self.omega}.")
 
+    def topology(self, width: int) -> Topology:
+        of_tokens = self.topology_of_tokens(width)
+        columns = (*of_tokens.columns, *range(of_tokens.vocabulary, width))
+        scores = TdtScores(tuple(self.durations), bool(self.fused_log_softmax))
+        return dataclasses.replace(of_tokens, columns=columns, moves=scores.moves, scores=scores)
 
-def tdt_topology(
-    width: int, blank: int = -1, fused_log_softmax: bool = True, durations: Sequence[int] = (0, 1, 2, 3, 4)
-) -> Topology:
-    scores = TdtScores(_checked(durations), bool(fused_log_softmax))
-    vocabulary = _tokens(width, scores.durations)
-    column = resolve_column(blank, vocabulary, "blank")
-    columns = (column, *range(vocabulary, width))
-    window = (0, vocabulary) if fused_log_softmax else (0, 0)
-    return Topology(columns, window, scores.moves, vocabulary, (column,), scores)
+    def topology_of_tokens(self, width: int) -> Topology:
+        """That of :func:`rnnt_loss` on the token part."""
+        vocabulary = width - len(self.durations)
+        if vocabulary < 1:
+            raise ValueError(
+                f"`logits` must have V + D entries, at least one token and {len(self.durations)} `durations`, "
+                f"got {width}."
+            )
+        column = resolve_column(self.blank, vocabulary, "blank")
+        return Topology((column,), self.window(vocabulary), RNNT_MOVES, vocabulary, (column,))
 
 
 def tdt_loss(
@@ -144,11 +152,13 @@ def tdt_loss(
       >>> round(float(loss), 4)
       4.1557
     """
-    options = Options(
+    options = TdtOptions(
         blank,
         clamp,
         reduction,
         fused_log_softmax,
+        durations=durations,
+        omega=omega,
         fastemit_lambda=fastemit_lambda,
         delay_penalty=delay_penalty,
         sigma=sigma,
@@ -156,22 +166,15 @@ def tdt_loss(
         implementation=implementation,
         vocab_axis_name=vocab_axis_name,
     )
-    frames = _checked(durations)
-    checks.number("omega", omega)
-    if not 0 <= omega <= 1:
-        raise ValueError(f"`omega` must be a probability, in [0, 1], got {omega}.")
     if omega > 0 and key is None:
         raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={omega}), got None.")
-    tdt = functools.partial(tdt_topology, blank=blank, fused_log_softmax=fused_log_softmax, durations=frames)
-
-    def rnnt(width: int) -> Topology:
-        return rnnt_topology(_tokens(width, frames), blank, fused_log_softmax)
-
     batch = checked_batch(logits, targets, logit_lengths, target_lengths)
-    of_tdt = functools.partial(example_costs, options=options, topology=tdt)
-    of_rnnt = functools.partial(example_costs, options=dataclasses.replace(options, sigma=0.0), topology=rnnt)
+    of_tdt = functools.partial(example_costs, options=options, topology=options.topology)
+    of_tokens = functools.partial(
+        example_costs, options=dataclasses.replace(options, sigma=0.0), topology=options.topology_of_tokens
+    )
     if key is None or omega == 0:
         costs = of_tdt(*batch)
     else:
-        costs = jax.lax.cond(jax.random.bernoulli(key, omega), of_rnnt, of_tdt, *batch)
+        costs = jax.lax.cond(jax.random.bernoulli(key, omega), of_tokens, of_tdt, *batch)
     return reduced(costs, batch[3], checked_weights(weights, batch[0], costs.dtype), options)

@@ -70,15 +70,15 @@ def resolve_window(window: Sequence[int] | None, vocabulary: int) -> Window:
     return pair if pair[0] < pair[1] else (0, 0)
 
 
-def check_moves(moves: Sequence[Sequence[int]], arcs: int) -> Moves:
-    """``moves`` as a tuple of pairs, one for each of the ``arcs`` entries of a node."""
+def check_moves(moves: Sequence[Sequence[int]], arcs: int, name: str = "log_probs") -> Moves:
+    """``moves`` as a tuple of pairs, one for each of the ``arcs`` entries that a node of the array ``name`` has."""
     try:
         pairs = tuple((operator.index(dt), operator.index(du)) for dt, du in moves)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`moves` must be a sequence of (dt, du) pairs of integers, got {moves!r}.") from error
     if len(pairs) != arcs:
         raise ValueError(
-            f"`moves` must hold a (dt, du) pair for each of log_probs.shape[-1] == {arcs} arcs, got {len(pairs)} pairs."
+            f"`moves` must hold a (dt, du) pair for each of {name}.shape[-1] == {arcs} arcs, got {len(pairs)} pairs."
         )
     for k, (dt, du) in enumerate(pairs):
         if dt < 0 or du < 0 or dt + du < 1:

@@ -15,7 +15,7 @@ from jax_rnnt.xla import native
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
-def _lattice_ndim(arcs, *_) -> int:
+def lattice_ndim(arcs, *_) -> int:
     return arcs.ndim - 3
 
 
@@ -27,7 +27,7 @@ def _with_posteriors(arcs: Array, logit_lengths: Array, target_lengths: Array, *
     return lax_lattice.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=True)
 
 
-def _per_example(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
+def per_example(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(arcs.shape[:-3], arcs.dtype)]
 
 
@@ -36,7 +36,7 @@ def _per_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
 
 
 def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
-    return [*_per_example(arcs), *_per_arc(arcs)]
+    return [*per_example(arcs), *_per_arc(arcs)]
 
 
 def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
@@ -49,8 +49,8 @@ def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-_cost = Operation("lattice_cost", _per_example, _cost_only, _lattice_ndim, workspace=_past)
-_posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, _lattice_ndim, workspace=_past)
+_cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspace=_past)
+_posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_past)
 
 
 # The derivatives are operations of their own, linear in the tangent of the arcs. So only the half that is asked for is
@@ -84,9 +84,9 @@ def _posterior_tangent_transpose(cotangents, _, arcs, t_b, u_b, *, moves: Moves,
     return None if ct is None else jax.vjp(of, arcs)[1](ct)[0], None, None, None
 
 
-_cost_tangents = Operation("lattice_cost_tangent", _per_example, _cost_tangent, _lattice_ndim, has_kernel=False)
+_cost_tangents = Operation("lattice_cost_tangent", per_example, _cost_tangent, lattice_ndim, has_kernel=False)
 _posterior_tangents = Operation(
-    "lattice_posterior_tangent", _per_arc, _posterior_tangent, _lattice_ndim, has_kernel=False
+    "lattice_posterior_tangent", _per_arc, _posterior_tangent, lattice_ndim, has_kernel=False
 )
 _cost_tangents.def_transpose(_cost_tangent_transpose)
 _posterior_tangents.def_transpose(_posterior_tangent_transpose)
@@ -109,7 +109,7 @@ _posteriors.def_jvp(_posteriors_jvp)
 
 def costs(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementation: Implementation) -> Array:
     """``cost [...]`` of ``arcs [..., T, U+1, K]`` in float32 or float64; lengths ``[...]`` are int32."""
-    arcs, moves = _for_the_kernels(arcs, moves)
+    arcs, moves = for_the_kernels(arcs, moves)
     return _cost(arcs, t_b, u_b, moves=moves, implementation=implementation)[0]
 
 
@@ -118,7 +118,7 @@ def posteriors(
 ) -> tuple[Array, Array]:
     """:func:`costs` and the posterior of each arc ``[..., T, U+1, K]``."""
     k = arcs.shape[-1]
-    arcs, moves = _for_the_kernels(arcs, moves)
+    arcs, moves = for_the_kernels(arcs, moves)
     cost, posterior = _posteriors(arcs, t_b, u_b, moves=moves, implementation=implementation)
     return cost, posterior[..., :k]
 
@@ -128,7 +128,7 @@ def cost_tangents(tangent: Array, posterior: Array, implementation: Implementati
     return _cost_tangents(tangent, posterior, implementation=implementation)[0]
 
 
-def _for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
+def for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
     *_, t_max, u1, _ = arcs.shape
     # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.
     too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in moves]
@@ -141,7 +141,7 @@ def _for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
     return arcs, moves
 
 
-def _checked(log_probs, logit_lengths, target_lengths, moves, implementation) -> tuple[Array, Array, Array, Moves]:
+def checked(log_probs, logit_lengths, target_lengths, moves, implementation) -> tuple[Array, Array, Array, Moves]:
     check_implementation(implementation)
     arcs = checks.as_array("log_probs", log_probs)
     t_b = checks.as_integers("logit_lengths", logit_lengths)
@@ -201,7 +201,7 @@ def lattice_cost(
       >>> jnp.exp(-jax_rnnt.lattice_cost(log_probs, jnp.array([2]), jnp.array([1])))
       Array([0.25], dtype=float32)
     """
-    arcs, t_b, u_b, pairs = _checked(log_probs, logit_lengths, target_lengths, moves, implementation)
+    arcs, t_b, u_b, pairs = checked(log_probs, logit_lengths, target_lengths, moves, implementation)
     return costs(arcs, t_b, u_b, moves=pairs, implementation=implementation)
 
 
@@ -234,5 +234,5 @@ def lattice_posteriors(
       >>> posteriors[0, :, 0, 1]  # the label is as probable at the first frame as at the second
       Array([0.5, 0.5], dtype=float32)
     """
-    arcs, t_b, u_b, pairs = _checked(log_probs, logit_lengths, target_lengths, moves, implementation)
+    arcs, t_b, u_b, pairs = checked(log_probs, logit_lengths, target_lengths, moves, implementation)
     return posteriors(arcs, t_b, u_b, moves=pairs, implementation=implementation)

@@ -7,6 +7,7 @@ float32. The compiled kernels use the same arithmetic. All of it can be differen
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +103,7 @@ def _halves(x: float, dtype: np.dtype) -> list[float]:
     return [*parts, float(x)]
 
 
-def _shear(x: Array) -> Array:
+def shear(x: Array) -> Array:
     """[..., T, U+1] -> [T+U+1, ..., U+1]: row ``n`` holds diagonal ``n``, y[n, ..., u] = x[..., n - u, u]."""
     *batch, t, u1 = x.shape
     x = jnp.pad(jnp.swapaxes(x, -1, -2), [(0, 0)] * (len(batch) + 1) + [(0, u1 + 1)])
@@ -110,34 +111,42 @@ def _shear(x: Array) -> Array:
     return jnp.moveaxis(x, -1, 0)
 
 
-def _unshear(y: Array, t: int) -> Array:
-    """The inverse of :func:`_shear`: [T+U+1, ..., U+1] -> [..., T, U+1]."""
+def unshear(y: Array, t: int) -> Array:
+    """The inverse of :func:`shear`: [T+U+1, ..., U+1] -> [..., T, U+1]."""
     n, *batch, u1 = y.shape
     y = jnp.moveaxis(y, 0, -1).reshape(*batch, u1 * n)
     y = jnp.pad(y, [(0, 0)] * len(batch) + [(0, u1)]).reshape(*batch, u1, n + 1)
     return jnp.swapaxes(y[..., :t], -1, -2)
 
 
-def _shift(x: Array, by: int) -> Array:
-    """y[..., u] = x[..., u - by], zeros from outside."""
+def shift(x: Array, by: int, outside: float = 0) -> Array:
+    """y[..., u] = x[..., u - by]; what comes in from outside is ``outside``."""
     size = x.shape[-1]
     by = max(-size, min(by, size))
     pad = (max(by, 0), max(-by, 0))
     x = x[..., : size - by] if by >= 0 else x[..., -by:]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [pad])
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [pad], constant_values=outside)
 
 
 def _shift_scaled(x: Scaled, by: int) -> Scaled:
     # The exponents that come in from outside are 0; with m = 0 there, only their size matters, so make them low.
-    m = _shift(x[0], by)
-    return m, jnp.where(m == 0, _ZERO_EXPONENT, _shift(x[1], by)), jnp.where(m == 0, 0, _shift(x[2], by))
+    m = shift(x[0], by)
+    return m, jnp.where(m == 0, _ZERO_EXPONENT, shift(x[1], by)), jnp.where(m == 0, 0, shift(x[2], by))
 
 
-def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool) -> list[Array]:
-    """``cost [...]`` of ``arcs [..., T, U+1, K]``, and the arc posteriors if they are asked for."""
+class Diagonals(NamedTuple):
+    """A batch of lattices, sheared: ``[N, ..., U+1]`` with N = T + U + 1."""
+
+    n: Array  # [N, ..., 1]
+    u: Array  # [1, ..., U+1]
+    arcs: list[Array]  # of each move; -inf where it leads out of the lattice, and where it is NaN or +inf
+    at_end: Array  # whether this is the node (T_b, U_b)
+    valid_lengths: Array  # [1, ..., 1]
+    poisoned: Array  # [...]: the result is NaN
+
+
+def by_diagonal(arcs: Array, logit_lengths: Array, target_lengths: Array, moves: Moves) -> Diagonals:
     *batch, t_max, u1, _ = arcs.shape
-    steps = [dt + du for dt, du in moves]
-    span = max(steps)
     expand = tuple(range(1, len(batch) + 1))
     n = jnp.expand_dims(jnp.arange(t_max + u1, dtype=jnp.int32), (*expand, len(batch) + 1))
     u = jnp.expand_dims(jnp.arange(u1, dtype=jnp.int32), (0, *expand))
@@ -145,24 +154,36 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     t_b, u_b = logit_lengths[None, ..., None], target_lengths[None, ..., None]
     valid_lengths = (t_b >= 0) & (t_b <= t_max) & (u_b >= 0) & (u_b < u1)
     inside = valid_lengths & (t >= 0) & (t < t_b) & (u <= u_b)  # [N, ..., U+1]
+    opened, poisoned = [], ~at(at(valid_lengths, 0, 0), 0)
+    for k, (dt, du) in enumerate(moves):
+        lands_inside = (t + dt < t_b) & (u + du <= u_b)
+        lands_at_end = (t + dt == t_b) & (u + du == u_b)
+        x = jnp.where(inside & (lands_inside | lands_at_end), shear(at(arcs, k)), -jnp.inf)
+        poison = ~(x < jnp.inf)
+        poisoned = poisoned | jnp.any(poison, axis=(0, -1))
+        opened.append(jnp.where(poison, -jnp.inf, x))
+    at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
+    return Diagonals(n, u, opened, at_end, valid_lengths, poisoned)
+
+
+def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool) -> list[Array]:
+    """``cost [...]`` of ``arcs [..., T, U+1, K]``, and the arc posteriors if they are asked for."""
+    *_, t_max, u1, _ = arcs.shape
+    steps = [dt + du for dt, du in moves]
+    span = max(steps)
+    n, u, opened, at_end, valid_lengths, poisoned = by_diagonal(arcs, logit_lengths, target_lengths, moves)
+    t_b, u_b = logit_lengths[None, ..., None], target_lengths[None, ..., None]
 
     # The size to which arcs are cut: that of LargestExponent in cpp/lattice_rules.h.
     arcs_at_most = jnp.maximum(at(at(t_b + u_b, 0, 0), 0), 0)[None, ..., None].astype(arcs.dtype) + 1
     largest = jnp.floor(_EXPONENT_RANGE / arcs_at_most) * _LN2
-    probabilities, excesses, poisoned = [], [], ~at(at(valid_lengths, 0, 0), 0)
-    for k, (dt, du) in enumerate(moves):
-        lands_inside = (t + dt < t_b) & (u + du <= u_b)
-        lands_at_end = (t + dt == t_b) & (u + du == u_b)
-        x = jnp.where(inside & (lands_inside | lands_at_end), _shear(at(arcs, k)), -jnp.inf)
-        poison = ~(x < jnp.inf)
-        poisoned = poisoned | jnp.any(poison, axis=(0, -1))
-        x = jnp.where(poison, -jnp.inf, x)
+    probabilities, excesses = [], []
+    for x in opened:
         cut = jnp.where(x == -jnp.inf, x, jnp.clip(x, -largest, largest))
         excesses.append(jnp.where(x == -jnp.inf, 0, lax.stop_gradient(x - cut)))
         probabilities.append(_exp(cut))
 
     start = n == 0
-    at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
     like = probabilities[0][0]  # constants take their sharding from the data, and their manual axes too
     one = at(like, 0, 0)
     constants = jnp.zeros_like(one), jnp.full_like(one, _ZERO_EXPONENT), jnp.zeros_like(at(one, 0))
@@ -179,7 +200,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         return _shift_scaled((m, high, low), du)
 
     into = [incoming(p, s, du) for p, s, (_, du) in zip(probabilities, steps, moves, strict=True)]
-    more = [_shift(delayed(x, s), du) for x, s, (_, du) in zip(excesses, steps, moves, strict=True)]
+    more = [shift(delayed(x, s), du) for x, s, (_, du) in zip(excesses, steps, moves, strict=True)]
     first = (start & (u == 0) & jnp.ones_like(at_end)).astype(like.dtype)
     most = jnp.finfo(like.dtype).max
 
@@ -196,7 +217,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         for p, x, s, (_, du) in zip(arcs_in, more_in, steps, moves, strict=True):
             alpha, excess = recent[s - 1]
             terms.append(times(_shift_scaled(alpha, du), p))
-            beyond.append(jnp.clip(_shift(excess, du) + x, -most, most))
+            beyond.append(jnp.clip(shift(excess, du) + x, -most, most))
         now = _sum(terms, beyond)
         picked = (jnp.sum(jnp.where(end, x, 0), axis=-1) for x in (*now[0], now[1]))
         at_the_end = tuple(x + y for x, y in zip(at_the_end, picked, strict=True))
@@ -227,7 +248,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         return (_sum(terms, [jnp.zeros_like(m) for m, _, _ in terms])[0], *recent[:-1]), through
 
     _, through = lax.scan(backward, (zero,) * span, (alphas, probabilities, at_end), reverse=True)
-    posterior = jnp.stack([_unshear(p, t_max) for p in through], axis=-1)
+    posterior = jnp.stack([unshear(p, t_max) for p in through], axis=-1)
     in_example = lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 3) < at(t_b, 0, 0)[..., None, None]
     in_example &= lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 2) <= at(u_b, 0, 0)[..., None, None]
     in_example |= ~at(valid_lengths, 0, 0)[..., None, None]

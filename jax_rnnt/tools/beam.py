@@ -1,6 +1,7 @@
 """Beam search in step with the frames: the most probable label sequences, each summed over the paths that were kept."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.losses.topology_of import LossLike
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
 from jax_rnnt.tools import prefixes
@@ -248,7 +248,7 @@ def _with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> Dec
 
 
 def beam_decode(
-    loss: LossLike,
+    loss: Callable[..., Array],
     predictor: Predictor,
     joint: Joint,
     params: Any,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.losses.hat import hat_loss
-from jax_rnnt.losses.topology_of import LossLike, function_of, topology_of
+from jax_rnnt.losses.family import options_of
+from jax_rnnt.losses.hat import HatOptions
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
 from jax_rnnt.ops.slices import compute_dtype
@@ -27,7 +27,7 @@ Joint = Callable[[Any, Array, Any], Array]
 class Decoder:
     """Static options, which :func:`greedy_decode` and :func:`beam_decode` describe."""
 
-    loss: LossLike
+    loss: Callable[..., Array]
     predictor: Predictor
     joint: Joint
     _: dataclasses.KW_ONLY
@@ -37,7 +37,7 @@ class Decoder:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        topology_of(self.loss)
+        options = options_of(self.loss, {})
         for name in ("predictor", "joint"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"`{name}` must be a function, got {checks.described(getattr(self, name))}.")
@@ -46,7 +46,7 @@ class Decoder:
             if value is not None and static_index(name, value) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         checks.number("internal_lm_weight", self.internal_lm_weight)
-        if self.internal_lm_weight != 0 and function_of(self.loss) is not hat_loss:
+        if self.internal_lm_weight != 0 and not isinstance(options, HatOptions):
             raise ValueError(
                 "`internal_lm_weight` is for models trained with hat_loss, whose labels are normalised by themselves; "
                 f"got {self.internal_lm_weight} with {self.loss!r}."

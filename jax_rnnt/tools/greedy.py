@@ -1,6 +1,7 @@
 """Greedy decoding: the most probable arc at every step."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.losses.topology_of import LossLike
 from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
 from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses, ranked
 from jax_rnnt.tools.rows import flat
@@ -103,7 +103,7 @@ class GreedyDecoder(Decoder):
 
 
 def greedy_decode(
-    loss: LossLike,
+    loss: Callable[..., Array],
     predictor: Predictor,
     joint: Joint,
     params: Any,

@@ -1,18 +1,20 @@
 """Minimum word error rate training: the expected errors of a list of hypotheses (Prabhavalkar 2018)."""
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.options import Options, Reduction
-from jax_rnnt.core.reduction import reduced
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.slices import compute_dtype
 
+_Reduction = Literal["none", "mean", "sum"]
+
 
 def mwer_loss(
-    costs: ArrayLike, errors: ArrayLike, *, where: ArrayLike | None = None, reduction: Reduction = "mean"
+    costs: ArrayLike, errors: ArrayLike, *, where: ArrayLike | None = None, reduction: _Reduction = "mean"
 ) -> Array:
     r"""The expected number of errors over the n best hypotheses of each utterance.
 
@@ -50,6 +52,8 @@ def mwer_loss(
       >>> float(jax_rnnt.mwer_loss(costs, jnp.array([[0, 2, 9]])))
       0.5
     """
+    if reduction not in get_args(_Reduction):
+        raise ValueError(f"`reduction` must be one of {get_args(_Reduction)}, got {reduction!r}.")
     x = checks.as_array("costs", costs)
     checks.floating("costs", x)
     checks.rank("costs", x, "B, N")
@@ -63,8 +67,6 @@ def mwer_loss(
             raise TypeError(f"`where` must be an array of booleans, got {mask.dtype.name}.")
         checks.shape("where", mask, x.shape, "[B, N], as `costs`")
         there &= mask
-    if reduction == "mean_volume":
-        raise ValueError("`reduction` must be one of ('none', 'mean', 'sum'), got 'mean_volume'.")
     scores = jnp.where(there, -x, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     # The inner choice keeps the exponential finite, else the derivative would be NaN where there is no hypothesis.
@@ -72,4 +74,6 @@ def mwer_loss(
     total = jnp.sum(weights, axis=-1)
     expected = jnp.sum(weights * jax.lax.stop_gradient(wrong.astype(x.dtype)), axis=-1)
     expected = jnp.where(total == 0, 0, expected / jnp.where(total == 0, 1, total))
-    return reduced(expected, jnp.zeros(x.shape[:1], jnp.int32), None, Options(reduction=reduction))
+    if reduction == "none":
+        return expected
+    return jnp.sum(expected) / (max(x.shape[0], 1) if reduction == "mean" else 1)

@@ -1,6 +1,7 @@
 """The arcs that leave a node, for every label that may come next: what a decoder chooses from."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.losses.topology_of import LossLike, topology_of
+from jax_rnnt.losses.family import options_of
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import NO_LABEL, PADDING
@@ -97,5 +98,5 @@ class RowArcs:
         return Choices(jnp.stack(silent, axis=-1), labels, jnp.stack(emitting, axis=-1))
 
 
-def row_arcs(loss: LossLike, width: int) -> RowArcs:
-    return RowArcs(topology_of(loss)(width), width)
+def row_arcs(loss: Callable[..., Array], width: int) -> RowArcs:
+    return RowArcs(options_of(loss, {}).topology(width), width)

@@ -90,14 +90,19 @@ def native_available(platform: str = "cpu") -> bool:
     return platform in platforms
 
 
-def missing_reason(platform: str) -> str:
-    """Why there is no kernel for ``platform``, and what to do: the end of an error message."""
+def platforms_with(operation: str) -> frozenset[str]:
+    """The platforms that have a compiled kernel of this operation."""
+    return frozenset(p for p in platforms if operation in _module.handlers()[p])
+
+
+def missing_reason(operation: str) -> str:
+    """Why a platform has no kernel of ``operation``, and what to do: the end of an error message."""
     if _reason:
         return (
             f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand: "
             "pip install --force-reinstall --no-deps ."
         )
-    return f"this build has kernels for {', '.join(sorted(platforms))} only"
+    return f"this build has one for {', '.join(sorted(platforms_with(operation)))} only"
 
 
 def build_info() -> dict[str, object]:

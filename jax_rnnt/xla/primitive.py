@@ -33,7 +33,7 @@ class Operation:
       results: ``results(*types, **parameters)``: shape and dtype of each result.
       lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
       batch_ndim: maps the operands' types to the number of batch dimensions.
-      has_kernel: whether there is a compiled form at all.
+      has_kernel: whether there is a compiled form at all; on which platforms, the compiled module says.
       in_place: whether the result may take the memory of the first operand, where the kernels allow that.
       workspace: ``workspace(*types, **parameters)``: shape and dtype of what the kernels need to work in, or None;
         asked where the kernels do need it.
@@ -63,7 +63,7 @@ class Operation:
         batching.primitive_batchers[self.primitive] = self._batch
         ad.primitive_jvps[self.primitive] = self._jvp_of_lax_form
         mlir.register_lowering(self.primitive, functools.partial(self._lower, None))
-        for platform in native.platforms if has_kernel else ():
+        for platform in native.platforms_with(name) if has_kernel else ():
             mlir.register_lowering(self.primitive, functools.partial(self._lower, platform), platform=platform)
 
     def __call__(self, *args: Array, implementation: str | None, **parameters) -> list[Array]:
@@ -118,8 +118,8 @@ class Operation:
             if implementation == "native" and self._has_kernel:
                 names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
                 raise NotImplementedError(
-                    f"implementation='native' was asked for, and there is no kernel for {', '.join(names)}: "
-                    f"{native.missing_reason(names[0])}. implementation=None uses the lax form there."
+                    f"implementation='native' was asked for, and {self.name} has no kernel for {', '.join(names)}: "
+                    f"{native.missing_reason(self.name)}. implementation=None uses the lax form there."
                 )
             return mlir.lower_fun(functools.partial(self._lax_form, **parameters), multiple_results=True)(ctx, *args)
         traits, batch_ndim = native.traits(platform), self._batch_ndim(*ctx.avals_in)

@@ -62,7 +62,7 @@ def build_check(
     flags = [*FLAGS[sanitizer], *_includes(cuda)]
     of_level = [*LEVEL_FLAGS, f"-march={level}", *_includes(cuda)] if level else flags
     jobs = [(p, flags) for p in (HERE / "check.cc", *(cuda / k for k in KERNELS))]
-    jobs += [(ROOT / "cpp" / f"{name}.cc", of_level) for name in ("arcs", "lattice", "float16")]
+    jobs += [(ROOT / "cpp" / f"{name}.cc", of_level) for name in ("arcs", "lattice", "best_path", "float16")]
     jobs += [(HERE / r, ["-O2", *TOLD[sanitizer], *_includes(cuda)]) for r in RUNTIME]
     program = objects / f"check-{sanitizer or level or 'plain'}"
     _compile(jobs, objects, program, list(FLAGS[sanitizer]))

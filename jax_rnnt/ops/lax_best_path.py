@@ -1,0 +1,93 @@
+"""The pure ``lax`` form of the best path, by the recursion of cpp/best_path.h over anti-diagonals ``n = t + u``.
+
+Scores of paths are pairs of numbers, the second one what the first has no digits for: a sum in float32 then tells paths
+apart as double precision does, behind masks of -1e9 too.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_rnnt.ops.labels import Moves
+from jax_rnnt.ops.lax_lattice import by_diagonal, shift
+from jax_rnnt.ops.slices import at
+from jax_rnnt.xla.sharding import match_manual_axes
+
+Pair = tuple[Array, Array]
+
+_UNIT = 2.0**-32  # of scores: a path has fewer than 2**32 arcs, so that no sum overflows
+
+
+def best_path(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves) -> list[Array]:
+    """Of the best path through ``arcs [..., T, U+1, K]``: ``cost [...]``, the frame and the duration of each label
+    ``[..., U]``, and the arcs that it takes ``[..., T+U]``."""
+    steps = [dt + du for dt, du in moves]
+    n, u, opened, at_end, _, poisoned = by_diagonal(arcs, logit_lengths, target_lengths, moves)
+    never = float(jnp.finfo(arcs.dtype).min)  # of what leads nowhere; in place of -inf, whose differences are NaN
+    scores = [jnp.where(x == -jnp.inf, never, x * _UNIT) for x in opened]
+
+    def backward(recent, inputs):
+        out, end = inputs
+        best = jnp.where(end, 0, never).astype(arcs.dtype), jnp.zeros_like(out[0])
+        arc = jnp.full_like(end, -1, dtype=jnp.int32)
+        for k, (x, step, (_, du)) in enumerate(zip(out, steps, moves, strict=True)):
+            high, low = recent[step - 1]
+            score = _plus((shift(high, -du, never), shift(low, -du)), x, never)
+            better = (score[0] > best[0]) | ((score[0] == best[0]) & (score[1] > best[1]))
+            best = jnp.where(better, score[0], best[0]), jnp.where(better, score[1], best[1])
+            arc = jnp.where(better, k, arc)
+        return (best, *recent[:-1]), arc
+
+    like = at(scores[0], 0, 0)
+    _, nowhere, nothing = match_manual_axes([like, jnp.full_like(like, never), jnp.zeros_like(like)])
+    recent, choices = lax.scan(backward, ((nowhere, nothing),) * max(steps), (scores, at_end), reverse=True)
+    high, low = (at(x, 0) for x in recent[0])
+
+    def forward(node, inputs):
+        choice, n_here = inputs
+        next_n, next_u = node
+        chosen = jnp.sum(jnp.where(at(u, 0, 0) == next_u[..., None], choice, 0), axis=-1, dtype=jnp.int32)
+        taken = jnp.where((next_n == n_here) & ~poisoned, chosen, -1)
+        return (next_n + of_arcs(taken, steps), next_u + of_arcs(taken, [du for _, du in moves])), taken
+
+    choice = at(choices, 0, 0)
+    _, start = match_manual_axes([choice, jnp.zeros_like(at(choice, 0))])
+    _, taken = lax.scan(forward, (start, start), (choices, n.reshape(n.shape[0])))
+
+    most = float(jnp.finfo(arcs.dtype).max)
+    cost = jnp.clip((0 - (high + low)) / _UNIT, -most, most)
+    cost = jnp.where(poisoned, jnp.nan, jnp.where(high == never, jnp.inf, cost))
+    taken = jnp.moveaxis(taken, 0, -1)[..., :-1]
+    return [cost, *_of_labels(taken, arcs.shape[-2] - 1, moves), taken]
+
+
+def positions(taken: Array, moves: Moves) -> Array:
+    """``u [..., T+U]`` of the path's node at each index t + u; a number without meaning where it has none."""
+    labels = of_arcs(taken, [du for _, du in moves])
+    return jnp.cumsum(labels, axis=-1, dtype=jnp.int32) - labels
+
+
+def _of_labels(taken: Array, labels: int, moves: Moves) -> list[Array]:
+    """The frame at which each of ``labels`` labels is emitted, and the frames that it takes; -1 for none."""
+    u = positions(taken, moves)
+    t = lax.broadcasted_iota(jnp.int32, taken.shape, taken.ndim - 1) - u
+    label = jnp.expand_dims(jnp.arange(labels, dtype=jnp.int32), tuple(range(taken.ndim)))
+    emits = (u[..., None] <= label) & (label < (u + of_arcs(taken, [du for _, du in moves]))[..., None])
+    durations = of_arcs(taken, [dt for dt, _ in moves])
+    return [jnp.sum(jnp.where(emits, x[..., None] + 1, 0), axis=-2, dtype=jnp.int32) - 1 for x in (t, durations)]
+
+
+def _plus(a: Pair, x: Array, never: float) -> Pair:
+    closed = (a[0] == never) | (x == never)
+    total = a[0] + x
+    of_x = total - a[0]
+    low = ((a[0] - (total - of_x)) + (x - of_x)) + a[1]  # what the sum has lost, and what was there
+    high = total + low
+    return jnp.where(closed, never, high), jnp.where(closed, 0, low - (high - total))
+
+
+def of_arcs(taken: Array, values: list[int]) -> Array:
+    """``values[k]`` for each arc k of ``taken``; 0 for -1."""
+    result = jnp.zeros_like(taken)
+    for k, value in enumerate(values):
+        result = jnp.where(taken == k, value, result)
+    return result

@@ -1,0 +1,185 @@
+"""The lattice of every loss, and the best alignment under it, from logits and from other sources of them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import losses
+import meshes
+import numpy as np
+import pytest
+import reference_losses
+import runner
+from losses import LossUnderTest
+from meshes import P
+
+import jax_rnnt
+
+pytestmark = pytest.mark.once
+ROWS = (*losses.LOSSES, *losses.VARIANTS)
+WITHOUT_JUMPS = tuple(loss for loss in ROWS if loss.on.wildcard is None)
+
+
+def _each(rows):
+    return pytest.mark.parametrize("loss", rows, ids=lambda loss: loss.name)
+
+
+def best_by_definition(loss: LossUnderTest, logits, targets, frames: int, labels: int):
+    """The score of every path of one example is what its definition says; the best of them, and its cost."""
+    found = []
+
+    def keep(edges, frames, labels, shape):
+        paths = reference_losses.paths_along(edges, (0, 0), (frames, labels))
+        scored = [(sum(score for _, _, score, _ in path), path) for path in paths]
+        found.extend(entry for entry in scored if entry[0] > -np.inf)
+        return 0.0, np.zeros(shape)
+
+    reference_losses.example(loss.oracle, logits, targets, frames, labels, loss.on, total=keep)
+    return max(found, key=lambda entry: entry[0], default=(-np.inf, []))
+
+
+@_each(WITHOUT_JUMPS)
+def test_best_alignment_of_every_loss(loss: LossUnderTest) -> None:
+    """Against the paths of its definition, corner cases and bad rows among them."""
+    batch = losses.batch(loss)
+    options = loss.options | {"implementation": losses.QUICK}
+    best = losses.jit(lambda *arrays: jax_rnnt.best_alignment(*arrays, loss.call, **options))(*batch.arrays)
+    costs, _ = loss.expected(*batch.arrays)
+    for b, name in enumerate(batch.names):
+        frames, durations = np.full(losses.U, -1), np.full(losses.U, -1)
+        cost = np.nan
+        if not np.isnan(costs[b]):
+            score, path = best_by_definition(loss, *(a[b] for a in batch.arrays))
+            cost = 0.0 - score
+            for (t, u), (to_t, to_u), *_ in path:
+                if to_u > u:
+                    frames[u], durations[u] = t, to_t - t
+        np.testing.assert_allclose(best.cost[b], cost, rtol=1e-12, atol=1e-12, err_msg=name)
+        np.testing.assert_array_equal(best.frames[b], frames, err_msg=name)
+        np.testing.assert_array_equal(best.durations[b], durations, err_msg=name)
+
+
+@_each(ROWS)
+def test_lattice_of_every_loss(loss: LossUnderTest) -> None:
+    """The sum over it is the loss, and its gradient that of the loss (of clamp and FastEmit it knows nothing)."""
+    batch = losses.batch(loss)
+    options = loss.options | {"implementation": losses.QUICK, "clamp": 0.1}
+
+    def cost(x):
+        lattice = jax_rnnt.loss_lattice(x, *batch.arrays[1:], loss.call, **options)
+        return jax_rnnt.lattice_cost(*lattice, implementation=losses.QUICK)
+
+    @losses.jit
+    def run(x):
+        value, pull = jax.vjp(cost, x)
+        return value, pull(jnp.ones_like(value))[0]
+
+    plain = dataclasses.replace(loss, on=dataclasses.replace(loss.on, fastemit_lambda=0.0))
+    losses.assert_matches(plain, *map(np.asarray, run(batch.logits)))
+
+
+TARGETS, T_B, U_B = np.array([[1, 2, 1], [2, 1, 2]], np.int32), np.array([5, 4], np.int32), np.array([3, 2], np.int32)
+LOGITS = np.random.default_rng(3).normal(size=(2, 5, 4, 8))
+BATCH = LOGITS, TARGETS, T_B, U_B
+
+
+def test_losses_are_named_in_any_way() -> None:
+    """As a function with options, as an object, and as an object with other options."""
+    options = {"durations": [0, 1, 2], "blank": 0, "fused_log_softmax": False, "implementation": losses.QUICK}
+    by_name = jax_rnnt.best_alignment(*BATCH, loss=jax_rnnt.tdt_loss, **options)
+    made = jax_rnnt.Loss(jax_rnnt.tdt_loss, **(options | {"blank": -1, "omega": 0.5}))
+    for ours, theirs in zip(by_name, jax_rnnt.best_alignment(*BATCH, made, blank=0), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    plain = jax_rnnt.best_alignment(*BATCH, blank=0, sigma=0.1)
+    made = jax_rnnt.RNNTLoss(blank=0, reduction="sum", implementation=losses.QUICK)
+    for ours, theirs in zip(plain, jax_rnnt.best_alignment(*BATCH, made, sigma=0.1), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+REFUSED = [
+    (jnp.sum, {}, "`loss` must be one of `rnnt_loss`, .*`hat_loss`, or a `Loss` or `RNNTLoss`, got"),
+    (jax_rnnt.hat_loss, {"fused_log_softmax": True}, "`hat_loss` has no option 'fused_log_softmax'"),
+    (jax_rnnt.tdt_loss, {"wildcard": "ends"}, "`tdt_loss` has no option 'wildcard'"),
+    (jax_rnnt.rnnt_loss, {"weights": np.ones(2)}, "`rnnt_loss` has no option 'weights'"),
+    (jax_rnnt.RNNTLoss(), {"durations": (1, 2)}, "`rnnt_loss` has no option 'durations'"),
+    (jax_rnnt.multiblank_rnnt_loss, {}, "big_blanks"),
+]
+
+
+@pytest.mark.parametrize(("loss", "options", "message"), REFUSED)
+def test_refusals(loss, options: dict, message: str) -> None:
+    for call in (jax_rnnt.best_alignment, jax_rnnt.loss_lattice):
+        with pytest.raises(TypeError, match=message):
+            call(*BATCH, loss, **options)
+
+
+def test_a_lattice_is_a_pytree() -> None:
+    """Its moves are static: it goes in and out of compiled functions and still unpacks."""
+    lattice = jax.jit(lambda *arrays: jax_rnnt.loss_lattice(*arrays, jax_rnnt.monotonic_rnnt_loss))(*BATCH)
+    assert lattice.moves == jax_rnnt.MONOTONIC_MOVES
+    cost = jax.jit(lambda lattice: jax_rnnt.lattice_cost(*lattice))(lattice)
+    expected = jax_rnnt.monotonic_rnnt_loss(*BATCH, reduction="none")
+    np.testing.assert_allclose(cost, expected, rtol=1e-12)
+    assert len(jax.tree.leaves(lattice)) == 3
+
+
+def _joint(params, e, p):
+    return jnp.tanh(e + p) @ params
+
+
+def _joint_batch() -> tuple[tuple, jax_rnnt.JointLogits]:
+    rng = np.random.default_rng(4)
+    params, e, p = (jnp.asarray(rng.normal(size=s)) for s in ((6, 8), (2, 5, 6), (2, 4, 6)))
+    dense = _joint(params, e[:, :, None], p[:, None])
+    return (dense, *BATCH[1:]), jax_rnnt.JointLogits(_joint, params, e, p)
+
+
+@pytest.mark.parametrize("source", ["joint", "divided", "divided_inside"])
+def test_other_sources(source: str) -> None:
+    """The alignment of logits that are not in one array, and a gradient through their arcs: as of those that are."""
+    dense, joint = _joint_batch()
+    weight = np.random.default_rng(5).normal(size=(2, 5, 4, 7))
+    options = {"loss": jax_rnnt.tdt_loss, "durations": (0, 1, 2, 3), "implementation": losses.QUICK}
+
+    def weighted(logits, *rest, **more):
+        arcs = jax_rnnt.loss_lattice(logits, *rest, **options, **more).arcs
+        return jnp.sum(jnp.where(jnp.isfinite(arcs), arcs * weight, 0))
+
+    def both(logits, *rest, **more):
+        best = jax_rnnt.best_alignment(logits, *rest, **options, **more)
+        return best, jax.grad(weighted, allow_int=True)(logits, *rest, **more)
+
+    expected, slope = losses.jit(both)(*dense)
+    if source == "joint":
+        actual, gradient = losses.jit(both)(joint, *dense[1:])
+        _, pull = jax.vjp(lambda w, e, p: _joint(w, e[:, :, None], p[:, None]), *jax.tree.leaves(joint))
+        for ours, theirs in zip(jax.tree.leaves(gradient), pull(slope), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+    else:
+        mesh = meshes.make_mesh(model=2)
+        spec = P(None, None, None, "model")
+        run = functools.partial(both, vocab_axis_name="model")
+        if source == "divided_inside":
+            run = jax.shard_map(run, mesh=mesh, in_specs=(spec, P(), P(), P()), out_specs=(P(), spec))
+        with meshes.current_mesh(mesh):
+            arrays = meshes.put(mesh, dense[0], *spec), *(meshes.put(mesh, a) for a in dense[1:])
+            actual, gradient = losses.jit(run)(*arrays)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert (np.asarray(expected.frames) >= 0).sum() == U_B.sum()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtypes(dtype: str) -> None:
+    """The types of the losses; alignments are those of the logits as they are rounded."""
+    x = jnp.asarray(LOGITS, dtype)
+    best = jax_rnnt.best_alignment(x, *BATCH[1:], implementation=losses.QUICK)
+    assert best.cost.dtype == jnp.float32
+    loss = LossUnderTest("rnnt", jax_rnnt.rnnt_loss, reference_losses.Rnnt())
+    for b in range(2):
+        rows = runner.rounded(LOGITS, dtype)[b], TARGETS[b], int(T_B[b]), int(U_B[b])
+        score, path = best_by_definition(loss, *rows)
+        assert [t for (t, u), (_, to_u), *_ in path if to_u > u] == best.frames[b][: U_B[b]].tolist()
+        np.testing.assert_allclose(best.cost[b], -score, rtol=1e-5)
