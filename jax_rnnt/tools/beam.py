@@ -11,11 +11,11 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
-from jax_rnnt.tools import prefixes
+from jax_rnnt.tools.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
 from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, ranked
+from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
 from jax_rnnt.tools.row_arcs import Choices, RowArcs
-from jax_rnnt.tools.rows import flat, select, take, unflat, where_needed
+from jax_rnnt.tools.rows import flat, take, unflat, where_needed
 
 
 class _Beam(NamedTuple):
@@ -25,15 +25,6 @@ class _Beam(NamedTuple):
     origin: Array  # [B, N] int32: which of the frame's first hypotheses it continues
     labels: Array  # [B, N, F] int32: the labels that it emitted at this frame; -1 for none
     durations: Array  # [B, N, F] int32: the frames that they took
-
-
-class _Arcs(NamedTuple):
-    """Arcs [B, M] out of hypotheses: where they begin, and where they lead."""
-
-    score: Array  # of the path that ends with this arc
-    source: Array  # int32: the hypothesis that it leaves
-    label: Array  # int32: -1 for none
-    frames: Array  # int32
 
 
 @jax.tree_util.register_static
@@ -92,7 +83,7 @@ class BeamDecoder(Decoder):
 
         each = jnp.arange(x.shape[1], dtype=jnp.int32), jnp.moveaxis(x, 1, 0)
         frontier, steps = lax.scan(frame, state.frontier, each)
-        return _with_history(state, steps)._replace(frontier=frontier, frames=state.frames + lengths)
+        return with_history(state, steps)._replace(frontier=frontier, frames=state.frames + lengths)
 
     def _frame(self, params: Any, at: Frontier, here: Array, row: Array, arcs: RowArcs, room: int) -> _Beam:
         """From the hypotheses before a frame to those that have left it, those that wait at later ones among them.
@@ -125,16 +116,16 @@ class BeamDecoder(Decoder):
             silent = silent + now.score[..., None]
 
             both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), done, open_)
-            into_done = [_resting(done.at), _silent(silent, arcs.silent, n)]
+            into_done = [resting(done.at), silent_arcs(silent, arcs.silent, n)]
             moves = [k for k, frames in enumerate(arcs.emitting) if frames > 0]
             if moves:
-                leaving = _emitting(emitting, labels, arcs.emitting, moves, n)
+                leaving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
                 into_done.append(leaving._replace(source=leaving.source + n))
-            done = _after(both, _merged(both.at, _joined(into_done), n), v)
+            done = _after(both, best_merged(both.at, joined(into_done), n), v)
             stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
             if not stays:
                 return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf)))
-            following = _emitting(emitting, labels, arcs.emitting, stays, n)
+            following = emitting_arcs(emitting, labels, arcs.emitting, stays, n)
             # Every arc lowers a score, so what is below all of a full beam can't come back.
             alive = following.score > jnp.min(done.at.score, axis=1, keepdims=True)
             following = following._replace(score=jnp.where(alive, following.score, -jnp.inf))
@@ -154,50 +145,9 @@ class BeamDecoder(Decoder):
         return ranked(state, self.length_normalization)
 
 
-def _resting(at: Frontier) -> _Arcs:
-    batch, n = at.score.shape
-    source = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
-    return _Arcs(at.score, source, jnp.full((batch, n), -1, jnp.int32), jnp.zeros((batch, n), jnp.int32))
-
-
-def _silent(scores: Array, frames: tuple[int, ...], first: int) -> _Arcs:
-    """The arcs without a label of ``scores [B, N, K]``, out of the hypotheses from number ``first`` on."""
-    shape = scores.shape
-    source = lax.broadcasted_iota(jnp.int32, shape, 1) + first
-    taken = jnp.broadcast_to(jnp.array(frames, jnp.int32), shape)
-    arcs = _Arcs(scores, source, jnp.full(shape, -1, jnp.int32), taken)
-    return jax.tree.map(lambda x: x.reshape(shape[0], -1), arcs)
-
-
-def _emitting(scores: Array, labels: Array, frames: tuple[int, ...], moves: list[int], n: int) -> _Arcs:
-    """The n best of the arcs with a label that are ``moves``, of ``scores [B, N, M, K]`` and ``labels [B, N, M]``."""
-    some = jnp.stack([scores[..., k] for k in moves], axis=-1)
-    taken = jnp.array([frames[k] for k in moves], jnp.int32)
-    score, place = lax.top_k(some.reshape(some.shape[0], -1), n)
-    place = place.astype(jnp.int32)
-    label = jnp.take_along_axis(labels.reshape(labels.shape[0], -1), place // len(moves), axis=1)
-    return _Arcs(score, place // (some.shape[2] * len(moves)), label, taken[place % len(moves)])
-
-
-def _joined(groups: list[_Arcs]) -> _Arcs:
-    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *groups)
-
-
-def _keys(at: Frontier, arcs: _Arcs) -> tuple[Array, Array]:
-    """The prefix and the time that each arc leads to."""
-    prefix, time = take((at.prefix, at.time), arcs.source)
-    return select(arcs.label >= 0, prefixes.extended(prefix, arcs.label), prefix), time + arcs.frames
-
-
-def _merged(at: Frontier, arcs: _Arcs, n: int) -> _Arcs:
-    """The n best arcs, where those that lead to the same labels at the same frame are one."""
-    score, index = lax.top_k(prefixes.merged(arcs.score, *_keys(at, arcs)), n)
-    return _Arcs(score, *take(tuple(arcs[1:]), index))
-
-
-def _after(beam: _Beam, arcs: _Arcs, v: Array) -> _Beam:
+def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
     """The hypotheses behind ``arcs``; labels are the v-th of their frame."""
-    prefix, time = _keys(beam.at, arcs)
+    prefix, time = leads_to(beam.at, arcs)
     came = take(beam, arcs.source)
     emits = arcs.label >= 0
     mine = emits[..., None] & (jnp.arange(came.labels.shape[-1], dtype=jnp.int32) == v)[None, None]
@@ -211,40 +161,6 @@ def _after(beam: _Beam, arcs: _Arcs, v: Array) -> _Beam:
     )
     labels = jnp.where(mine, arcs.label[..., None], came.labels)
     return _Beam(at, came.origin, labels, jnp.where(mine, arcs.frames[..., None], came.durations))
-
-
-def _with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> DecoderState:
-    """``state`` with the labels of a piece, from the ``steps`` of its frames: where each hypothesis came from, ``[C, B,
-    N]``, and its labels and durations there, ``[C, B, N, F]``."""
-    batch, n, room = state.labels.shape
-
-    def back(slot: Array, step: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        origin, labels, durations = step
-        return take(origin, slot), take((labels, durations), slot)
-
-    last = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
-    slot, (labels, durations) = lax.scan(back, last, steps, reverse=True)
-
-    def by_hypothesis(x: Array) -> Array:  # [C, B, N, F] to [B, N, C * F]
-        return jnp.moveaxis(x, 0, 2).reshape(batch, n, -1)
-
-    frame = state.frames[None, :, None, None] + jnp.arange(labels.shape[0], dtype=jnp.int32)[:, None, None, None]
-    times = by_hypothesis(jnp.broadcast_to(frame, labels.shape))
-    labels, durations = by_hypothesis(labels), by_hypothesis(durations)
-    emits = labels >= 0
-    length = take(state.frontier.length, slot)
-    place = length[..., None] + jnp.cumsum(emits, axis=-1, dtype=jnp.int32) - 1
-    place = jnp.where(emits, place, room)  # the last one is dropped
-    b, m = jnp.ogrid[:batch, :n]
-
-    def written(history: Array, value: Array) -> Array:
-        return take(history, slot).at[b[..., None], m[..., None], place].set(value, mode="drop")
-
-    return state._replace(
-        labels=written(state.labels, labels),
-        times=written(state.times, times),
-        durations=None if state.durations is None else written(state.durations, durations),
-    )
 
 
 def beam_decode(

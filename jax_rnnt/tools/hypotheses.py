@@ -44,6 +44,40 @@ class DecoderState(NamedTuple):
     durations: Array | None  # [B, N, L] int32
 
 
+def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> DecoderState:
+    """``state`` with the labels of a piece, from the ``steps`` of its frames: where each hypothesis came from, ``[C, B,
+    N]``, and its labels and durations there, ``[C, B, N, F]``."""
+    batch, n, room = state.labels.shape
+
+    def back(slot: Array, step: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        origin, labels, durations = step
+        return take(origin, slot), take((labels, durations), slot)
+
+    last = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
+    slot, (labels, durations) = lax.scan(back, last, steps, reverse=True)
+
+    def by_hypothesis(x: Array) -> Array:  # [C, B, N, F] to [B, N, C * F]
+        return jnp.moveaxis(x, 0, 2).reshape(batch, n, -1)
+
+    frame = state.frames[None, :, None, None] + jnp.arange(labels.shape[0], dtype=jnp.int32)[:, None, None, None]
+    times = by_hypothesis(jnp.broadcast_to(frame, labels.shape))
+    labels, durations = by_hypothesis(labels), by_hypothesis(durations)
+    emits = labels >= 0
+    length = take(state.frontier.length, slot)
+    place = length[..., None] + jnp.cumsum(emits, axis=-1, dtype=jnp.int32) - 1
+    place = jnp.where(emits, place, room)  # the last one is dropped
+    b, m = jnp.ogrid[:batch, :n]
+
+    def written(history: Array, value: Array) -> Array:
+        return take(history, slot).at[b[..., None], m[..., None], place].set(value, mode="drop")
+
+    return state._replace(
+        labels=written(state.labels, labels),
+        times=written(state.times, times),
+        durations=None if state.durations is None else written(state.durations, durations),
+    )
+
+
 def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:
     """``[B, N]`` hypotheses, the best first; those of equal labels count as one, at whatever frame they are."""
     at = state.frontier
