@@ -75,7 +75,7 @@ class RowArcs:
         for blank in self.topology.blanks:
             tokens = jnp.where(column == blank, -jnp.inf, tokens)
         if penalty is not None:
-            tokens = jnp.where(tokens == -jnp.inf, -jnp.inf, tokens - penalty.astype(tokens.dtype))
+            tokens = jnp.where(tokens == -jnp.inf, -jnp.inf, tokens.astype(penalty.dtype) - penalty)
         if count == 1:
             labels = jnp.argmax(tokens, axis=-1, keepdims=True).astype(jnp.int32)
             of_labels = jnp.take_along_axis(tokens, labels, axis=-1)
