@@ -169,7 +169,7 @@ R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t lab
   if (table.poisoned) return PoisonedArc<R>().cost;
   if (table.best[0] == kNever) return NoPath<R>().cost;
   constexpr double kMost = std::numeric_limits<R>::max();  // +inf would say that there is no path
-  return static_cast<R>(std::clamp(-Follow(table, path), -kMost, kMost));
+  return static_cast<R>(std::clamp(0.0 - Follow(table, path), -kMost, kMost));
 }
 
 template double BestScore<float>(const LatticeShape&, const float*, int64_t, int64_t, double);

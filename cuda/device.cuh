@@ -39,6 +39,14 @@ __device__ __forceinline__ void Write(T* to, T value) {
   *to = value;
 }
 
+// Asks for what is read some steps later.
+template <class T>
+__device__ __forceinline__ void Prefetch([[maybe_unused]] const T* from) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(__cvta_generic_to_global(from)));
+#endif
+}
+
 // The hardware's conversions on the device, the same ones by integer arithmetic elsewhere.
 template <class T>
 __device__ __forceinline__ typename Compute<T>::Type ToCompute(T x) {

@@ -12,6 +12,7 @@ namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int kFewColumns = 32;    // one warp
+constexpr int kFewest = 12;        // blocks of one warp on a multiprocessor: at most 168 registers a thread
 constexpr int kManyColumns = 512;  // a thread has one at most; beyond, several
 
 template <class R>
@@ -93,6 +94,15 @@ struct Walk {
     } else {
       return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)});
     }
+  }
+
+  // Asks for the arcs of node (n - u, u) or, with kKept, for the value that waits there.
+  template <bool kKept>
+  __device__ __forceinline__ void Ask(int32_t n, int32_t u) const {
+    if (!Inside(n - u, u)) return;
+    const R* node = (kKept ? posteriors : arcs) + Node(n - u, u);
+    Prefetch(node);
+    Prefetch(node + (kKept ? 1 : NumArcs() - 1));
   }
 
   // total: the inverse of the probability of all paths.
@@ -257,7 +267,8 @@ struct Walk {
 };
 
 // `count` steps of both directions: alpha over diagonals alpha_begin, ... below alpha_end, beta from beta_begin down to
-// beta_end. Where a thread has one column, it asks for what it needs from memory kAhead steps before.
+// beta_end. What a step needs from memory is asked for kAhead steps before: it comes into registers where a thread has
+// one column and the number of arcs is known, else into the cache.
 template <bool kPosteriors, class R, int kArcs, bool kWarpOnly>
 __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t alpha_begin, int32_t alpha_end,
                                       int32_t beta_begin, int32_t beta_end, bool keep, Scaled<R> total) {
@@ -265,10 +276,17 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
   const int32_t alphas = alpha_end - alpha_begin, betas = beta_begin - beta_end + 1;
   const int32_t count = alphas > betas ? alphas : betas;
   const auto& shape = walk.shape;
+  constexpr int kAhead = kArcs == 0 || sizeof(R) == 4 ? 4 : 1;
   if constexpr (kArcs == 0) {
     for (int32_t i = 0; i < count; ++i) {
       const int32_t a = alpha_begin + i, b = beta_begin - i;
       for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.labels; u += static_cast<int32_t>(blockDim.x)) {
+        walk.template Ask<false>(a + kAhead, u);
+        walk.template Ask<false>(b - kAhead, u);
+        if constexpr (kPosteriors) {
+          walk.template Ask<true>(a + kAhead + shape.depth, u);  // the longest step is shorter than the ring
+          walk.template Ask<true>(b - kAhead, u);
+        }
         if (i < alphas) {
           const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(a - u, u) + k); };
           const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]).Value(); };
@@ -283,7 +301,6 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
       W::Barrier();
     }
   } else {
-    constexpr int kAhead = sizeof(R) == 4 ? 4 : 1;
     struct alignas(kArcs * sizeof(R)) Arcs {
       R of[kArcs];
     };
@@ -335,7 +352,7 @@ __device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t a
 }
 
 template <class R, int kArcs, bool kWarpOnly, bool kPosteriors>
-__global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, 1)
+__global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, kWarpOnly ? kFewest : 1)
     LatticeKernel(const __grid_constant__ Utterances<R> shape) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
   const int64_t b = blockIdx.x, size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;

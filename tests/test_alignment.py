@@ -98,6 +98,7 @@ def test_losses_are_named_in_any_way() -> None:
 
 
 REFUSED = [
+    (jnp.zeros(3), {}, "`loss` must be one of .* got an array of dtype"),
     (jnp.sum, {}, "`loss` must be one of `rnnt_loss`, .*`hat_loss`, or a `Loss` or `RNNTLoss`, got"),
     (jax_rnnt.hat_loss, {"fused_log_softmax": True}, "`hat_loss` has no option 'fused_log_softmax'"),
     (jax_rnnt.tdt_loss, {"wildcard": "ends"}, "`tdt_loss` has no option 'wildcard'"),

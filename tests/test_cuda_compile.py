@@ -112,3 +112,28 @@ def test_a_long_lattice_gets_a_workspace():
     text = lowered.compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_cost"' in line)
     assert f"f32[2,{2 * 3 * 2 * 3001}]" in call  # pairs; two arcs and beta; two diagonals
+
+
+def test_a_joint_network_in_tiles():
+    """Two loops; the gradient of a tile takes the place of its logits, and the whole array never exists."""
+    rows = 2048
+
+    def tiled(weights, encoder, predictor, *batch):
+        def loss(weights):
+            logits = jax_rnnt.JointLogits(
+                lambda w, e, p: jnp.tanh(e + p) @ w, weights, encoder, predictor, tile_rows=rows
+            )
+            return jax_rnnt.rnnt_loss(logits, *batch, blank=0)
+
+        return jax.value_and_grad(loss)(weights)
+
+    place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
+    types = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in operands()]
+    compiled = jax.jit(tiled).trace(*types).lower(lowering_platforms=("cuda",)).compile()
+    text = compiled.as_text()
+    assert calls(text) == ["jax_rnnt_arcs_backward", "jax_rnnt_arcs_forward", "jax_rnnt_lattice_posteriors"]
+    backward = next(line for line in text.splitlines() if '"jax_rnnt_arcs_backward"' in line)
+    assert "output_to_operand_aliasing={" in backward
+    nodes, tile = B * T * (U + 1), 4 * rows * V
+    assert f"[{nodes},{V}]" not in text
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * nodes + 2 * tile

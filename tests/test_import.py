@@ -150,8 +150,9 @@ def test_build_info_without_installed_metadata() -> None:
 
 
 def test_public_names() -> None:
-    operations = ("node_labels", "arc_log_probs", "lattice_cost", "lattice_posteriors")
-    for name in ("rnnt_loss", "RNNTLoss", *operations, "check_inputs"):
+    operations = ("node_labels", "arc_log_probs", "lattice_cost", "lattice_posteriors", "lattice_best_path")
+    around = ("loss_lattice", "best_alignment", "emission_times", "expected_delay", "alignment_entropy", "plot_lattice")
+    for name in ("rnnt_loss", "RNNTLoss", *operations, *around, "plot_alignment", "check_inputs"):
         documentation = getattr(jax_rnnt, name).__doc__
         assert documentation, name
         assert ">>>" in documentation, f"{name} has a doctest"

@@ -204,9 +204,9 @@ def _with_dropout(params, e, p, keys):
     return jnp.where(keep, jnp.tanh(e + p), 0) @ params["kernel"] + params["bias"][None]
 
 
-@pytest.mark.parametrize("key", [jax.random.key(2), jax.random.PRNGKey(2)], ids=["key", "raw key"])
-def test_dropout_belongs_to_the_node(key) -> None:
+def test_dropout_belongs_to_the_node() -> None:
     """Forward and backward see one mask, whatever the tiles are: that of dense logits with the nodes' keys."""
+    key = jax.random.key(2)
     keys = jax.vmap(lambda node: jax.random.fold_in(key, node))(jnp.arange(B * T * (U + 1)))
 
     def dense(params, encoded, predicted):
@@ -215,20 +215,26 @@ def test_dropout_belongs_to_the_node(key) -> None:
         return jax_rnnt.rnnt_loss(logits.reshape(B, T, U + 1, V), TARGETS, *LENGTHS, reduction="none")
 
     (_, cost), gradient = _with_gradient(dense)(*_operands())
-    for rows in (7, 64):
-        step = _with_gradient(_costs, joint=_with_dropout, dropout_key=key, tile_rows=rows)
-        (_, actual), actual_gradient = step(*_operands())
-        _assert_close((actual, actual_gradient), (cost, gradient))
+    step = _with_gradient(_costs, joint=_with_dropout, dropout_key=key, tile_rows=16)
+    (_, actual), actual_gradient = step(*_operands())
+    _assert_close((actual, actual_gradient), (cost, gradient))
 
 
 # --- leaving out small rows -------------------------------------------------------------------------------------------
+
+
+BUDGET = 0.02
+
+
+@functools.cache
+def _frugal(loss: LossUnderTest):
+    return losses.jit(jax.grad(lambda x, *rest: jnp.sum(_on_joint(loss, gradient_budget=BUDGET).costs(x, *rest))))
 
 
 @pytest.mark.parametrize("peaked", [0.0, 3.0, 12.0], ids=["random", "trained", "overfitted"])
 @pytest.mark.parametrize("loss", [losses.PLAIN[2], losses.PLAIN[3], losses.FASTEMIT], ids=lambda loss: loss.name)
 def test_gradient_budget_is_a_bound(loss: LossUnderTest, peaked: float) -> None:
     """Rows are whole or 0, and those left out of an utterance hold at most the budget of its gradient."""
-    budget = 0.02
     rng = np.random.default_rng(0)
     shape = 3, losses.T, losses.U + 1, loss.width
     x, labels = rng.normal(size=shape), rng.integers(*losses.LABELS, (3, losses.U)).astype(np.int32)
@@ -238,15 +244,11 @@ def test_gradient_budget_is_a_bound(loss: LossUnderTest, peaked: float) -> None:
             x[np.arange(3), t, u, labels[:, u]] += peaked / 2
     rest = labels, np.array([5, 5, 4], np.int32), np.array([3, 3, 2], np.int32)
     _, exact = loss.expected(x, *rest)
-
-    def total(x):
-        return jnp.sum(_on_joint(loss, gradient_budget=budget).costs(x, *rest))
-
-    actual = np.asarray(losses.jit(jax.grad(total))(x))
+    actual = np.asarray(_frugal(loss)(x, *rest))
     left_out = (actual == 0).all(-1) & (exact != 0).any(-1)
     np.testing.assert_allclose(actual[~left_out], exact[~left_out], rtol=1e-9, atol=1e-12)
     norms = np.abs(exact).sum(-1)
-    assert (np.where(left_out, norms, 0).sum((1, 2)) <= budget * norms.sum((1, 2))).all()
+    assert (np.where(left_out, norms, 0).sum((1, 2)) <= BUDGET * norms.sum((1, 2))).all()
     if peaked:
         assert left_out.any()
 

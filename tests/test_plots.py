@@ -83,6 +83,14 @@ def _on_screen(axes, *x: float) -> np.ndarray:
     return axes.transData.transform([(value, 0) for value in x])[:, 0]
 
 
+def test_labels_of_one_frame_share_a_line(axes) -> None:
+    jax_rnnt.plot_alignment(np.array([2, 2, 4, 4]), np.array([0, 1, 1, 1]), labels="six!", axes=axes)
+    assert [text.get_text() for text in axes.texts] == ["si", "x!"]
+    assert len(axes.lines) == len(axes.patches) == 2
+    words = jax_rnnt.plot_alignment(np.array([2, 2]), labels=["one", "two"], axes=axes)
+    assert words.texts[-1].get_text() == "one two"
+
+
 def test_alignment_alone() -> None:
     """In a figure of its own, with expected frames and numbers for labels."""
     made = jax_rnnt.plot_alignment(np.array([0.5, 2.25, -1.0], np.float32))

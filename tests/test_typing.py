@@ -30,7 +30,10 @@ def test_the_script_runs() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "lattice_posteriors"])
+OPERATIONS = ("rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "lattice_posteriors", "lattice_best_path")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_implementation_is_one_of_its_names(name: str) -> None:
     assert typing.get_type_hints(getattr(jax_rnnt, name))["implementation"] == typing.Literal["native", "scan"] | None
 

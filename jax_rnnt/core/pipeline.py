@@ -88,7 +88,8 @@ def _entries_forward(source: Source, labels: Array, parameters: ArcParameters):
 
 def _entries_backward(parameters: ArcParameters, residuals, cotangent: Array):
     source, labels, kept = residuals
-    return source.backward(labels, kept, source.cotangent_of_costs(cotangent), None, parameters), None
+    whole = source.cotangent_of_costs(cotangent)  # a device may hold a share of this one as of that of the costs
+    return source.backward(labels, kept, whole, None, parameters), None
 
 
 _entries.defvjp(_entries_forward, _entries_backward)

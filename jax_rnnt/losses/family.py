@@ -31,7 +31,7 @@ def options_of(loss: Callable[..., Array], options: Mapping[str, object]) -> Opt
         given = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss)} | given
     elif isinstance(loss, Loss):
         function, given = loss.function, loss.options | given
-    if function not in _OPTIONS:
+    if not callable(function) or function not in _OPTIONS:
         names = ", ".join(f"`{known.__name__}`" for known in _OPTIONS)
         raise TypeError(f"`loss` must be one of {names}, or a `Loss` or `RNNTLoss`, got {checks.described(loss)}.")
     return _OPTIONS[function](**Loss(function, **given).options)

@@ -50,7 +50,7 @@ def lattice_best_path(
     Args:
       log_probs, logit_lengths, target_lengths, moves, implementation: as in :func:`lattice_cost`. Scores are added in
         float64 on the CPU, and in pairs of floats by the ``lax`` form; float32 arcs then give the exact maximum unless
-        paths agree in about 15 digits. On CUDA the ``lax`` form runs; there is no kernel for it.
+        paths agree in about 14 digits. On CUDA the ``lax`` form runs; there is no kernel for it.
 
     Returns:
       A :class:`BestPath`, whose integers are int32:

@@ -107,7 +107,7 @@ def plot_lattice(
     )  # fmt: skip
     if path is not None:
         nodes = _nodes(path, pairs)
-        axes.plot((nodes[:, 0] + 0.5) * unit, nodes[:, 1], color="white", linewidth=1, alpha=0.8, label="best path")
+        axes.plot((nodes[:, 0] + 0.5) * unit, nodes[:, 1], color="lime", linewidth=1.2, label="best path")
     axes.set_yticks(range(columns), names)
     axes.set(xlim=(0, frames * unit), ylim=(-0.5, columns - 0.5), ylabel="next label")
     axes.legend(loc="upper left")
@@ -132,6 +132,8 @@ def plot_alignment(
     axes: Axes | None = None,
 ) -> Axes:
     """Draws the labels of one utterance over time, each at the frame where it is emitted.
+
+    Labels of the same frame share a line, and their texts stand there as one.
 
     Args:
       frames: ``[U]``, the frames of the labels: ``frames`` of :func:`best_alignment`, or :func:`emission_times`. Labels
@@ -175,14 +177,15 @@ def plot_alignment(
         axes.set_yticks([])
         if len(drawn):
             axes.set_xlim(0, (at[drawn] + lasts[drawn]).max() * unit + unit)
-    for place, u in enumerate(drawn):
+    between = "" if all(len(name) == 1 for name in names) else " "
+    for place, t in enumerate(np.unique(at[drawn])):
         # Neighbours differ in colour, and in the row above the axes where their texts are.
-        begin, colour = at[u] * unit, ("tab:red", "tab:blue")[place % 2]
+        here, begin, colour = drawn[at[drawn] == t], t * unit, ("tab:red", "tab:blue")[place % 2]
         axes.axvline(begin, color=colour, linewidth=1)
-        if lasts[u] > 0:
-            axes.axvspan(begin, begin + lasts[u] * unit, color=colour, alpha=0.2, linewidth=0)
+        if (lasts[here] > 0).any():
+            axes.axvspan(begin, begin + lasts[here].max() * unit, color=colour, alpha=0.2, linewidth=0)
         axes.annotate(
-            names[u], (begin, 1.0), xytext=(0, 3 + 11 * (place % 2)), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="center", va="bottom", color=colour, fontsize=9,
+            between.join(names[u] for u in here), (begin, 1.0), xytext=(0, 3 + 11 * (place % 2)),
+            xycoords=("data", "axes fraction"), textcoords="offset points", va="bottom", color=colour, fontsize=9,
         )  # fmt: skip
     return axes

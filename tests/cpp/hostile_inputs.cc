@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "arcs.h"
+#include "best_path.h"
 #include "lattice.h"
 #include "parallel.h"
 
@@ -140,6 +141,12 @@ void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& move
         other.join();
       }
       const bool invalid = length[0] < 0 || length[0] > t || length[1] < 0 || length[1] > u;
+      auto label_frames = Array<int32_t>(u), label_durations = Array<int32_t>(u), taken = Array<int32_t>(t + u);
+      const PathArrays path{label_frames.get(), label_durations.get(), taken.get()};
+      const R best = BestPath(shape, arcs.get(), length[0], length[1], path);
+      Expect(std::isnan(best) == std::isnan(cost), "a best path is NaN where the sum over paths is");
+      Expect(!(best < cost - 1e-3 * std::fabs(cost)), "a path is no cheaper than all of them together");
+      Expect(std::isfinite(best) || t + u == 0 || taken[0] == -1, "what has no path takes no arc");
       Expect(!invalid || std::isnan(cost), "a length out of range gives a NaN cost");
       if (!with_posteriors) continue;
       const int64_t k = shape.num_arcs();

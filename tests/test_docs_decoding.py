@@ -1,4 +1,4 @@
-"""The Python of the pages in docs runs as it stands, one block after the other."""
+"""docs/decoding.md tells the truth: its Python runs as it stands."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,15 @@ from pathlib import Path
 import jax
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGE = Path(__file__).parent.parent / "docs" / "decoding.md"
 
 
-def run(page: str) -> dict[str, object]:
-    """The names that its blocks leave behind, under JAX's default settings."""
-    namespace: dict[str, object] = {}
-    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL):
-        exec(compile(block, page, "exec"), namespace)
-    return namespace
-
-
+@pytest.mark.once
 @pytest.mark.usefixtures("default_jax_settings")
-def test_decoding(capsys):
-    names = run("decoding.md")
+def test_python_blocks_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        exec(compile(block, PAGE.name, "exec"), names)
     assert "at frames" in capsys.readouterr().out
     assert names["found"].labels.shape == (2, 150)
     assert names["best"].scores.shape == (2, 4)
