@@ -1,53 +1,72 @@
-"""Greedy transducer decoding of a whole batch in one compiled loop."""
+"""Recognition of a batch: the library's greedy decoder, and the words that it found with their times."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from speech_corpus import BLANK
-from speech_model import CONTEXT, Transducer
+from speech_batches import Batch, on_device
+from speech_corpus import BLANK, Utterance, decode
+from speech_features import HOP, SAMPLE_RATE
+from speech_model import CONTEXT, STACK, Transducer
+
+import jax_rnnt
+
+FRAME = STACK * HOP / SAMPLE_RATE  # seconds
 
 
-@nnx.jit(static_argnames="labels_per_frame")
-def greedy_decode(
-    model: Transducer, audio: jax.Array, samples: jax.Array, labels_per_frame: int = 5
-) -> tuple[jax.Array, jax.Array]:
-    """The most probable arc at every step, at most `labels_per_frame` labels before time moves on.
+class Word(NamedTuple):
+    text: str
+    start: float  # seconds
+    end: float
 
-    In each turn of the loop every row either emits a label at its frame or moves to its next frame, so rows are at
-    different frames and the loop ends with the slowest of them.
 
-    Args:
-        audio: float32 [B, N]. samples: int32 [B].
+class Recognised(NamedTuple):
+    utterance: Utterance
+    text: str
+    words: list[Word]
 
-    Returns:
-        labels int32 [B, T * labels_per_frame], blank behind the last one, and their number int32 [B].
-    """
+    def ctm(self) -> list[str]:
+        """Lines of NIST's CTM: utterance, channel, start, duration, word."""
+        return [
+            f"{self.utterance.id} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}" for word in self.words
+        ]
+
+
+@nnx.jit
+def greedy_decode(model: Transducer, audio: jax.Array, samples: jax.Array) -> jax_rnnt.Hypotheses:
+    """The labels of audio, float32 [B, N] with samples int32 [B], and their encoder frames."""
+
+    def predictor(model, context, label):
+        context = jnp.concatenate([context[:, 1:], label[:, None]], axis=1)
+        return context, model.predict(context)
+
     frames, lengths = model.encoder(audio, samples)
-    frames = model.encoder_projection(frames)
-    rows = jnp.arange(audio.shape[0])
-    most = frames.shape[1] * labels_per_frame
-
-    def turn(state):
-        time, emitted_here, context, labels, count = state
-        going = time < lengths
-        logits = model.join(frames[rows, jnp.minimum(time, frames.shape[1] - 1)], model.predict(context))
-        best = jnp.argmax(logits, axis=-1).astype(labels.dtype)
-        emit = going & (best != BLANK)
-        labels = labels.at[rows, count].set(jnp.where(emit, best, BLANK))  # behind the end: dropped by XLA
-        context = jnp.where(emit[:, None], jnp.concatenate([context[:, 1:], best[:, None]], axis=1), context)
-        count = count + emit
-        emitted_here = jnp.where(emit, emitted_here + 1, 0)
-        advance = going & (~emit | (emitted_here == labels_per_frame))
-        emitted_here = jnp.where(advance, 0, emitted_here)
-        return time + advance, emitted_here, context, labels, count
-
-    none = jnp.zeros_like(lengths)
-    start = (
-        none,
-        none,
-        jnp.full((audio.shape[0], CONTEXT), BLANK, jnp.int32),
-        jnp.full((audio.shape[0], most), BLANK, jnp.int32),
-        none,
+    return jax_rnnt.greedy_decode(
+        jax_rnnt.RNNTLoss(blank=BLANK),
+        predictor,
+        Transducer.join,
+        model,
+        jnp.full((len(audio), CONTEXT), BLANK, jnp.int32),
+        model.encoder_projection(frames),
+        lengths,
     )
-    *_, labels, count = jax.lax.while_loop(lambda state: jnp.any(state[0] < lengths), turn, start)
-    return labels, count
+
+
+def recognise(model: Transducer, batch: Batch) -> list[Recognised]:
+    arrays = on_device(batch.arrays)
+    found = jax.device_get(greedy_decode(model, arrays.audio, arrays.samples))
+    rows = zip(batch.utterances, found.labels, found.lengths, found.times, strict=False)  # filler rows come last
+    return [with_words(utterance, labels[:n], times[:n]) for utterance, labels, n, times in rows]
+
+
+def with_words(utterance: Utterance, labels: Sequence[int], times: Sequence[int]) -> Recognised:
+    """A word lasts from the frame of its first character to that of its last one."""
+    text = decode(labels)
+    words = [
+        Word(match[0], times[match.start()] * FRAME, (times[match.end() - 1] + 1) * FRAME)
+        for match in re.finditer("[^ ]+", text)
+    ]
+    return Recognised(utterance, text, words)

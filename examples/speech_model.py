@@ -1,4 +1,4 @@
-"""A small transducer in Flax nnx: conformer encoder, stateless predictor, joint network, greedy decoding.
+"""A small transducer in Flax nnx: conformer encoder, stateless predictor, joint network.
 
 Rows of a batch never mix (layer norms, no batch norms) and padded frames never reach valid ones, so an utterance has
 the same logits alone, in any bucket and beside filler rows.

@@ -1,7 +1,8 @@
 """Trains a transducer on speech: `python examples/train_speech.py`.
 
 By default on spoken digits that espeak-ng synthesises on the spot, evaluated on voices that the training never heard;
-with `--data DIR` on a LibriSpeech-style folder. Writes checkpoints, metrics.json and picture.png to `--out`.
+with `--data DIR` on a LibriSpeech-style folder. Writes checkpoints, metrics.json, picture.png and, in heldout.ctm, the
+words that it recognised with their times, to `--out`.
 
 `--devices 8` divides each batch over 8 devices (on a CPU it makes them), `--devices 8 --mesh data=4,model=2` the
 vocabulary of the joint network over 2 of them as well. The losses are those of one device.
@@ -26,10 +27,10 @@ try:
     from flax import nnx
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from speech_batches import Arrays, Batch, Batches, make_buckets, on_device
+    from speech_batches import Arrays, Batches, make_buckets, on_device
     from speech_checkpoints import Checkpoints
-    from speech_corpus import BLANK, Utterance, decode, hold_out_speakers, read_corpus
-    from speech_decode import greedy_decode
+    from speech_corpus import BLANK, Utterance, hold_out_speakers, read_corpus
+    from speech_decode import recognise
     from speech_features import SAMPLE_RATE
     from speech_mesh import DATA, MODEL, parse_mesh, replicate, use_devices, vocabulary_parts
     from speech_model import SHORTEST, Sizes, Transducer
@@ -118,21 +119,14 @@ def train_step(model: Transducer, optimizer: nnx.Optimizer, arrays: Arrays[jax.A
     return loss
 
 
-def recognise(model: Transducer, batch: Batch) -> list[str]:
-    arrays = on_device(batch.arrays)
-    labels, counts = jax.device_get(greedy_decode(model, arrays.audio, arrays.samples))
-    return [decode(labels[row, : counts[row]]) for row in range(len(batch.utterances))]
-
-
-def word_error_rate(model: Transducer, batches: Batches) -> float:
-    references: list[str] = []
-    hypotheses: list[str] = []
-    for batch in batches.once():
-        references += [utterance.text for utterance in batch.utterances]
-        hypotheses += recognise(model, batch)
-    if not references:
+def word_error_rate(model: Transducer, batches: Batches, ctm: Path) -> float:
+    """Writes what was recognised to `ctm`."""
+    found = [one for batch in batches.once() for one in recognise(model, batch)]
+    if not found:
         raise UserError("no held-out utterance could be read: see the problems above")
-    return jiwer.wer(references, hypotheses)
+    with whole_file(ctm) as unfinished:
+        unfinished.write_text("".join(line + "\n" for one in found for line in one.ctm()))
+    return jiwer.wer([one.utterance.text for one in found], [one.text for one in found])
 
 
 def check_losses(window: list[tuple[jax.Array, list[Utterance]]], first_step: int) -> list[float]:
@@ -187,7 +181,7 @@ def train(
             window.clear()
             progress.update(task, completed=step, loss=np.mean(losses), rate=utterances / seconds)
             if evaluate:
-                history["error_rates"].append((step, word_error_rate(model, heldout)))
+                history["error_rates"].append((step, word_error_rate(model, heldout, args.out / "heldout.ctm")))
                 rate = history["error_rates"][-1][1]
                 console.print(f"step {step}: loss {np.mean(losses):.3f}, WER on held-out voices {rate:.2%}")
             if checkpoint:
@@ -195,19 +189,24 @@ def train(
             clock = time.perf_counter()
 
 
-def draw_picture(args: argparse.Namespace, model: Transducer, heldout: Batches, history: dict[str, Any]) -> None:
-    """The picture of the run, with the longest utterance of a middling batch."""
+def draw_picture(
+    args: argparse.Namespace, model: Transducer, heldout: Batches, history: dict[str, Any], console: Console
+) -> None:
+    """The picture of the run, with the longest utterance of a middling batch. Prints the words of that one."""
     plan = heldout.plan(seed=None)
     loaded = (heldout.load(bucket, members) for bucket, members in plan[len(plan) // 2 :] + plan[: len(plan) // 2])
     batch = next(batch for batch in loaded if batch.utterances)
     row = max(range(len(batch.utterances)), key=lambda r: batch.arrays.label_lengths[r])
+    found = recognise(model, batch)[row]
+    timed = "  ".join(f"{word.text} {word.start:.2f}-{word.end:.2f}" for word in found.words)
+    console.print(f"{found.utterance.id}, in seconds: {timed}", markup=False, highlight=False, soft_wrap=True)
     draw(
         args.out / "picture.png",
         history["losses"],
         history["error_rates"],
         align(model, batch.arrays, row),
-        batch.utterances[row].text,
-        recognise(model, batch)[row],
+        found.utterance.text,
+        found.text,
     )
 
 
@@ -259,7 +258,7 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
             checkpoints.save(step, model, optimizer, settings, history)
 
         train(args, model, optimizer, training, heldout, history, save, console)
-    draw_picture(args, model, heldout, history)
+    draw_picture(args, model, heldout, history, console)
 
     total = time.perf_counter() - started
     metrics = {
@@ -278,7 +277,8 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
         unfinished.write_text(json.dumps(metrics, indent=1))
     console.print(
         f"WER {metrics['wer']:.2%} on held-out voices after {args.steps} steps and {total:.0f} s;"
-        f" skipped: {dict(problems.counts) or 'nothing'}; {args.out / 'picture.png'}, {args.out / 'metrics.json'}",
+        f" skipped: {dict(problems.counts) or 'nothing'};"
+        f" {', '.join(str(args.out / name) for name in ('picture.png', 'metrics.json', 'heldout.ctm'))}",
         markup=False,
         soft_wrap=True,
     )

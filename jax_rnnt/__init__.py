@@ -32,6 +32,16 @@ The parts of a loss, for other topologies:
   RNNT_MOVES            where the arcs of RNN-T lead
   MONOTONIC_MOVES       where those of the monotonic RNN-T lead
 
+Decoding:
+  greedy_decode         the most probable arc at every step, for models of any of the losses
+  beam_decode           the most probable label sequences, with their scores and times
+  GreedyDecoder         greedy_decode for audio that comes in pieces
+  BeamDecoder           beam_decode for audio that comes in pieces
+  Hypotheses            what they return: labels, lengths, scores, times, durations
+  DecoderState          what they keep between two pieces
+  edit_distance         how many labels are wrong
+  mwer_loss             the expected errors of the best hypotheses, to train on
+
 Around a loss:
   loss_lattice          the lattice of a loss: its arcs, lengths and moves
   Lattice               what loss_lattice returns: it unpacks into the arguments of the lattice's functions
@@ -66,8 +76,13 @@ from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.tools.alignment import best_alignment, loss_lattice
+from jax_rnnt.tools.beam import BeamDecoder, beam_decode
+from jax_rnnt.tools.edit_distance import edit_distance
 from jax_rnnt.tools.emission import alignment_entropy, emission_times, expected_delay
+from jax_rnnt.tools.greedy import GreedyDecoder, greedy_decode
+from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.tools.inputs import check_inputs
+from jax_rnnt.tools.mwer import mwer_loss
 from jax_rnnt.tools.plots import plot_alignment, plot_lattice
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
@@ -76,7 +91,11 @@ __all__ = [
     "MONOTONIC_MOVES",
     "RNNT_MOVES",
     "AdditiveLogits",
+    "BeamDecoder",
     "BestPath",
+    "DecoderState",
+    "GreedyDecoder",
+    "Hypotheses",
     "JointLogits",
     "Lattice",
     "Loss",
@@ -87,12 +106,15 @@ __all__ = [
     "__version__",
     "alignment_entropy",
     "arc_log_probs",
+    "beam_decode",
     "best_alignment",
     "build_info",
     "check_inputs",
+    "edit_distance",
     "emission_times",
     "expected_delay",
     "ffi_targets",
+    "greedy_decode",
     "hat_loss",
     "internal_lm_scores",
     "lattice_best_path",
@@ -102,6 +124,7 @@ __all__ = [
     "loss_lattice",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
+    "mwer_loss",
     "native_available",
     "nnx_joint",
     "node_labels",

@@ -126,6 +126,7 @@ def test_trains_on_a_folder_with_bad_files_in_it(start, hostile_corpus, tmp_path
     assert sum(metrics["skipped"].values()) == len(expected) + 1
     assert metrics["skipped"]["unreadable audio"] == 3
     assert (out / "picture.png").stat().st_size > 10_000
+    assert (out / "heldout.ctm").exists()
 
 
 @pytest.mark.parametrize("content", ["missing", "empty", "one speaker"])

@@ -156,22 +156,38 @@ def test_batched_decoding_is_the_plain_greedy_loop(digits):
     batches = speech_batches.Batches(speech_batches.make_buckets(digits[:3], 1), 4, pytest.fail)
     (batch,) = batches.once()
     arrays = speech_batches.on_device(batch.arrays)
-    labels, counts = jax.device_get(
-        speech_decode.greedy_decode(model, arrays.audio, arrays.samples, labels_per_frame=2)
-    )
+    found = jax.device_get(speech_decode.greedy_decode(model, arrays.audio, arrays.samples))
     frames, lengths = model.encoder(arrays.audio, arrays.samples)
     frames = model.encoder_projection(frames)
     for row in range(4):
         expected: list[int] = []
+        times: list[int] = []
         for time_step in range(int(lengths[row])):
-            for _ in range(2):
+            for _ in range(5):
                 context = np.array(([speech_corpus.BLANK] * speech_model.CONTEXT + expected)[-speech_model.CONTEXT :])
                 best = int(np.argmax(model.join(frames[row, time_step], model.predict(context))))
                 if best == speech_corpus.BLANK:
                     break
                 expected.append(best)
-        assert labels[row, : counts[row]].tolist() == expected
-    assert counts[3] == 0 < counts[:3].min()
+                times.append(time_step)
+        assert found.labels[row, : found.lengths[row]].tolist() == expected
+        assert found.times[row, : found.lengths[row]].tolist() == times
+    assert found.lengths[3] == 0 < found.lengths[:3].min()
+    for one, utterance, labels in zip(
+        speech_decode.recognise(model, batch), batch.utterances, found.labels, strict=False
+    ):
+        assert one.utterance is utterance
+        assert one.text == speech_corpus.decode(labels[labels >= 0])
+
+
+def test_words_have_the_times_of_their_characters(digits):
+    # Frames of 40 ms: a word begins with its first character's and ends with its last one's.
+    labels, times = speech_corpus.encode(" one  it's"), [0, 1, 4, 6, 7, 8, 20, 20, 22, 25]
+    found = speech_decode.with_words(digits[0], labels, times)
+    assert [word.text for word in found.words] == ["one", "it's"]
+    np.testing.assert_allclose([word[1:] for word in found.words], [(0.04, 0.28), (0.8, 1.04)])
+    name = digits[0].id
+    assert found.ctm() == [f"{name} 1 0.04 0.24 one", f"{name} 1 0.80 0.24 it's"]
 
 
 @pytest.mark.slow

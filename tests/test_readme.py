@@ -27,6 +27,7 @@ def test_python_blocks_run_in_order():
     assert float(namespace["fused"]) > 0
     assert all(0 < float(x) < jax.numpy.inf for x in (*namespace["losses"], namespace["value"], namespace["mean"]))
     assert int(namespace["bad"]) == 0
+    assert jax.numpy.isfinite(namespace["found"].scores).all()
     assert namespace["grad"].shape == (2, 50, 11, 32)
     assert namespace["posteriors"].shape == (2, 50, 11, 2)
     assert jax.numpy.isfinite(namespace["cost"]).all()

@@ -1,0 +1,108 @@
+"""Times beam_decode and greedy_decode, and torchaudio's beam search on the same weights if its Python is given:
+`python benchmarks/decoding.py --torchaudio PYTHON`.
+
+The weights are made by hand so that the model is as sure of itself as a trained one: a frame in four shows a label, the
+others the blank, both with noise. Every round runs each side once. Both searches are the same, so the best hypotheses
+are compared. torchaudio decodes one utterance after the other, with one thread and with all.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jax_rnnt
+
+MOST = 5  # labels a frame
+CASES = {"characters": (8, 150, 32, 128, 4), "word pieces": (8, 150, 512, 256, 10)}  # B, T, V, D, beam
+
+
+def model(b: int, t: int, v: int, d: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Weights, and encoded frames [B, T, D]."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(v, d)).astype(np.float32)
+    weights = {
+        "embedding": np.where(np.arange(v)[:, None] == v - 1, 0, vectors),
+        "hidden": rng.normal(size=(2 * d, d)) / d,
+        "predictor": rng.normal(size=(d, d)) / d,
+        "output": 20 / d * vectors.T,
+        "bias": np.where(np.arange(v) == v - 1, 9, 0),
+    }
+    shown = np.where(rng.random((b, t)) < 0.25, rng.integers(0, v - 1, (b, t)), v - 1)
+    encoded = 2 * vectors[shown] + rng.normal(size=(b, t, d))
+    return {name: x.astype(np.float32) for name, x in weights.items()}, encoded.astype(np.float32)
+
+
+def predictor(w, before, label):
+    old, new = w["embedding"][before], w["embedding"][label]
+    predicted = jax.nn.relu(jnp.concatenate([old, new], axis=1) @ w["hidden"]) @ w["predictor"] - 2 * new
+    return label, predicted
+
+
+def joint(w, encoded, predicted):
+    return jnp.tanh(encoded + predicted) @ w["output"] + w["bias"]
+
+
+def measure(name: str, python: str | None, rounds: int) -> None:
+    b, t, v, d, beam = CASES[name]
+    weights, encoded = model(b, t, v, d)
+    inputs = weights, jnp.full(b, v - 1), jnp.asarray(encoded), jnp.full(b, t)
+    how = jax_rnnt.RNNTLoss(blank=v - 1), predictor, joint
+    sides = {
+        "greedy": jax.jit(lambda *x: jax_rnnt.greedy_decode(*how, *x, labels_per_frame=MOST)),
+        "beam": jax.jit(lambda *x: jax_rnnt.beam_decode(*how, *x, beam=beam, labels_per_frame=MOST)),
+    }
+    seconds: dict[str, list[float]] = {"greedy": [], "beam": []}
+    found = {side: jax.block_until_ready(run(*inputs)) for side, run in sides.items()}  # compiles
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.npz"
+        np.savez(file, encoded=encoded, beam=beam, most=MOST, **weights)
+        other = None
+        if python is not None:
+            command = [python, str(Path(__file__).with_name("decoding_torchaudio.py")), str(file)]
+            other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        best: list[list[int]] = []
+        scores: list[float] = []
+        for _ in range(rounds):
+            for side, run in sides.items():
+                begin = time.perf_counter()
+                jax.block_until_ready(run(*inputs))
+                seconds[side].append(time.perf_counter() - begin)
+            for threads in (1, len(os.sched_getaffinity(0))) if other is not None else ():
+                assert other is not None and other.stdin is not None and other.stdout is not None
+                other.stdin.write(f"{threads}\n")
+                other.stdin.flush()
+                took, best, scores = json.loads(other.stdout.readline())
+                seconds.setdefault(f"torchaudio, {threads} threads", []).append(took)
+        if other is not None:
+            other.communicate()
+    beams = found["beam"]
+    labels = [row[:n].tolist() for row, n in zip(beams.labels[:, 0], beams.lengths[:, 0], strict=True)]
+    print(f"{name}: B = {b}, T = {t}, V = {v}, D = {d}, beam {beam}, {sum(map(len, labels)) / b:.0f} labels a row")
+    print(f"  {'':22}{'median':>10}{'least':>10}")
+    for side, x in seconds.items():
+        print(f"  {side:22}{1000 * statistics.median(x):7.1f} ms{1000 * min(x):7.1f} ms")
+    if other is not None:
+        same = sum(x == y for x, y in zip(labels, best, strict=True))
+        apart = np.abs(np.asarray(beams.scores[:, 0]) - scores).max()
+        for how_much in (statistics.median, min):
+            theirs = min(how_much(x) for side, x in seconds.items() if side.startswith("torchaudio"))
+            print(f"  torchaudio / beam, {how_much.__name__}: {theirs / how_much(seconds['beam']):.1f}")
+        print(f"  {same} of {b} best hypotheses are the same; their scores differ by at most {apart:.1e}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torchaudio", metavar="PYTHON", help="a Python that imports torch and torchaudio")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    for case in CASES:
+        measure(case, arguments.torchaudio, arguments.rounds)

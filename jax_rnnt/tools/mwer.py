@@ -1,0 +1,79 @@
+"""Minimum word error rate training: the expected errors of a list of hypotheses (Prabhavalkar 2018)."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jax_rnnt.ops import checks
+from jax_rnnt.ops.slices import compute_dtype
+
+_Reduction = Literal["none", "mean", "sum"]
+
+
+def mwer_loss(
+    costs: ArrayLike, errors: ArrayLike, *, where: ArrayLike | None = None, reduction: _Reduction = "mean"
+) -> Array:
+    r"""The expected number of errors over the n best hypotheses of each utterance.
+
+    .. math:: \mathrm{loss}_b = \sum_n \frac{e^{-c_{b,n}}}{\sum_m e^{-c_{b,m}}}\, \mathrm{errors}_{b,n}
+
+    The costs are those of a loss of this library for the hypotheses as targets, so that a gradient reaches the model
+    through all paths of each hypothesis (Guo 2020), and not only through those that the beam kept. They are also what
+    weighs the hypotheses; the scores of the search are not needed. The papers subtract the mean of the errors. Here
+    that would change no gradient, because the weights add up to 1.
+
+    Args:
+      costs: ``[B, N]``, floating: minus the log-probability of each hypothesis. Hypotheses of cost +inf have no weight.
+      errors: ``[B, N]``, any real type: of each hypothesis, such as :func:`edit_distance` counts them. There is no
+        gradient with respect to them.
+      where: ``[B, N]`` booleans: which hypotheses there are. :func:`beam_decode` fills up its list with scores of -inf.
+      reduction: "none" gives ``[B]``, "sum" their sum, "mean" their sum divided by B.
+
+    Returns:
+      A scalar, or ``[B]`` for "none": float64 for float64 costs, else float32. 0, with a gradient of 0, where an
+      utterance has no hypothesis of finite cost.
+
+    Raises:
+      TypeError: if a dtype is wrong.
+      ValueError: if a shape does not match, or ``reduction`` is unknown.
+
+    References:
+      Prabhavalkar et al., Minimum word error rate training for attention-based sequence-to-sequence models, 2018
+      (arXiv:1712.01818). Guo et al., Efficient minimum word error rate training of RNN-transducer for end-to-end speech
+      recognition, 2020 (arXiv:2007.13802).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> costs = -jnp.log(jnp.array([[0.3, 0.1, 0.0]]))  # the third hypothesis has no path
+      >>> float(jax_rnnt.mwer_loss(costs, jnp.array([[0, 2, 9]])))
+      0.5
+    """
+    if reduction not in get_args(_Reduction):
+        raise ValueError(f"`reduction` must be one of {get_args(_Reduction)}, got {reduction!r}.")
+    x = checks.as_array("costs", costs)
+    checks.floating("costs", x)
+    checks.rank("costs", x, "B, N")
+    wrong = checks.as_array("errors", errors)
+    checks.shape("errors", wrong, x.shape, "[B, N], as `costs`")
+    x = x.astype(compute_dtype(x.dtype))
+    there = x < jnp.inf
+    if where is not None:
+        mask = checks.as_array("where", where)
+        if mask.dtype != bool:
+            raise TypeError(f"`where` must be an array of booleans, got {mask.dtype.name}.")
+        checks.shape("where", mask, x.shape, "[B, N], as `costs`")
+        there &= mask
+    scores = jnp.where(there, -x, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    # The inner choice keeps the exponential finite, else the derivative would be NaN where there is no hypothesis.
+    weights = jnp.where(there, jnp.exp(jnp.where(there, -x - top, 0)), 0)
+    total = jnp.sum(weights, axis=-1)
+    expected = jnp.sum(weights * jax.lax.stop_gradient(wrong.astype(x.dtype)), axis=-1)
+    expected = jnp.where(total == 0, 0, expected / jnp.where(total == 0, 1, total))
+    if reduction == "none":
+        return expected
+    return jnp.sum(expected) / (max(x.shape[0], 1) if reduction == "mean" else 1)

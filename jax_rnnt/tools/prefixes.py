@@ -1,0 +1,36 @@
+"""Which hypotheses have the same labels, and the sum of their probabilities."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def empty(shape: tuple[int, ...]) -> Array:
+    """The key ``[..., 2]`` of no labels at all."""
+    return jnp.broadcast_to(jnp.array([0x243F6A88, 0x85A308D3], jnp.uint32), (*shape, 2))
+
+
+def extended(prefix: Array, label: Array) -> Array:
+    """The key of labels with key ``prefix [..., 2]`` and one label ``[...]`` more.
+
+    Two sequences share a key with a probability of 2^-64, so hypotheses are compared by it: comparing their labels
+    would take time that grows with them at every step.
+    """
+    x = prefix + label.astype(jnp.uint32)[..., None] + jnp.uint32(1)
+    for shift, factors in ((16, (0x85EBCA6B, 0x7FEB352D)), (15, (0xC2B2AE35, 0x846CA68B))):
+        factor = jnp.array(factors, jnp.uint32)
+        x = (x ^ (x >> jnp.uint32(shift))) * jnp.broadcast_to(factor, x.shape)
+    return x ^ (x >> jnp.uint32(16))
+
+
+def merged(score: Array, prefix: Array, time: Array) -> Array:
+    """``score [B, P]`` where the best of the hypotheses with equal ``prefix [B, P, 2]`` and ``time [B, P]`` has the
+    log-sum of their probabilities, and the others have -inf."""
+    same = jnp.all(prefix[:, :, None] == prefix[:, None], axis=-1) & (time[:, :, None] == time[:, None])
+    mine, theirs = score[:, :, None], score[:, None]
+    index = jnp.arange(score.shape[1], dtype=jnp.int32)
+    before = index[None, None, :] < index[None, :, None]
+    beaten = jnp.any(same & ((theirs > mine) | ((theirs == mine) & before)), axis=-1)
+    top = jnp.max(jnp.where(same, theirs, -jnp.inf), axis=-1)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    total = jnp.sum(jnp.where(same, jnp.exp(score - top)[:, None], 0), axis=-1)
+    return jnp.where(beaten, -jnp.inf, top + jnp.log(total))

@@ -1,0 +1,65 @@
+"""Rows of hypotheses: pytrees whose leaves begin with [B, N], or with [R] for R = B * N."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_SHARE = 4
+_ENOUGH = 32
+
+
+def flat(tree: Any) -> Any:
+    """``[B, N, ...]`` to ``[R, ...]``."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def unflat(tree: Any, shape: tuple[int, ...]) -> Any:
+    """``[R, ...]`` to ``[B, N, ...]``, where ``shape`` is (B, N)."""
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), tree)
+
+
+def take(tree: Any, index: Array) -> Any:
+    """``x[b, index[b, m]]`` for every leaf ``x [B, N, ...]`` and ``index [B, M]``."""
+
+    def of_leaf(x: Array) -> Array:
+        places = index.reshape(*index.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, places, axis=1, mode="clip")
+
+    return jax.tree.map(of_leaf, tree)
+
+
+def select(mask: Array, then: Any, otherwise: Any) -> Any:
+    """``jnp.where`` over pytrees whose leaves begin with the dimensions of ``mask``."""
+
+    def of_leaf(x: Array, y: Array) -> Array:
+        return jnp.where(mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim)), x, y)
+
+    return jax.tree.map(of_leaf, then, otherwise)
+
+
+def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, otherwise: Any) -> Any:
+    """``function(rows)`` for the rows ``[R]`` that are ``needed``, and ``otherwise`` for the others.
+
+    It is not called where no row is needed. Of many rows a quarter is computed where that is enough: most turns of a
+    beam search are for the few hypotheses that emit one more label.
+    """
+    count, total = jnp.sum(needed, dtype=jnp.int32), needed.shape[0]
+    few = total // _SHARE if total >= _ENOUGH else 0  # of fewer rows the weights cost more than the rows
+
+    def none() -> Any:
+        return otherwise
+
+    def some() -> Any:
+        (index,) = jnp.nonzero(needed, size=few, fill_value=total)
+        picked = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), rows)
+        return jax.tree.map(lambda x, y: x.at[index].set(y, mode="drop"), otherwise, function(picked))
+
+    def every() -> Any:
+        return select(needed, function(rows), otherwise)
+
+    if few == 0:
+        return lax.cond(count > 0, every, none)
+    return lax.switch(jnp.where(count > few, 2, jnp.minimum(count, 1)), [none, some, every])

@@ -1,0 +1,263 @@
+"""Decoders against plain Python: the loop over single arcs, and the sum over every path of every label sequence."""
+
+import functools
+import itertools
+
+import decoding_support as support
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from decoding_support import HAT, KINDS, LENGTHS, MONOTONIC, RNNT, TDT, TDT_MOVING, example, trained_with
+from losses import jit
+from reference_losses import batch as costs_of
+
+import jax_rnnt
+
+CAP = 2
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+
+@functools.cache
+def greedy_of(kind, **options):
+    model = trained_with(kind), support.predictor, support.joint
+    return jit(lambda *arrays: jax_rnnt.greedy_decode(*model, *arrays, **options))
+
+
+@functools.cache
+def beam_of(kind, **options):
+    model = trained_with(kind), support.predictor, support.joint
+    return jit(lambda *arrays: jax_rnnt.beam_decode(*model, *arrays, **options))
+
+
+def arrays_of(kind):
+    given = example(kind)
+    return given.params, given.state, given.encoded, LENGTHS
+
+
+def assert_greedy(kind, found, cap=CAP, weight=0.0):
+    for b, frames in enumerate(LENGTHS):
+        labels, times, durations, score = support.greedy(kind, b, frames, cap, weight)
+        n = int(found.lengths[b])
+        assert found.labels[b, :n].tolist() == labels
+        assert found.times[b, :n].tolist() == times
+        assert (found.labels[b, n:] == -1).all()
+        assert (found.times[b, n:] == -1).all()
+        np.testing.assert_allclose(found.scores[b], score, rtol=1e-12)
+        if found.durations is not None:
+            assert found.durations[b, :n].tolist() == durations
+            assert (found.durations[b, n:] == -1).all()
+
+
+def probabilities(found, b) -> dict[tuple[int, ...], float]:
+    each = zip(found.labels[b].tolist(), found.lengths[b].tolist(), found.scores[b].tolist(), strict=True)
+    listed = [(tuple(labels[:n]), score) for labels, n, score in each if score > -np.inf]
+    assert len(dict(listed)) == len(listed)  # each sequence once
+    return dict(listed)
+
+
+@kinds
+def test_greedy_is_the_plain_loop(kind):
+    found = greedy_of(kind, labels_per_frame=CAP)(*arrays_of(kind))
+    assert found.scores.dtype == "float64"
+    assert (found.durations is not None) == kind.name.startswith("tdt")
+    assert_greedy(kind, found)
+
+
+def sequences(kind, most: int):
+    for n in range(most + 1):
+        yield from itertools.product(support.labels_of(kind), repeat=n)
+
+
+@kinds
+def test_a_wide_beam_is_exact(kind):
+    # Utterance 1 has three frames: with two labels a frame at most, all sequences of up to six.
+    b, stays = 1, any(dt == 0 and du for dt, du in kind.oracle.moves)
+    wanted = {}
+    for labels in sequences(kind, LENGTHS[b] * (CAP if stays else 1)):
+        score = support.log_probability(kind, b, labels, LENGTHS[b], CAP)
+        if score > -np.inf:
+            wanted[labels] = score
+    params, state, encoded, lengths = arrays_of(kind)
+    # The beam has room for what is possible, at every frame that it may wait for.
+    width = len(wanted) * max(dt for dt, _ in kind.oracle.moves)
+    found = beam_of(kind, beam=width, labels_per_frame=CAP)(
+        params, state[b : b + 1], encoded[b : b + 1, : LENGTHS[b]], lengths[b : b + 1]
+    )
+    got = probabilities(found, 0)
+    assert got.keys() == wanted.keys()
+    for labels, score in wanted.items():
+        np.testing.assert_allclose(got[labels], score, rtol=1e-10)
+    assert (np.diff(list(got.values())) <= 0).all()
+    if not stays:
+        # All mass is there: where a label takes frames no limit cuts paths off, and jumps over the end count.
+        np.testing.assert_allclose(sum(np.exp(list(got.values()))), 1.0, rtol=1e-10)
+    if kind in (MONOTONIC, HAT):  # each path of these ends on the last frame, so the loss says the same
+        some = next(labels for labels in wanted if len(labels) == CAP)
+        x = example(kind).logits(b, some, kind.oracle.blanks(kind.width)[0], LENGTHS[b])
+        cost, _ = costs_of(kind.oracle, x[None], np.array([some]), LENGTHS[b : b + 1], [CAP])
+        np.testing.assert_allclose(got[some], -cost[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [MONOTONIC, TDT_MOVING], ids=lambda kind: kind.name)
+def test_a_beam_of_one_is_greedy_where_labels_take_frames(kind):
+    found = beam_of(kind, beam=1)(*arrays_of(kind))
+    assert_greedy(kind, jax.tree.map(lambda x: x[:, 0], found), 1)
+
+
+def pieces(cuts):
+    """Pieces of two frames; each row of `cuts` says how many of them the utterances get."""
+    done = np.zeros(len(LENGTHS), int)
+    for cut in cuts:
+        lengths = np.minimum(cut, LENGTHS - done)
+        index = np.minimum(done[:, None] + np.arange(2), support.T - 1)
+        yield index, lengths.astype(np.int32)
+        done += lengths
+    assert (done == LENGTHS).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"), [(TDT, 0), (TDT, 3), (RNNT, 3)], ids=["greedy_tdt", "beam_tdt", "beam_rnnt"]
+)
+def test_cuts_do_not_matter(kind, width):
+    options = {"labels_per_frame": CAP} | ({"beam": width} if width else {})
+    make = jax_rnnt.BeamDecoder if width else jax_rnnt.GreedyDecoder
+    decoder = make(trained_with(kind), support.predictor, support.joint, **options)
+    params, initial, encoded, lengths = arrays_of(kind)
+    whole = (beam_of if width else greedy_of)(kind, **options)(params, initial, encoded, lengths)
+    init, step, result = jit(lambda *x: decoder.init(*x, encoded)), jit(decoder.step), jit(decoder.hypotheses)
+    for cuts in ([1] * 4, [2, 2], [[2, 0, 1, 0, 1], [0, 1, 0, 0, 2], [2, 2, 0, 1, 1]]):
+        state = init(params, initial)
+        for index, pieces_lengths in pieces(cuts):
+            piece = np.take_along_axis(encoded, index[..., None], axis=1)
+            state = step(params, state, piece, pieces_lengths)
+        found = result(state)
+        np.testing.assert_array_equal(state.frames, LENGTHS)
+        for name in ("labels", "lengths", "times", *(["durations"] if whole.durations is not None else [])):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), err_msg=name)
+        np.testing.assert_allclose(found.scores, whole.scores, rtol=1e-12)
+
+
+def test_times_are_those_of_the_best_path():
+    # A label that is probable at frame 2 of 4 alone: whatever else becomes one with that path, this is its time.
+    p = np.full((1, 4, 2), [0.98, 0.02])
+    p[0, 2] = [0.1, 0.9]
+    model = (
+        jax_rnnt.RNNTLoss(blank=0),
+        lambda params, state, label: (state, label),
+        lambda params, encoded, predicted: jnp.where((predicted == 0)[:, None], encoded, 0),
+    )
+    decode = jit(lambda *x: jax_rnnt.beam_decode(*model, None, None, *x, beam=4, labels_per_frame=1))
+    found = decode(jnp.log(p), jnp.array([4]))
+    assert found.labels[0, 0, :1].tolist() == [1]
+    assert found.times[0, 0, :1].tolist() == [2]
+
+
+def test_internal_lm_is_subtracted():
+    found = greedy_of(HAT, labels_per_frame=CAP, internal_lm_weight=0.7)(*arrays_of(HAT))
+    assert_greedy(HAT, found, weight=0.7)
+    params, state, encoded, lengths = (x[3:4] if i else x for i, x in enumerate(arrays_of(HAT)))
+    found = beam_of(HAT, beam=20, labels_per_frame=CAP, internal_lm_weight=0.7)(params, state, encoded[:, :1], lengths)
+    for labels, score in probabilities(found, 0).items():
+        np.testing.assert_allclose(score, support.log_probability(HAT, 3, labels, 1, CAP, 0.7), rtol=1e-10)
+
+
+def test_labels_are_limited():
+    params, state, encoded, lengths = (x[3:4] if i else x for i, x in enumerate(arrays_of(RNNT)))
+    found = beam_of(RNNT, beam=30, labels_per_frame=3, max_labels=2)(params, state, encoded[:, :1], lengths)
+    got = probabilities(found, 0)
+    assert got.keys() == set(sequences(RNNT, 2))
+    for labels, score in got.items():
+        np.testing.assert_allclose(score, support.log_probability(RNNT, 3, labels, 1, 3), rtol=1e-10)
+    one = greedy_of(RNNT, max_labels=1)(*arrays_of(RNNT))
+    assert one.labels.shape == (5, 1)
+    for b, frames in enumerate(LENGTHS):
+        assert one.labels[b, : one.lengths[b]].tolist() == support.greedy(RNNT, b, frames, 5)[0][:1]
+
+
+def test_length_normalisation_ranks():
+    plain = beam_of(RNNT, beam=3, labels_per_frame=CAP)(*arrays_of(RNNT))
+    longer = beam_of(RNNT, beam=3, labels_per_frame=CAP, length_normalization=1.0)(*arrays_of(RNNT))
+    for b in range(len(LENGTHS)):
+        scores, lengths = np.asarray(plain.scores[b]), np.asarray(plain.lengths[b])
+        order = np.argsort(-scores / (lengths + 1), kind="stable")
+        np.testing.assert_array_equal(longer.labels[b], plain.labels[b][order])
+        np.testing.assert_allclose(longer.scores[b], scores[order])
+    assert (longer.labels != plain.labels).any()
+
+
+@pytest.mark.parametrize(("of", "options"), [(greedy_of, {}), (beam_of, {"beam": 3})], ids=["greedy", "beam"])
+def test_utterances_do_not_mix(of, options):
+    decode = of(RNNT, labels_per_frame=CAP, **options)
+    params, state, encoded, lengths = arrays_of(RNNT)
+    whole = decode(params, state, encoded, lengths)
+    spoilt = encoded.copy()
+    spoilt[0, 1] = np.nan
+    with_nan = decode(params, state, spoilt, lengths)
+    vmapped = jax.vmap(decode, (None, 0, 0, 0))(
+        params, state.reshape(5, 1), encoded.reshape(5, 1, *encoded.shape[1:]), lengths.reshape(5, 1)
+    )
+    assert jnp.isnan(with_nan.scores[0]).any()
+    for b in range(1, 5):
+        np.testing.assert_array_equal(with_nan.labels[b], whole.labels[b])
+        np.testing.assert_array_equal(with_nan.scores[b], whole.scores[b])
+    np.testing.assert_array_equal(vmapped.labels[:, 0], whole.labels)
+    np.testing.assert_allclose(vmapped.scores[:, 0], whole.scores, rtol=1e-12)
+
+
+def test_predictor_sees_the_start_symbol():
+    # It leads to the predictor's state that blank leads to (mod 7) from another initial state.
+    params, state, encoded, lengths = arrays_of(RNNT)
+    other = greedy_of(RNNT, labels_per_frame=CAP, start=RNNT.oracle.blank + 5)(params, state, encoded, lengths)
+    same = greedy_of(RNNT, labels_per_frame=CAP)(params, state + 1, encoded, lengths)
+    for x, y in zip(other[:4], same[:4], strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_empty_pieces_change_nothing():
+    params, initial, encoded, lengths = arrays_of(TDT)
+    for make in (jax_rnnt.GreedyDecoder, functools.partial(jax_rnnt.BeamDecoder, beam=2)):
+        decoder = make(trained_with(TDT), support.predictor, support.joint, max_labels=3)
+        state = decoder.init(params, initial, encoded[:, :0])
+        after = decoder.step(params, state, encoded[:, :0], 0 * lengths)
+        jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "error", "words"),
+    [
+        (print, {}, TypeError, "`loss` must be one of `rnnt_loss`"),
+        (jax_rnnt.multiblank_rnnt_loss, {}, TypeError, "'big_blanks' and 'durations'"),
+        (jax_rnnt.rnnt_loss, {"labels_per_frame": 0}, ValueError, "`labels_per_frame` must be at least 1, got 0"),
+        (jax_rnnt.rnnt_loss, {"max_labels": -1}, ValueError, "`max_labels` must be at least 0, got -1"),
+        (jax_rnnt.rnnt_loss, {"internal_lm_weight": 0.5}, ValueError, "`internal_lm_weight` is for models .* hat_loss"),
+        (jax_rnnt.rnnt_loss, {"beam": 0}, ValueError, "`beam` must be at least 1, got 0"),
+        (jax_rnnt.rnnt_loss, {"length_normalization": "1"}, TypeError, "`length_normalization` must be a number"),
+        (jax_rnnt.rnnt_loss, {"predictor": 3}, TypeError, "`predictor` must be a function, got 3"),
+        (jax_rnnt.rnnt_loss, {"encoded": np.zeros(3)}, ValueError, r"`encoded` must have shape \[B, T, ...\], got"),
+        (jax_rnnt.rnnt_loss, {"state": {"h": np.zeros(3)}}, ValueError, r"`state` must hold arrays \[B, .* \['h'\]"),
+        (jax_rnnt.rnnt_loss, {"lengths": np.zeros(2)}, TypeError, "`lengths` must have an integer dtype"),
+        (jax_rnnt.rnnt_loss, {"lengths": np.zeros(2, int)}, ValueError, r"`lengths` must have shape \(5,\)"),
+        (jax_rnnt.rnnt_loss, {"joint": lambda p, e, q: e[0]}, ValueError, "`joint` must return logits .R, W. for R ="),
+        (jax_rnnt.Loss(jax_rnnt.tdt_loss, durations=(0,)), {}, ValueError, "`durations` must be different numbers"),
+    ],
+)
+def test_errors_name_the_argument(loss, options, error, words):
+    params, state, encoded, lengths = arrays_of(RNNT)
+    arguments = {
+        "predictor": support.predictor,
+        "joint": support.joint,
+        "params": params,
+        "state": state,
+        "encoded": encoded,
+        "lengths": lengths,
+    }
+    with pytest.raises(error, match=words):
+        jax_rnnt.beam_decode(loss, **(arguments | options))
+
+
+def test_decoders_are_static_values():
+    make = functools.partial(jax_rnnt.BeamDecoder, trained_with(TDT), support.predictor, support.joint)
+    assert make(beam=2) == make(beam=2) != make(beam=3)
+    assert hash(make(beam=2)) == hash(make(beam=2))
+    assert not jax.tree.leaves(make())

@@ -1,0 +1,142 @@
+"""Edit distances against the plain recursion, and expected errors that a step of training lowers."""
+
+import decoding_support as support
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from decoding_support import RNNT, trained_with
+from hypothesis import given
+from hypothesis import strategies as st
+from losses import jit
+
+import jax_rnnt
+
+ROOM = 6
+sequences = st.lists(st.integers(0, 2), max_size=ROOM)
+
+
+def plain_distance(a, b) -> int:
+    d = np.zeros((len(a) + 1, len(b) + 1), int)
+    d[:, 0], d[0] = np.arange(len(a) + 1), np.arange(len(b) + 1)
+    for i, x in enumerate(a, 1):
+        for j, y in enumerate(b, 1):
+            d[i, j] = min(d[i - 1, j] + 1, d[i, j - 1] + 1, d[i - 1, j - 1] + (x != y))
+    return d[-1, -1]
+
+
+def padded(lists, room: int):
+    """With numbers behind the end that must not matter."""
+    rows = [[*x, *range(room - len(x))] for x in lists]
+    return np.array(rows, np.int32).reshape(len(lists), room), np.array([len(x) for x in lists], np.int32)
+
+
+distance = jit(jax_rnnt.edit_distance)
+
+
+@given(st.lists(sequences, min_size=4, max_size=4), st.lists(sequences, min_size=2, max_size=2))
+def test_distance_is_that_of_the_recursion(found, targets):
+    labels, lengths = padded(found, ROOM)
+    reference, reference_lengths = padded(targets, ROOM + 1)
+    got = distance(labels.reshape(2, 2, ROOM), reference[:, None], lengths.reshape(2, 2), reference_lengths[:, None])
+    wanted = [[plain_distance(x, targets[b]) for x in found[2 * b : 2 * b + 2]] for b in range(2)]
+    assert got.tolist() == wanted
+
+
+def test_distance_of_nothing():
+    nothing = np.zeros((2, 0), np.int64)
+    labels, lengths = np.array([[1, 2], [3, 4]]), np.array([2, 1])
+    assert jax_rnnt.edit_distance(nothing, labels, 0 * lengths, lengths).tolist() == [2, 1]
+    assert jax_rnnt.edit_distance(labels, nothing, lengths, 0 * lengths).tolist() == [2, 1]
+
+
+def test_expected_errors_and_their_gradient():
+    # Three hypotheses of probability 0.4, 0.2 and 0.2 that count, one without a path, and one that is not there.
+    p = np.array([[0.4, 0.2, 0.2, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0, 0.5]])
+    errors = np.array([[1, 0, 4, 9, 9], [2, 2, 2, 2, 2]])
+    there = np.array([[True, True, True, True, False]] * 2)
+    with np.errstate(divide="ignore"):
+        costs = jnp.asarray(-np.log(p))
+    costs = costs.at[0, 4].set(jnp.nan)
+    value, gradient = jax.value_and_grad(lambda c: jax_rnnt.mwer_loss(c, errors, where=there, reduction="sum"))(costs)
+    mean = (0.4 * 1 + 0.2 * 4) / 0.8
+    np.testing.assert_allclose(value, mean)
+    weights = np.array([0.5, 0.25, 0.25])
+    np.testing.assert_allclose(gradient[0, :3], -weights * (errors[0, :3] - mean), atol=1e-15)
+    assert (gradient[0, 3:] == 0).all()
+    assert (gradient[1] == 0).all()
+    each = jax_rnnt.mwer_loss(costs, errors, where=there, reduction="none")
+    np.testing.assert_allclose(each, [mean, 0])
+    np.testing.assert_allclose(jax_rnnt.mwer_loss(costs, errors, where=there), mean / 2)
+
+
+def test_a_step_lowers_the_expected_errors():
+    loss, b, frames, n, room = trained_with(RNNT), 3, 3, 4, 4
+    rng = np.random.default_rng(1)
+    encoded = jnp.asarray(rng.normal(size=(b, frames, support.V)))
+    params = jnp.asarray(rng.normal(size=(support.STATES, support.V)))
+    targets, target_lengths = np.array([[0, 2], [3, 3], [2, 0]]), np.array([2, 2, 1])
+    lengths = np.array([3, 2, 3])
+    blank = RNNT.oracle.blank
+
+    def logits(params, labels):  # [B, N, L] to [B * N, T, L + 1, V]
+        states = [jnp.zeros(labels.shape[:-1], jnp.int32)]
+        for u in range(-1, room):
+            label = jnp.full_like(states[0], blank) if u < 0 else labels[..., u]
+            states.append(support.predictor(params, states[-1], label)[0])
+        predicted = params[jnp.stack(states[1:], axis=-1)]  # [B, N, L + 1, V]
+        x = support.joint(params, encoded[:, None, :, None], predicted[:, :, None])
+        return x.reshape(b * n, frames, room + 1, support.V)
+
+    def expected(params, found):
+        every = jax_rnnt.rnnt_loss(
+            logits(params, found.labels),
+            found.labels.reshape(b * n, room),
+            jnp.repeat(lengths, n),
+            found.lengths.reshape(b * n),
+            blank=blank,
+            reduction="none",
+        )
+        errors = jax_rnnt.edit_distance(found.labels, targets[:, None], found.lengths, target_lengths[:, None])
+        return jax_rnnt.mwer_loss(every.reshape(b, n), errors, where=found.scores > -jnp.inf)
+
+    @jit
+    def step(params):
+        state = jnp.zeros(b, jnp.int32)
+        found = jax_rnnt.beam_decode(
+            loss, support.predictor, support.joint, params, state, encoded, lengths, beam=n, max_labels=room
+        )
+        before, gradient = jax.value_and_grad(expected)(params, found)
+        return before, expected(params - 0.1 * gradient, found), gradient
+
+    before, after, gradient = step(params)
+    # To first order the step lowers them by 0.1 times the square of the gradient.
+    square = float(jnp.sum(gradient**2))
+    assert square > 1e-3
+    np.testing.assert_allclose(before - after, 0.1 * square, rtol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((np.zeros(3), np.zeros(3)), ValueError, r"`costs` must have 2 dimensions \[B, N\], got 1"),
+        ((np.zeros((2, 3), int), np.zeros((2, 3))), TypeError, "`costs` must be one of float16"),
+        ((np.zeros((2, 3)), np.zeros(2)), ValueError, r"`errors` must have shape \(2, 3\)"),
+        ((np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))), TypeError, "`where` must be an array of booleans"),
+        ((np.zeros((2, 3)), np.zeros((2, 3)), None, "mean_volume"), ValueError, "`reduction` must be one of"),
+    ],
+)
+def test_errors_name_the_argument(arguments, error, words):
+    costs, errors, *rest = arguments
+    options = dict(zip(("where", "reduction"), rest, strict=False))
+    with pytest.raises(error, match=words):
+        jax_rnnt.mwer_loss(costs, errors, **options)
+
+
+def test_errors_of_distances():
+    with pytest.raises(TypeError, match="`targets` must have an integer dtype, got float64"):
+        jax_rnnt.edit_distance(np.zeros(2, int), np.zeros(2), np.array(1), np.array(1))
+    with pytest.raises(ValueError, match=r"must fit together, got `hypotheses` \(2, 3\), `targets` \(3, 3\)"):
+        jax_rnnt.edit_distance(np.zeros((2, 3), int), np.zeros((3, 3), int), np.array(1), np.array(1))
+    with pytest.raises(ValueError, match=r"`targets` must have shape \[..., L\], got a scalar"):
+        jax_rnnt.edit_distance(np.zeros((2, 3), int), np.array(1), np.array(1), np.array(1))
