@@ -68,9 +68,14 @@ def vocabulary_parts() -> int:
     return _parts(MODEL)
 
 
+def axes_of_rows(count: int) -> tuple[str, ...]:
+    """The mesh axes that divide `count` rows."""
+    return () if _parts(DATA) == 1 or count % _parts(DATA) else (DATA,)
+
+
 def by_rows(function: Callable, *arrays: jax.Array):
     """`function(*arrays)`, each device its own rows: XLA's partitioner would gather what goes into an FFT."""
-    if _parts(DATA) == 1 or len(arrays[0]) % _parts(DATA):
+    if not axes_of_rows(len(arrays[0])):
         return function(*arrays)
     rows = PartitionSpec(DATA)
     return jax.shard_map(function, in_specs=rows, out_specs=rows, axis_names={DATA})(*arrays)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from speech_corpus import BLANK, VOCABULARY
 from speech_features import HOP, MELS, WINDOW, Lengths, log_mel, num_frames
-from speech_mesh import by_rows, over_vocabulary
+from speech_mesh import axes_of_rows, by_rows, over_vocabulary
+
+import jax_rnnt
 
 STACK = 4  # feature frames in one encoder frame: 40 ms
 CONTEXT = 2  # previous labels that the predictor sees
@@ -126,10 +128,20 @@ class Transducer(nnx.Module):
         """
         return over_vocabulary(self.output, jnp.tanh(frame + prediction))
 
-    def __call__(
+    def not_yet_joined(self, frames: jax.Array, predictions: jax.Array) -> jax_rnnt.JointLogits:
+        """The logits of frames [B, T, joint] and predictions [B, U + 1, joint], for the loss to make a tile at a time."""
+        graph, params = nnx.split(self.output)
+
+        def joint(params, frame: jax.Array, prediction: jax.Array) -> jax.Array:
+            return nnx.merge(graph, params)(jnp.tanh(frame + prediction))
+
+        return jax_rnnt.JointLogits(joint, params, frames, predictions, batch_axis_names=axes_of_rows(len(frames)))
+
+    def parts(
         self, audio: jax.Array, samples: jax.Array, labels: jax.Array, rngs: nnx.Rngs | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Audio [B, N], samples [B], labels [B, U] to logits [B, T, U + 1, VOCABULARY] and logit lengths [B].
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Audio [B, N], samples [B], labels [B, U] to frames [B, T, joint], predictions [B, U + 1, joint] and logit
+        lengths [B].
 
         `rngs` switches dropout on.
         """
@@ -137,5 +149,11 @@ class Transducer(nnx.Module):
         width = labels.shape[1] + 1
         history = jnp.pad(labels, ((0, 0), (CONTEXT, 0)), constant_values=BLANK)
         context = jnp.stack([history[:, k : k + width] for k in range(CONTEXT)], axis=-1)  # [B, U + 1, CONTEXT]
-        frames = self.encoder_projection(frames)[:, :, None]  # [B, T, 1, joint]
-        return self.join(frames, self.predict(context)[:, None]), lengths
+        return self.encoder_projection(frames), self.predict(context), lengths
+
+    def __call__(
+        self, audio: jax.Array, samples: jax.Array, labels: jax.Array, rngs: nnx.Rngs | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits [B, T, U + 1, VOCABULARY] and logit lengths [B]; see `parts`."""
+        frames, predictions, lengths = self.parts(audio, samples, labels, rngs)
+        return self.join(frames[:, :, None], predictions[:, None]), lengths

@@ -10,6 +10,7 @@ vocabulary of the joint network over 2 of them as well. The losses are those of 
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import sys
@@ -69,6 +70,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="what the devices divide: data (each batch), model (the vocabulary), or both, as data,model or"
         " data=4,model=2; an axis without a number gets the devices that are left (default: %(default)s)",
     )
+    parser.add_argument(
+        "--joint",
+        choices=("dense", "fused"),
+        default="dense",
+        help="fused: the loss makes the logits a tile at a time, and they need no memory (default: %(default)s)",
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--width", type=positive, default=Sizes.width, help="of the conformer; a multiple of its heads")
     parser.add_argument("--layers", type=positive, default=Sizes.layers)
@@ -103,18 +110,28 @@ def make_optimizer(model: Transducer, args: argparse.Namespace) -> nnx.Optimizer
     )
 
 
-def batch_loss(model: Transducer, arrays: Arrays[jax.Array], rngs: nnx.Rngs | None = None) -> jax.Array:
+def batch_loss(
+    model: Transducer, arrays: Arrays[jax.Array], rngs: nnx.Rngs | None = None, joint: str = "dense"
+) -> jax.Array:
     """The mean cost of the real rows. Filler rows cost 0 and are not counted."""
-    logits, logit_lengths = model(arrays.audio, arrays.samples, arrays.labels, rngs)
+    frames, predictions, logit_lengths = model.parts(arrays.audio, arrays.samples, arrays.labels, rngs)
+    if joint == "fused":
+        logits = model.not_yet_joined(frames, predictions)
+    else:
+        logits = model.join(frames[:, :, None], predictions[:, None])
     divided_over = MODEL if vocabulary_parts() > 1 else None
     rnnt_loss = jax_rnnt.RNNTLoss(blank=BLANK, reduction="sum", vocab_axis_name=divided_over)
     total = rnnt_loss(logits, arrays.labels, logit_lengths, arrays.label_lengths)
     return total / jnp.maximum(jnp.sum(arrays.samples > 0), 1)
 
 
-@nnx.jit
-def train_step(model: Transducer, optimizer: nnx.Optimizer, arrays: Arrays[jax.Array], key: jax.Array) -> jax.Array:
-    loss, gradients = nnx.value_and_grad(batch_loss)(model, arrays, nnx.Rngs(dropout=key))
+@functools.partial(nnx.jit, static_argnames="joint")
+def train_step(
+    model: Transducer, optimizer: nnx.Optimizer, arrays: Arrays[jax.Array], key: jax.Array, joint: str
+) -> jax.Array:
+    loss, gradients = nnx.value_and_grad(functools.partial(batch_loss, joint=joint))(
+        model, arrays, nnx.Rngs(dropout=key)
+    )
     optimizer.update(model, gradients)
     return loss
 
@@ -166,7 +183,7 @@ def train(
         clock = time.perf_counter()
         for step, batch in zip(range(done + 1, args.steps + 1), training.training(args.seed, done), strict=False):
             # The key of a step depends on its number alone, so that a resumed run draws what it would have drawn.
-            loss = train_step(model, optimizer, on_device(batch.arrays), jax.random.fold_in(key, step))
+            loss = train_step(model, optimizer, on_device(batch.arrays), jax.random.fold_in(key, step), args.joint)
             window.append((loss, batch.utterances))
             evaluate = step % args.evaluate_every == 0 or step == args.steps
             checkpoint = step % args.checkpoint_every == 0 or step == args.steps
@@ -289,6 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         axes = parse_mesh(args.mesh, args.devices)
+        if args.joint == "fused" and axes.get(MODEL, 1) > 1:
+            raise UserError(f"--joint fused needs a vocabulary that is not divided, and --mesh is {args.mesh}")
         with use_devices(axes):
             run(args, axes, console)
     except (UserError, OSError) as error:

@@ -1,5 +1,7 @@
 """The parts of examples/train_speech.py: synthesis, features, batches, gradients, decoding, checkpoints."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -127,6 +129,19 @@ def test_filler_rows_change_no_gradient(digits):
     assert sum(np.abs(leaf).max() > 1e-3 for leaf in whole) > 0.9 * len(whole)
     nothing = gradients([])
     assert all((leaf == 0).all() for leaf in map(np.asarray, nothing))
+
+
+def test_a_fused_joint_gives_the_same_gradient(digits):
+    (bucket,) = speech_batches.make_buckets(digits[:3], 1)
+    arrays = speech_batches.on_device(speech_batches.Batches([bucket], 4, pytest.fail).load(bucket, digits[:3]).arrays)
+    steps = [
+        nnx.jit(nnx.value_and_grad(functools.partial(train_speech.batch_loss, joint=joint)))
+        for joint in ("dense", "fused")
+    ]
+    dense, fused = (jax.tree.leaves(step(tiny_model(), arrays)) for step in steps)
+    for actual, wanted in zip(fused, dense, strict=True):
+        scale = float(np.abs(wanted).max())
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5 * scale + 1e-6)
 
 
 def test_padding_changes_no_logit(digits):

@@ -1,0 +1,72 @@
+"""The pages in docs tell the truth: their Python runs as it stands, and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
+
+
+def run(page: str) -> dict:
+    """The names that the page's blocks leave behind, run one after the other."""
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL):
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
+    names = run("alignments.md")
+    pyplot.close("all")
+    labels = jnp.arange(8) < names["lengths"][1][:, None]
+    assert ((names["best"].frames >= 0) == labels).all()
+    assert ((names["ends"] <= names["lengths"][0][:, None]) | ~labels).all()
+    assert (names["best"].cost >= names["cost"]).all()
+    assert (names["entropy"] > 0).all()
+    assert names["delay"].shape == names["confidence"].shape == (2,)
+    assert jnp.isfinite(names["gradient"]).all()
+    assert (names["gradient"] != 0).any()
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png"))
+
+
+def test_decoding(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("decoding.md")
+    assert "at frames" in capsys.readouterr().out
+    assert names["found"].labels.shape == (2, 150)
+    assert names["best"].scores.shape == (2, 4)
+    whole, pieces = names["best"], names["decoder"].hypotheses(names["state"])
+    for b in range(2):  # the whole ones are ranked by length as well
+        assert sorted(whole.labels[b].tolist()) == sorted(pieces.labels[b].tolist())
+    assert 0 < float(names["expected"]) < 20
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(names["gradient"]))
+
+
+def test_memory() -> None:
+    names = run("memory.md")
+    logits = names["joint"](names["params"], names["encoded"][:, :, None], names["predicted"][:, None])
+    dense = jax.jit(lambda x: names["jax_rnnt"].tdt_loss(x, names["targets"], *names["lengths"], durations=(0, 1, 2)))
+    assert float(names["value"]) == pytest.approx(float(dense(logits)), rel=1e-5)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(names["gradients"]))
+
+
+def test_sources() -> None:
+    names = run("sources.md")
+    assert names["rows"] == 50 * 11 + 40 * 8
+    assert float(names["packed"]) == pytest.approx(float(names["dense"]), rel=1e-5)
+    assert float(names["costs"].mean()) == pytest.approx(float(names["simple_loss"]), rel=1e-5)
+    assert float(names["dense"]) <= float(names["pruned"]) < jnp.inf
+    assert float(names["loss"]) > float(names["pruned"])
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_relative_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (DOCS / page).read_text()):
+        assert (DOCS / target).exists(), target
