@@ -129,7 +129,7 @@ class Transducer(nnx.Module):
         return over_vocabulary(self.output, jnp.tanh(frame + prediction))
 
     def not_yet_joined(self, frames: jax.Array, predictions: jax.Array) -> jax_rnnt.JointLogits:
-        """The logits of frames [B, T, joint] and predictions [B, U + 1, joint], for the loss to make a tile at a time."""
+        """The logits of frames [B, T, joint] and predictions [B, U + 1, joint], which the loss makes in tiles."""
         graph, params = nnx.split(self.output)
 
         def joint(params, frame: jax.Array, prediction: jax.Array) -> jax.Array:
