@@ -54,8 +54,8 @@ class JointLogits(Source):
         utterance that together hold at most this share of the L1 norm of the gradient with respect to the logits of
         that utterance (before ``clamp``). A trained model has its posteriors on a few percent of the nodes: 1e-5 then
         saves most of the backward pass.
-      tile_rows: static, the number of nodes in a tile. None: as many as give the largest array of a tile 4 MiB on
-        a CPU and 256 MiB elsewhere, and at least 256. The result does not depend on it but for rounding.
+      tile_rows: static, the number of nodes in a tile. None: as many as give its largest array 4 MiB, from 256 to 2048,
+        on a CPU, and 256 MiB elsewhere. The result does not depend on it but for rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
         axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.

@@ -12,12 +12,14 @@ from jax_rnnt.xla.sharding import match_manual_axes
 _BYTES_ON_CPU = 4 << 20  # of one array of a tile: two of them stay in the caches
 _BYTES_ELSEWHERE = 256 << 20  # a GPU's host waits once a turn, so its turns are long
 _FEWEST, _MULTIPLE = 256, 128  # below 256 rows the joint's parameters are read too often
+_MOST_ON_CPU = 2048  # more are no faster
 
 
 def rows_of_tile(width: int, itemsize: int, platform: str) -> int:
     """How many rows of ``width`` entries a tile has."""
     size = _BYTES_ON_CPU if platform == "cpu" else _BYTES_ELSEWHERE
-    return max(_FEWEST, size // (width * itemsize) // _MULTIPLE * _MULTIPLE)
+    rows = max(_FEWEST, size // (width * itemsize) // _MULTIPLE * _MULTIPLE)
+    return min(rows, _MOST_ON_CPU) if platform == "cpu" else rows
 
 
 Tree = TypeVar("Tree")

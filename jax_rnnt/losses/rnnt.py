@@ -50,8 +50,8 @@ def rnnt_loss(
     are those of ``torchaudio.functional.rnnt_loss``, with fewer limits: lengths may all be shorter than T.
 
     Args:
-      logits: ``[B, T, U+1, V]``, float16, bfloat16, float32 or float64: the joint network's output. Or a source of logits in
-        place of the array: :class:`JointLogits`, :class:`PackedLogits`, :class:`PrunedLogits`, :class:`AdditiveLogits`.
+      logits: ``[B, T, U+1, V]``, float16, bfloat16, float32 or float64: the joint network's output. In place
+        of the array, a :class:`JointLogits`, :class:`PackedLogits`, :class:`PrunedLogits` or :class:`AdditiveLogits`.
       targets: ``[B, U]``, any integer type, labels in [0, V) that are not blank. Read up to U_b only.
       logit_lengths: ``[B]``, any integer type, the frames T_b of each utterance, in [0, T].
       target_lengths: ``[B]``, any integer type, the labels U_b of each utterance, in [0, U].
