@@ -146,6 +146,7 @@ def test_automatic_sharding_without_names_is_right() -> None:
     _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 7), reason="refused in words with jax 0.6, whose compiler aborts")
 def test_dropout_differs_from_device_to_device() -> None:
     """The masks of two devices are not the same, though their nodes have the same numbers."""
 

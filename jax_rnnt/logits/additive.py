@@ -150,7 +150,9 @@ class AdditiveLogits(Source):
             of_frame = jnp.sum(grad, axis=1, keepdims=True)
             return (lax.dynamic_update_index_in_dim(of_am, of_frame, t, 1), of_lm + grad), None
 
-        start = jnp.zeros_like(am, wide), jnp.zeros_like(lm, wide)
+        # Zeros vary over no mesh axis with jax 0.6.
+        zeros = jnp.zeros_like(am, wide), jnp.zeros_like(lm, wide)
+        start = tuple(match_manual_axes([*zeros, am])[:2])
         frames = jnp.arange(am.shape[1], dtype=jnp.int32)
         of_am, of_lm = lax.scan(frame, start, frames)[0] if frames.size > 0 else start
         return AdditiveLogits(of_am.astype(self.dtype), of_lm.astype(self.dtype), self.lm_scale, self.am_scale)

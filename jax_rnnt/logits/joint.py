@@ -170,6 +170,11 @@ class JointLogits(Source):
     def on_device(self, axes: tuple[str, ...]) -> "JointLogits":
         key = self.dropout_key
         if key is not None:
+            if jax.__version_info__ < (0, 7):
+                raise TypeError(
+                    f"`dropout_key` on a mesh needs jax 0.7 or newer, and this is {jax.__version__}: call the loss "
+                    "inside jax.shard_map, with a key for each device."
+                )
             for axis in axes:
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
