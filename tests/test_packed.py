@@ -56,7 +56,7 @@ def test_gradient_through_pack_is_the_dense_one() -> None:
         logits = jnp.tanh(encoded[:, :, None] + predicted[:, None]) @ kernel
         return jax_rnnt.rnnt_loss(logits, targets, t_b, u_b, implementation=losses.QUICK)
 
-    wanted = losses.jit(jax.grad(dense, (0, 1, 2)))(encoded, predicted, kernel)
+    wanted = jax.block_until_ready(losses.jit(jax.grad(dense, (0, 1, 2)))(encoded, predicted, kernel))
     encoded[0, 4:], encoded[1, 2:], predicted[0, 2:] = np.nan, np.nan, np.nan
     actual = losses.jit(jax.grad(packed, (0, 1, 2)))(encoded, predicted, kernel)
     for a, b in zip(actual, wanted, strict=True):

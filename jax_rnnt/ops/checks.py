@@ -98,7 +98,7 @@ def as_integers(name: str, x: ArrayLike) -> Array:
     """:func:`as_array`, but 64-bit values that do not fit are not wrapped around when JAX works in 32 bits."""
     if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
         info = np.iinfo(np.int32)
-        x = np.where((x >= info.min) & (x <= info.max), x, info.min).astype(np.int32)
+        x = np.where((x >= info.min) & (x <= info.max), x.astype(np.int64), info.min).astype(np.int32)
     return as_array(name, x)
 
 
