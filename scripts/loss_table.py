@@ -1,6 +1,6 @@
 """Writes docs/losses-tested.md: what is tested of each loss, by JUnit reports of the tests. It runs nothing.
 
-    cd tests && python -m pytest -o junit_family=xunit1 --junitxml=losses.xml test_losses*.py
+    cd tests && python -m pytest -o junit_family=xunit1 --junitxml=losses.xml test_losses*.py test_joint.py
     python scripts/loss_table.py tests/losses.xml [report of the CUDA kernels on the CPU]
 
 A cell says how many cases passed; an empty one that there is no such test.
@@ -37,6 +37,7 @@ COLUMNS = {
     "jvp": ["test_losses_transforms::test_forward_mode_is_the_gradient"],
     "second order": ["test_losses_transforms::test_hessian_vector_products"],
     "export": ["test_losses_transforms::test_export_for_cpu"],
+    "JointLogits": ["test_joint::test_contract"],
 }
 CUDA = "cuda_on_cpu"  # in the names of tests that ran the CUDA kernels on the CPU
 
