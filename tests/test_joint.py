@@ -346,6 +346,20 @@ def test_no_array_of_the_size_of_the_logits() -> None:
     assert f"f32[{nodes},{v}]" not in compiled.as_text()
 
 
+@pytest.mark.parametrize(("b", "t"), [(0, 3), (2, 0)])
+def test_no_nodes(b: int, t: int) -> None:
+    """An empty batch, and filler rows without a frame to hold them."""
+    none = np.zeros(b, np.int32)
+
+    def total(params, encoded, predicted):
+        logits = jax_rnnt.JointLogits(_joint, params, encoded, predicted)
+        return jnp.sum(jax_rnnt.rnnt_loss(logits, np.zeros((b, 2), np.int32), none, none, reduction="none"))
+
+    value, gradient = jax.value_and_grad(total, (0, 1, 2))(_operands()[0], np.zeros((b, t, D)), np.zeros((b, 3, D)))
+    assert value == 0
+    assert all((x == 0).all() for x in jax.tree.leaves(gradient))
+
+
 def test_a_call_without_jit() -> None:
     cost = _costs(*_operands())
     x = _joint_of_nodes(_operands()[0], _operands()[1][:, :, None], _operands()[2][:, None])

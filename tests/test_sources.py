@@ -79,3 +79,31 @@ def test_empty_arrays(examples: int, frames: int) -> None:
         assert cost.tolist() == [0.0] * examples
         (gradient,) = pull(jnp.ones_like(cost))
         assert not any(np.any(x) for x in jax.tree.leaves(gradient) if x.dtype == np.float64)
+
+
+LISTS = {
+    "rows": lambda: jax_rnnt.PackedLogits([[0.0]], np.array([1]), np.array([0]), frames=1, labels=0),
+    "logit_lengths": lambda: jax_rnnt.PackedLogits(np.zeros((1, 2)), [1], np.array([0]), frames=1, labels=0),
+    "am": lambda: jax_rnnt.AdditiveLogits([[[0.0]]], np.zeros((1, 1, 1))),
+    "ranges": lambda: jax_rnnt.PrunedLogits(np.zeros((1, 1, 1, 2)), [[0]], labels=0),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_are_refused_in_words(name: str) -> None:
+    with pytest.raises(TypeError, match=f"`{name}` must be an array, got .* of type list"):
+        jax_rnnt.rnnt_loss(LISTS[name](), np.zeros((1, 0), np.int32), np.array([1]), np.array([0]))
+
+
+def test_integers_of_64_bits_without_x64() -> None:
+    """NumPy's default type, with JAX's."""
+    lengths = np.array([2], np.int64), np.array([1], np.int64)
+    sources = (
+        jax_rnnt.PackedLogits(np.zeros((4, 3), np.float32), *lengths, frames=2, labels=1),
+        jax_rnnt.PrunedLogits(np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 2), np.int64), labels=1),
+    )
+    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+        for source in sources:
+            jax_rnnt.check_inputs(source, np.array([[1]]), *lengths)
+            loss = jax_rnnt.rnnt_loss(source, np.array([[1]]), *lengths)
+            assert loss == pytest.approx(3 * np.log(3) - np.log(2), rel=1e-6)

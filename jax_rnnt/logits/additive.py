@@ -85,6 +85,8 @@ class AdditiveLogits(Source):
         return self.am
 
     def check(self) -> None:
+        checks.array("am", self.am)
+        checks.array("lm", self.lm)
         checks.floating("am", self.am)
         checks.rank("am", self.am, "B, T, W")
         checks.rank("lm", self.lm, "B, U+1, W")

@@ -120,8 +120,7 @@ class JointLogits(Source):
 
     def check(self) -> None:
         for name, x, letters in (("encoded", self.encoded, "B, T, De"), ("predicted", self.predicted, "B, U+1, Dp")):
-            if not hasattr(x, "dtype"):
-                raise TypeError(f"`{name}` must be an array, got {checks.described(x)}.")
+            checks.array(name, x)
             checks.floating(name, x)
             checks.rank(name, x, letters)
         if self.predicted.shape[0] != self.encoded.shape[0]:
@@ -263,14 +262,14 @@ def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> t
 
     empty = jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros(flat.size, dtype)
     entries, log_norm = nodes.over_tiles(flat != PADDING, tile, empty)
-    return entries.reshape(*labels.shape, -1), log_norm.reshape(labels.shape)
+    return entries.reshape(*labels.shape, entries.shape[-1]), log_norm.reshape(labels.shape)
 
 
 def _backward(
     parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
 ) -> JointLogits:
     nodes, flat = _Nodes(logits), labels.reshape(-1)
-    log_norm, ct = kept.log_norm.reshape(-1), cotangent.reshape(flat.size, -1)
+    log_norm, ct = kept.log_norm.reshape(-1), cotangent.reshape(flat.size, cotangent.shape[-1])
     limit = None if bound is None else bound.reshape(-1)
     lower, upper = row_norms(kept.entries.reshape(ct.shape), flat, ct, parameters)
     asked = (flat != PADDING) & (upper != 0)
@@ -286,7 +285,7 @@ def _backward(
             rows,
             jnp.where(real, flat[place], PADDING),
             log_norm[place],
-            jnp.where(real[:, None], ct[place], 0),
+            ct[place],
             *optional,
             clipped=limit is not None,
             **parameters.asdict(),
@@ -324,6 +323,7 @@ def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) ->
 
     Each utterance has its own budget, so that an easy one beside a hard one keeps its accuracy.
     """
-    total = jnp.sum(norms.reshape(shape[0], -1), axis=1)
-    count = jnp.sum(asked.reshape(shape[0], -1), axis=1)
-    return jnp.repeat(share * total / jnp.maximum(count, 1).astype(total.dtype), shape[1] * shape[2])
+    nodes = shape[1] * shape[2]
+    total = jnp.sum(norms.reshape(shape[0], nodes), axis=1)
+    count = jnp.sum(asked.reshape(shape[0], nodes), axis=1)
+    return jnp.repeat(share * total / jnp.maximum(count, 1).astype(total.dtype), nodes)

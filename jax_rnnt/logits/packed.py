@@ -70,6 +70,8 @@ class PackedLogits(Source):
         return self.logit_lengths
 
     def check(self) -> None:
+        for name in ("rows", "logit_lengths", "target_lengths"):
+            checks.array(name, getattr(self, name))
         checks.floating("rows", self.rows)
         checks.rank("rows", self.rows, "N, W")
         _check_lengths(self.logit_lengths, self.target_lengths, self.frames, self.labels)
@@ -132,7 +134,10 @@ def _layout(logit_lengths: Array, target_lengths: Array, frames: int, labels: in
 
 def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> tuple[Array, Array]:
     """T_b and U_b + 1; T_b is 0 where a length is out of range, so that other utterances stay where they are."""
-    t_b, u_b = checks.to_int32(logit_lengths), checks.to_int32(target_lengths)
+    t_b, u_b = (
+        checks.to_int32(checks.as_integers(name, x))
+        for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
+    )
     valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
     return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
 

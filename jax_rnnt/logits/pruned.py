@@ -68,6 +68,8 @@ class PrunedLogits(Source):
         return self.rows
 
     def check(self) -> None:
+        checks.array("rows", self.rows)
+        checks.array("ranges", self.ranges)
         checks.floating("rows", self.rows)
         checks.rank("rows", self.rows, "B, T, S, W")
         if self.rows.shape[2] < 1:
@@ -79,7 +81,7 @@ class PrunedLogits(Source):
 
     def _first(self) -> Array:
         """``ranges``, with U + 1 in place of one that is out of range: then the frame has no node."""
-        first = checks.to_int32(self.ranges)
+        first = checks.to_int32(checks.as_integers("ranges", self.ranges))
         return jnp.where((first >= 0) & (first <= self.labels), first, self.labels + 1)
 
     def _of_rows(self, of_nodes: Array, fill: int) -> Array:

@@ -38,9 +38,11 @@ def over_tiles(mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Car
     The last tile is filled with places that are not real: they repeat one that is.
     """
     n = mask.size
-    rows = max(1, min(rows, n))
+    if n == 0:
+        return carry
+    rows = min(rows, n)
     rank = jnp.cumsum(mask, dtype=jnp.int32)
-    count = rank[-1] if n else jnp.int32(0)
+    count = rank[-1]
     at = jnp.where(mask, rank - 1, n)
     places = jnp.zeros_like(rank).at[at].set(jnp.arange(n, dtype=jnp.int32), mode="drop", unique_indices=True)
     places = jnp.pad(places, (0, -n % rows))

@@ -77,6 +77,12 @@ def floating(name: str, x: Shaped) -> None:
         raise TypeError(f"`{name}` must be one of {', '.join(_FLOATING)}, got {x.dtype.name}.")
 
 
+def array(name: str, x: object) -> None:
+    """An array already, of JAX or of NumPy: the field of a pytree is not converted."""
+    if not isinstance(x, Shaped):
+        raise TypeError(f"`{name}` must be an array, got {described(x)}.")
+
+
 def integer(name: str, x: Shaped) -> None:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"`{name}` must have an integer dtype, got {x.dtype.name}.")

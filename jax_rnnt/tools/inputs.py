@@ -4,12 +4,14 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jax_rnnt.core.loss import Logits
+from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import resolve_column
 
 
 def check_inputs(
-    logits: ArrayLike | jax.ShapeDtypeStruct,
+    logits: Logits | jax.ShapeDtypeStruct,
     targets: ArrayLike,
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
@@ -20,7 +22,8 @@ def check_inputs(
     Inside ``jit`` values are not known; there the loss gives NaN for a bad example, and for that example only.
 
     Args:
-      logits: ``[B, T, U+1, V]``, an array or a ``jax.ShapeDtypeStruct``: its values are not looked at.
+      logits: ``[B, T, U+1, V]``, an array, a ``jax.ShapeDtypeStruct`` or what else a loss takes: values are
+        not looked at.
       targets: ``[B, U]``, integers; entries before U_b must lie in [0, V) and differ from blank.
       logit_lengths: ``[B]``, integers in [0, T]; 0 only where U_b is 0 too.
       target_lengths: ``[B]``, integers in [0, U].
@@ -44,6 +47,9 @@ def check_inputs(
             "`check_inputs` needs concrete arrays; it was called on traced ones (inside jit, grad or vmap)."
         )
     labels, t_b, u_b = (checks.on_host(name, x) for name, x in arrays.items())
+    if isinstance(logits, Source):
+        logits.check()
+        logits = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
     shaped = logits if isinstance(logits, checks.Shaped) else checks.on_host("logits", logits)
     checks.loss_arguments(shaped, labels, t_b, u_b)
     _, t_max, u1, v = shaped.shape
