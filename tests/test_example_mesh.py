@@ -21,7 +21,7 @@ from example_support import (
 )
 from flax import nnx
 
-STEPS = 10
+STEPS = 12
 RTOL = 1e-5  # float32 sums in another order, over and over: measured 1e-7 after 20 steps
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
@@ -53,7 +53,7 @@ def command_line(corpus, out: Path, *arguments: str) -> list[str]:
 def losses_of(out: Path) -> np.ndarray:
     found = np.array(json.loads((out / "metrics.json").read_text())["losses"])
     assert len(found) == STEPS
-    assert found[-1] < 0.9 * found[0], "they have to move, or there would be nothing to compare"
+    assert found[-1] < 0.8 * found[0], "they have to move, or there would be nothing to compare"
     return found
 
 
