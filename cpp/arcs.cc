@@ -1,4 +1,4 @@
-// arcs.cc: operation 1 on a range of rows; rows.h has the loops over a row. Each row is read once from memory.
+// arcs.cc: operation 1 on a range of rows. rows.h has the loops over a row. Each row is read from memory once.
 #include "arcs.h"
 
 #include "rows.h"
@@ -16,7 +16,7 @@ JAX_RNNT_INLINE bool IsInside(const ArcsShape& shape, int64_t k, int32_t label) 
   return shape.window.size() == shape.vocabulary || shape.window.Holds(Column(shape, k, label));
 }
 
-// Where in its row that entry is, or -1 if it is not in this part of the vocabulary.
+// The place of that entry in its row, or -1 if it is not in this part of the vocabulary.
 JAX_RNNT_INLINE int64_t Place(const ArcsShape& shape, int64_t column, int32_t offset) {
   const int64_t place = column - offset;
   return place >= 0 && place < shape.width ? place : -1;
@@ -42,13 +42,13 @@ JAX_RNNT_INLINE void Entries(const ArcsShape& shape, const T* x, int32_t label, 
   }
 }
 
-// Calls f(offset, begin, end) for each run of rows that are the same part of the vocabulary.
+// Calls f(offset, begin, end) for each run of rows that hold the same part of the vocabulary.
 template <class F>
 JAX_RNNT_INLINE void ForParts(const int32_t* offsets, int64_t begin, int64_t end, const F& f) {
   for (int64_t n = begin, stop; n < end; n = stop) {
     stop = offsets == nullptr ? end : n + 1;
     while (stop < end && offsets[stop] == offsets[n]) ++stop;
-    f(offsets == nullptr ? 0 : offsets[n], n, stop);  // in one place only: inlined twice, its loops are 10% slower
+    f(offsets == nullptr ? 0 : offsets[n], n, stop);  // called once only: inlined twice, its loops are 10% slower
   }
 }
 
@@ -75,7 +75,7 @@ JAX_RNNT_INLINE void ForwardPart(const ArcsShape& shape, const T* logits, const 
   }
 }
 
-// The gradient of a live row that is not NaN. window: in this row.
+// The gradient of a live row that is not NaN. `window` is the part of the window in this row.
 template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const Window<int64_t>& window, const T* x, int32_t label,
                               int32_t offset, A log_norm, const A* cotangent, A limit, T* grad) {
@@ -102,7 +102,7 @@ JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const Window<int64_t>& win
     if (place < 0 || (massless && IsInside(shape, k, label))) continue;
     if (sizeof(T) == sizeof(A) && limit == kInfinity<A>) {
       grad[place] = Narrow<T>(Widen(grad[place]) + cotangent[k]);
-    } else {  // what arcs add is added before the sum is clipped and rounded
+    } else {  // the parts of the arcs are added before the sum is clipped and rounded
       A own = scale == 0 || !IsInside(shape, k, label) ? A(0) : scale * Exp(Widen(x[place]) - log_norm);
       for (int64_t j = 0; j < arcs; ++j) own += Column(shape, j, label) == column ? cotangent[j] : A(0);
       grad[place] = Narrow<T>(Clip(own, limit));

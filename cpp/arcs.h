@@ -5,14 +5,15 @@
 //   log_norm     = log sum_{v in window} exp(x[v]), and 0 if the window is empty
 //   log_probs[k] = x[column of k] - 1[column of k in window] log_norm
 //   d x[v]       = sum_k ct[k] (1[v is column of k] - 1[column of k in window] 1[v in window] exp(x[v] - log_norm))
-// Where the vocabulary is divided over devices, a row holds entries [offset, offset + V) of it; window, columns and
-// labels count from the beginning of the whole, and arcs whose column is elsewhere have entries of -inf but are part of
-// the sum over k. A part without an entry of the window has a log_norm of -inf.
 //
-// Labels: -1 no label (its entry is -inf), -2 padding (the row is not read, its entries are -inf and its gradient 0),
-// any other outside the vocabulary: NaN. A log_norm of NaN or +inf makes the whole row NaN; one of -inf makes the
-// entries in the window -inf, with a gradient of 0. A row whose arcs' cotangents are all 0 has a gradient of 0,
-// whatever it holds.
+// The vocabulary may be divided over devices. A row then holds entries [offset, offset + V) of the vocabulary. Window,
+// columns and labels count from the beginning of the whole vocabulary. An arc whose column is on another device has an
+// entry of -inf here, but it takes part in the sum over k. If no entry of the window is here, log_norm is -inf.
+//
+// Labels: -1 means no label: the label's entry is -inf. -2 means padding: the row is not read, its entries are -inf and
+// its gradient is 0. Any other label outside the vocabulary makes the row NaN. So does a log_norm of NaN or +inf. A
+// log_norm of -inf makes the entries in the window -inf, with a gradient of 0. If the cotangents of a row's arcs are
+// all 0, its gradient is 0, whatever the row holds.
 #pragma once
 
 #include <cstdint>
@@ -32,12 +33,13 @@ struct ArcsShape {
   int64_t num_arcs() const { return num_columns + 1; }
 };
 
-// Both work on rows [begin, end). Types: float, double, Half, BFloat16. offsets: of each row, or null if all are 0.
+// Both functions work on rows [begin, end). T is float, double, Half or BFloat16. offsets has the offset of each row;
+// it is null if all of them are 0.
 template <class T>
 void ArcsForward(const ArcsShape& shape, const T* logits, const int32_t* labels, const int32_t* offsets,
                  typename Compute<T>::Type* log_probs, typename Compute<T>::Type* log_norm, int64_t begin, int64_t end);
 
-// bound: the limit of the gradient's elements for each row, or null. grad may not overlap logits.
+// bound has the limit of the gradient's elements for each row, or is null. grad must not overlap logits.
 template <class T>
 void ArcsBackward(const ArcsShape& shape, const T* logits, const int32_t* labels, const int32_t* offsets,
                   const typename Compute<T>::Type* log_norm, const typename Compute<T>::Type* cotangent,

@@ -1,4 +1,5 @@
-// arcs_handlers.cc: XLA's buffers to the kernels of arcs.h: types and the split into rows, no arithmetic.
+// arcs_handlers.cc: passes XLA's buffers to the kernels of arcs.h. It chooses types and divides the rows; it computes
+// nothing.
 #include "arcs.h"
 #include "arcs_operands.h"
 #include "handlers.h"
@@ -8,8 +9,9 @@
 namespace jax_rnnt {
 namespace {
 
-// Rows that make a chunk of work: so few that threads end together, and not so few that what precedes the first row of
-// a chunk, when nothing is on its way from memory, is felt.
+// The number of rows in a chunk of work. Chunks must be small, so that all threads end at about the same time. They
+// must not be too small: nothing is prefetched for the first row of a chunk, so each chunk begins with a wait for
+// memory.
 int64_t Grain(const Rows& rows, size_t element, int64_t threads) {
   constexpr int64_t kChunksPerThread = 32, kLeastBytes = 64 << 10, kMostBytes = 1 << 20;
   const int64_t bytes = std::max<int64_t>(rows.shape.width * static_cast<int64_t>(element), 1);

@@ -1,4 +1,4 @@
-// arcs_operands.h: the operands of operation 1 as XLA gives them, and their checks; the same on every platform.
+// arcs_operands.h: the operands of operation 1 as XLA passes them, and their checks. All platforms share this file.
 #pragma once
 
 #include "arcs.h"
@@ -15,13 +15,13 @@ inline Rows RowsOf(ffi::AnyBuffer logits, ffi::Span<const int64_t> columns, int6
                    ffi::Span<const int64_t> window) {
   const auto dims = logits.dimensions();
   const int64_t width = dims.size() == 0 ? 1 : dims[dims.size() - 1];
-  const Window<int64_t> wrong{0, -1};  // for CheckRows to refuse
+  const Window<int64_t> wrong{0, -1};  // CheckRows refuses it
   return {{width, vocabulary, columns.begin(), static_cast<int64_t>(columns.size()),
            window.size() == 2 ? Window<int64_t>{window.begin()[0], window.begin()[1]} : wrong},
           dims.size() == 0 ? 1 : Product(dims, 0, dims.size() - 1)};
 }
 
-// Checks what all operands and results have in common; sizes are in rows of logits.
+// Checks the operands and results that the forward and the backward call share. Sizes count rows of logits.
 inline ffi::Error CheckRows(const char* operation, const Rows& rows, ffi::AnyBuffer labels, size_t norms,
                             size_t entries) {
   const auto count = static_cast<size_t>(rows.count);
@@ -42,7 +42,7 @@ inline ffi::Error CheckRows(const char* operation, const Rows& rows, ffi::AnyBuf
   return CheckCount(operation, "arcs", count * static_cast<size_t>(rows.shape.num_arcs()), entries);
 }
 
-// The optional operand at `index`, which has an element a row; null if it is not there.
+// The optional operand at `index`, which has one element for each row. Null if it was not passed.
 inline ffi::ErrorOr<const void*> Optional(const char* operation, const Rows& rows, ffi::RemainingArgs args,
                                           size_t index) {
   if (index >= args.size()) return static_cast<const void*>(nullptr);

@@ -1,4 +1,4 @@
-// best_path.cc: the maximum over paths, a frame at a time; best_path.h has the recursion.
+// best_path.cc: the maximum over paths, one frame after another. best_path.h has the recursion.
 #include "best_path.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ JAX_RNNT_INLINE double Cut(double x, double largest) {
   return x == kNever ? kNever : cut;
 }
 
-// best[t * (labels + 1) + u] of every node and of the frame after the last one, where there is but the end.
+// best[t * (labels + 1) + u] for every node, and for the frame after the last one, where the end is the only node.
 template <class R>
 struct Table {
   Table(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest)
@@ -41,7 +41,8 @@ struct Table {
   bool poisoned = false;  // an arc was NaN or +inf
 };
 
-// row = max(row, arc k + what lies beyond it), for the nodes from which a move that takes frames stays in the lattice.
+// row = max(row, arc k + best of its destination), for a move that takes frames, and the nodes from which it stays in
+// the lattice.
 template <class R>
 JAX_RNNT_INLINE bool TakeFrames(const Table<R>& s, int64_t t, int64_t k) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
@@ -62,7 +63,8 @@ JAX_RNNT_INLINE bool TakeFrames(const Table<R>& s, int64_t t, int64_t k) {
   return wrong != 0;
 }
 
-// The same where arc k alone takes no frame, and one label: each node waits for the one before, in a register.
+// The same where arc k is the only one that takes no frame, and it takes one label. Each node needs the result of the
+// node before it, which stays in a register.
 template <class R>
 JAX_RNNT_INLINE bool TakeLabel(const Table<R>& s, int64_t t, int64_t k) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
@@ -107,7 +109,7 @@ JAX_RNNT_CLONES void Fill(Table<R>& s) {
   double* end = s.Row(s.frames);
   std::fill(end, end + s.labels, kNever);
   end[s.labels] = 0.0;
-  int64_t within_frame = 0, one_label = -1;  // moves that take no frame, and the last of them that takes one label
+  int64_t within_frame = 0, one_label = -1;  // how many moves take no frame; the last of these that takes one label
   for (int64_t k = 0; k < s.shape.num_arcs(); ++k) {
     const Move& move = s.shape.moves[k];
     within_frame += move.dt == 0;
@@ -124,7 +126,7 @@ JAX_RNNT_CLONES void Fill(Table<R>& s) {
   }
 }
 
-// Writes the best path, which is there, and returns the sum of its arcs.
+// Writes the best path, which must exist, and returns the sum of its arcs.
 template <class R>
 double Follow(const Table<R>& s, const PathArrays& path) {
   double sum = 0.0;

@@ -2,8 +2,8 @@
 //
 //   best(T_b, U_b) = 0,   best(t, u) = max_k arc_k(t, u) + best(t + dt_k, u + du_k)
 //
-// Frames are taken from the last to the first. Then the path is followed from (0, 0) on: at each node it takes the
-// first arc k that attains the maximum.
+// The code visits frames from the last to the first. Then it follows the path from (0, 0): at each node the path takes
+// the first arc k that attains the maximum.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@ namespace jax_rnnt {
 template <class R>
 double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest);
 
-// Where a path goes; -1 where there is nothing to say.
+// Where a path goes. Places without a label or an arc hold -1.
 struct PathArrays {
   int32_t* label_frames;     // [U]: the frame at which each label is emitted
-  int32_t* label_durations;  // [U]: the frames that the arc takes that emits it
-  int32_t* taken;            // [T + U]: the arc with which the path leaves the node (t, u), at t + u
+  int32_t* label_durations;  // [U]: how many frames the label's arc takes
+  int32_t* taken;            // [T + U]: entry t + u is the arc by which the path leaves node (t, u)
 };
 
 // The cost of the best path of one utterance.

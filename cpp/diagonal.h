@@ -1,11 +1,11 @@
 // diagonal.h: arithmetic on the diagonals of a lattice, whose values are scaled numbers.
 //
-// A scaled number is m * 2^e with e an integer in floating point, so that products of thousands of probabilities
-// neither underflow nor need a log or an exp: multiplying is a product and a sum, adding is an alignment by a power of
-// two. m drifts away from 1 and is brought back every few diagonals.
+// A scaled number is m * 2^e, where e is an integer stored in floating point. So a product of thousands of
+// probabilities does not underflow, and no step needs a log or an exp: a multiplication multiplies m and adds e, an
+// addition first scales one m by a power of two. m drifts away from 1; the code brings it back every few diagonals.
 //
-// Loops over nodes take kNodes of them at once. What they write beyond the end of their range has no meaning: a
-// diagonal has room for it, and ClearMargins writes zeros where a neighbour reads.
+// Loops over nodes process kNodes of them at once. They may write beyond the end of their range. Those values have no
+// meaning: a diagonal has room for them, and ClearMargins writes zeros where a neighbour reads.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ namespace jax_rnnt {
 
 constexpr int64_t kNodes = 16;
 
-constexpr double kZeroExponent = -1e300;  // of zero: far below that of any product
+constexpr double kZeroExponent = -1e300;  // the exponent of zero: far below the exponent of any product
 
 struct Range {
   int64_t first, last;  // inclusive
@@ -40,7 +40,7 @@ JAX_RNNT_INLINE void ForNodes(Range range, const F& f) {
   }
 }
 
-// 2^e for an integer e, which is clamped to the normal numbers' [-1000, 1000].
+// 2^e for an integer e. The exponent is clamped to [-1000, 1000], so that the result is a normal number.
 JAX_RNNT_INLINE double Pow2(double e) {
   e = e < -1000.0 ? -1000.0 : e;
   e = e > 1000.0 ? 1000.0 : e;
@@ -67,7 +67,7 @@ JAX_RNNT_INLINE void Copy(Diagonal to, Diagonal from, Range range) {
   });
 }
 
-// Brings m back into [1, 2), and zeros back to their exponent.
+// Brings m back into [1, 2). A zero gets the exponent of zero again.
 JAX_RNNT_INLINE void Normalise(Diagonal d, Range range) {
   ForNodes(range, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
     const double m = d.m[u];
@@ -85,12 +85,12 @@ struct Scaled {
   double e;
 };
 
-// exp(x), its exponent cut to [-largest, largest]; 0 where x is NaN or +inf. The exponent is found in double: a mask of
-// -1e9 must keep the digits that tell it from its neighbours.
+// exp(x), with its exponent cut to [-largest, largest]. 0 where x is NaN or +inf. The exponent is computed in double,
+// because a mask of -1e9 must keep the digits that distinguish it from its neighbours.
 template <class R>
 JAX_RNNT_INLINE Scaled<R> ExpScaled(R x, double largest) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
-  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: what is added to it becomes an integer
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds a number to an integer
   constexpr double kLn2High = 0.69314718036912381649, kLn2Low = 1.9082149292705877e-10;
   const R raw = x < kInfinity ? x : -kInfinity;
   const double safe = static_cast<double>(raw == -kInfinity ? R(0) : raw);

@@ -1,4 +1,4 @@
-// dispatch.h: from the element type of a buffer to the C++ type, and from checks of shapes to FFI errors.
+// dispatch.h: maps the element type of a buffer to the C++ type, and turns failed checks of shapes into FFI errors.
 #pragma once
 
 #include <cstdint>

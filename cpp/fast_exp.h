@@ -1,8 +1,8 @@
-// fast_exp.h: exp and log as branch-free polynomials that compilers vectorise inside a plain loop.
+// fast_exp.h: exp and log as polynomials without branches, which compilers vectorise inside a plain loop.
 //
-// exp: x = n ln 2 + r with an integer n and |r| <= ln 2 / 2; exp(r) is a minimax polynomial (relative error) and 2^n is
-// put together from bits. n is rounded by adding and subtracting 1.5 * 2^(mantissa bits), which leaves its binary
-// digits in the low bits of the sum; -ffast-math would fold that away and must stay off.
+// exp: x = n ln 2 + r with an integer n and |r| <= ln 2 / 2. exp(r) is a minimax polynomial (in relative error). The
+// code builds 2^n from its bits. It rounds to n by adding and subtracting 1.5 * 2^(mantissa bits), which leaves the
+// binary digits of n in the low bits of the sum. -ffast-math would remove that step, so it must stay off.
 #pragma once
 
 #include <cmath>
@@ -40,7 +40,7 @@ JAX_RNNT_INLINE double ExpPolynomial(double r) {
   return p * r + 1.0;
 }
 
-// The same with the accuracy that float deserves: relative error 3.1e-9 before rounding, 1.1e-7 after.
+// The same in float: relative error 3.1e-9 before rounding, 1.1e-7 after.
 JAX_RNNT_INLINE float ExpPolynomial(float r) {
   float p = 1.38145906e-3f;
   p = p * r + 8.36871751e-3f;
@@ -53,16 +53,16 @@ JAX_RNNT_INLINE float ExpPolynomial(float r) {
 
 // Exp(x)
 // Valid types: float, double.
-// Valid range: float [-inf, 88.3], double [-inf, 709]. Where exp is no normal number, below -87.3 (double -708.3), the
-//   result may be 0; from -87.7 (double -708.8) down, -inf included, it is exactly 0. NaN gives NaN.
+// Valid range: float [-inf, 88.3], double [-inf, 709]. Below -87.3 (double: -708.3) exp is not a normal number, and the
+//   result may be 0. At -87.7 (double: -708.8) and below, -inf included, it is exactly 0. NaN gives NaN.
 // Max error: float 3 + |x| / 4 ULP where the compiler fuses multiplications and additions, 3 + 1.25 |x| elsewhere;
 //   double 2 ULP. (The float's error is relative to the size of x, as that of a log-probability is: it is a constant
 //   number of ULP of x.)
 JAX_RNNT_INLINE float Exp(float x) {
-  // 2^r is a minimax polynomial for |r| <= 1/2 (relative error 9.2e-8, and 0 at 0). The unit that multiplies is what
-  // limits this function; a caller that sums results gets the last product together with the sum.
+  // 2^r is a minimax polynomial for |r| <= 1/2 (relative error 9.2e-8, and 0 at 0). Multiplications limit the speed of
+  // this function. Where a caller sums results, the compiler fuses the last multiplication with that addition.
   constexpr float kRound = 12582912.0f + 127.0f;  // 1.5 * 2^23, and the exponent's bias
-  x = x < -88.03f ? -88.03f : x;                  // there n is -127, whose power has the bits of zero
+  x = x < -88.03f ? -88.03f : x;                  // n is -127 there, and the bits of 2^-127 are those of zero
   const float shifted = x * static_cast<float>(kLog2E) + kRound;
   const float r = x * static_cast<float>(kLog2E) - (shifted - kRound);
   float p = 1.32647272e-3f;
@@ -76,7 +76,7 @@ JAX_RNNT_INLINE float Exp(float x) {
 
 JAX_RNNT_INLINE double Exp(double x) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  x = x < -709.09 ? -709.09 : x;                 // there n is -1023, whose power has the bits of zero
+  x = x < -709.09 ? -709.09 : x;                 // n is -1023 there, and the bits of 2^-1023 are those of zero
   const double shifted = x * kLog2E + kRound;
   const double n = shifted - kRound;
   const double r = (x - n * 0.69314718036912381649) - n * 1.9082149292705877e-10;
@@ -89,8 +89,8 @@ JAX_RNNT_INLINE double Exp(double x) {
 // Valid range: normal positive numbers. 0 gives a number below -87, NaN and +inf give NaN.
 // Max error: 2 ULP.
 JAX_RNNT_INLINE float Log(float x) {
-  // x = 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2); log(1 + f) = f - f^2 / 2 + f^3 q(f), where q is a minimax
-  // polynomial (relative error of the whole 5.9e-9).
+  // x = 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2). log(1 + f) = f - f^2 / 2 + f^3 q(f), where q is a minimax
+  // polynomial; the relative error of the whole is 5.9e-9.
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
   const int32_t bits = BitCast<int32_t>(x);
   const int32_t n = (bits - kSqrtHalf) >> 23;
@@ -105,7 +105,7 @@ JAX_RNNT_INLINE float Log(float x) {
   q = q * f + 3.33333313e-1f;
   const float square = f * f;
   const float rest = static_cast<float>(n) * 1.42860677e-6f + (square * f * q - 0.5f * square);
-  return static_cast<float>(n) * 0.693145752f + (f + rest) + (x - x);  // the last is NaN where x is no number
+  return static_cast<float>(n) * 0.693145752f + (f + rest) + (x - x);  // x - x is NaN where x is NaN or +inf
 }
 
 JAX_RNNT_INLINE double Log(double x) { return std::log(x); }

@@ -1,4 +1,4 @@
-// float16.cc: conversions of runs of float16, by instructions that x86-64 has had since its level v3.
+// float16.cc: conversions of runs of float16, by instructions that x86-64 has from its level v3 on.
 #include "float16.h"
 
 #include "simd.h"
@@ -12,10 +12,10 @@ namespace {
 
 #if JAX_RNNT_HAS_CLONES
 
-// Not JAX_RNNT_CLONES: a compiler does not find these instructions in a plain loop.
+// These are not JAX_RNNT_CLONES, because a compiler does not find these instructions in a plain loop.
 const bool kHasConversions = (__builtin_cpu_init(), __builtin_cpu_supports("x86-64-v3"));
 
-constexpr int64_t kVector = 8;  // the last one of a run overlaps the one before
+constexpr int64_t kVector = 8;  // the last vector of a run overlaps the one before it
 
 #define JAX_RNNT_F16C __attribute__((target("arch=x86-64-v3")))
 

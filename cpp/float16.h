@@ -1,5 +1,5 @@
-// float16.h: float16 and bfloat16 as storage, converted to and from float, singly by integer arithmetic that
-// vectorises.
+// float16.h: float16 and bfloat16 as types of storage. Single numbers are converted to and from float by integer
+// arithmetic, which compilers vectorise.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@ JAX_RNNT_INLINE double Widen(double x) { return x; }
 JAX_RNNT_INLINE float Widen(BFloat16 x) { return BitCast<float>(static_cast<uint32_t>(x.bits) << 16); }
 JAX_RNNT_INLINE float Widen(Half x) {
   const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
-  // Multiplying by 2^112 moves the exponent's bias from 15 to 127 and normalises subnormals.
+  // The multiplication by 2^112 moves the exponent's bias from 15 to 127 and normalises subnormals.
   const uint32_t finite = BitCast<uint32_t>(BitCast<float>(magnitude) * 5.192296858534828e33f);
   const uint32_t special = magnitude | 0x7f800000u;
   const uint32_t value = magnitude >= 0x0f800000u ? special : finite;
@@ -47,7 +47,7 @@ template <>
 JAX_RNNT_INLINE double Narrow<double>(double x) {
   return x;
 }
-// To nearest, ties to even.
+// Rounds to nearest, ties to even.
 template <>
 JAX_RNNT_INLINE BFloat16 Narrow<BFloat16>(float x) {
   const uint32_t bits = BitCast<uint32_t>(x);
@@ -57,10 +57,9 @@ JAX_RNNT_INLINE BFloat16 Narrow<BFloat16>(float x) {
 template <>
 JAX_RNNT_INLINE Half Narrow<Half>(float x) {
   const uint32_t bits = BitCast<uint32_t>(x);
-  const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffffu);  // signed: vectors compare those
-  // Normal results: round the mantissa to 10 bits and move the exponent's bias; overflow runs into infinity.
+  const int32_t magnitude = static_cast<int32_t>(bits & 0x7fffffffu);  // signed: vector comparisons are
   const int32_t normal = (magnitude - (112 << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
-  // Subnormal results: adding 0.5 lets the addition itself round at 2^-24, the last bit of the sum.
+  // Subnormal results: the addition of 0.5 rounds at 2^-24, because that is the last bit of the sum.
   const int32_t subnormal = BitCast<int32_t>(BitCast<float>(magnitude) + 0.5f) - 0x3f000000;
   int32_t half = magnitude < 0x38800000 ? subnormal : normal;
   half = magnitude >= 0x477ff000 ? 0x7c00 : half;
@@ -68,7 +67,7 @@ JAX_RNNT_INLINE Half Narrow<Half>(float x) {
   return {static_cast<uint16_t>(static_cast<uint32_t>(half) | (bits >> 16 & 0x8000u))};
 }
 
-// Runs of float16, by the CPU's own conversions where it has them (float16.cc).
+// Conversions of whole runs of float16. They use the CPU's own instructions where it has them (float16.cc).
 void WidenRun(const Half* from, int64_t n, float* to);
 void NarrowRun(const float* from, int64_t n, Half* to);
 

@@ -1,6 +1,6 @@
-// huge_pages.h: asks for 2 MiB pages behind a large result that is about to be written for the first time.
+// huge_pages.h: asks the kernel for 2 MiB pages for a large result, before the result is written for the first time.
 //
-// The first touch of fresh 4 KiB pages costs several times the writing itself.
+// The first write to a new 4 KiB page costs several times as much as the writing itself.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ inline void AdviseHugePages(void* data, size_t bytes) {
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHuge - 1);
   if (end > begin)
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice: no error matters
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // only advice: errors do not matter
 #else
   (void)data, (void)bytes;
 #endif

@@ -1,4 +1,4 @@
-// lattice.cc: the wavefront over the diagonals of one utterance; lattice.h has the recursion.
+// lattice.cc: the loop over the diagonals of one utterance. lattice.h has the recursion.
 #include "lattice.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace {
 
 enum class Mode { kStore, kPosteriors };
 
-struct Total {  // the probability of all paths: the posteriors' denominator
+struct Total {  // the probability of all paths, which is the denominator of the posteriors
   double m, e;
 };
 
@@ -43,8 +43,8 @@ JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& pr
   const double inverse = 1.0 / total.m, exponent = total.e;
   const auto posterior = [=](Diagonal a, Diagonal b, int64_t u) JAX_RNNT_INLINE_LAMBDA {
     double p = a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent);
-    p = p > 1.0 ? 1.0 : p;                           // by rounding
-    return static_cast<R>(a.m[u] == 0.0 ? 0.0 : p);  // where an arc leads nowhere, b is what nobody has set
+    p = p > 1.0 ? 1.0 : p;                           // rounding may give more than 1
+    return static_cast<R>(a.m[u] == 0.0 ? 0.0 : p);  // where an arc leads nowhere, b was never set
   };
   R* to = s.buffer.data();
   if (arcs_k == 2) {
@@ -67,7 +67,7 @@ JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& pr
   }
 }
 
-// alpha of diagonal n, from the products of earlier ones; then this diagonal's products.
+// alpha of diagonal n, from the products of earlier diagonals. Then the products of this diagonal.
 template <class R>
 JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total) {
   const Range nodes = s.Nodes(n);
@@ -97,7 +97,7 @@ JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total)
   }
 }
 
-// beta of diagonal n, from those after it.
+// beta of diagonal n, from the diagonals after it.
 template <class R>
 JAX_RNNT_INLINE void StepBackward(Sweep<R>& s, int64_t n, Mode mode, Total total) {
   const Range nodes = s.Nodes(n);
@@ -129,13 +129,13 @@ JAX_RNNT_CLONES void RunBackward(Sweep<R>& s, int64_t begin, int64_t end, Mode m
   for (int64_t n = end - 1; n >= begin; --n) StepBackward(s, n, mode, total);
 }
 
-// Diagonals [begin, end), alpha's (direction 0) or beta's.
+// Diagonals [begin, end) of alpha (direction 0) or beta (direction 1).
 template <class R>
 void Run(Sweep<R>& s, int direction, int64_t begin, int64_t end, Mode mode, Total total) {
   direction == 0 ? RunForward(s, begin, end, mode, total) : RunBackward(s, begin, end, mode, total);
 }
 
-// The probability of all paths, summed over the arcs that cross from below diagonal `middle` to it or beyond.
+// The probability of all paths: the sum over the arcs that lead from below diagonal `middle` to it or beyond it.
 template <class R>
 Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
   Total total{0.0, kZeroExponent};
@@ -145,7 +145,7 @@ Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
       const Diagonal out = alpha.product[k].At(n), to = beta.value.At(n + move.step());
       const Range nodes = alpha.Nodes(n);
       for (int64_t u = nodes.first; u <= nodes.last; ++u) {
-        if (out.m[u] == 0.0) continue;  // where an arc leads nowhere, `to` is what nobody has set
+        if (out.m[u] == 0.0) continue;  // where an arc leads nowhere, `to` was never set
         const double m = out.m[u] * to.m[u + move.du], e = out.e[u] + to.e[u + move.du];
         if (m == 0.0) continue;
         const double top = std::max(e, total.e);
@@ -220,7 +220,7 @@ R Lattice<R>::Meet() {
   total_e_ = total.e;
   double cost = -(std::log(total.m) + total.e * kLn2);
   const Sweep<R>& s = *sweeps_[0];
-  if (total.e < -s.largest / 2) {  // every path that counts may cross an arc that was cut
+  if (total.e < -s.largest / 2) {  // every path that matters may cross an arc that was cut
     const double cut = s.largest * kLn2, all = 1e300;
     cost += BestScore(shape_, s.arcs, frames_, labels_, cut) - BestScore(shape_, s.arcs, frames_, labels_, all);
   }

@@ -6,9 +6,10 @@
 //   beta(T_b, U_b) = 1,   beta(t, u)  = sum_k p_k(t, u) beta(t + dt_k, u + du_k)
 //   cost = -log alpha(T_b, U_b),   posterior_k(t, u) = alpha(t, u) p_k(t, u) beta(t + dt_k, u + du_k) / alpha(T_b, U_b)
 //
-// Both recursions run over anti-diagonals n = t + u, alpha from one end and beta from the other; two threads may share
-// them. They meet in the middle: that gives the cost. Then each goes on over the other's half, where the other's values
-// are known, and turns its arcs into posteriors. Until then those values stand where the posteriors will.
+// Both recursions run over anti-diagonals n = t + u, alpha from the beginning and beta from the end. Two threads may
+// run them at the same time. They meet in the middle, which gives the cost. Then each recursion continues over the half
+// of the other, where the other's values are known, and computes the posteriors there. Until then the array of the
+// posteriors holds those values.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ struct Move {
 struct LatticeShape {
   int64_t frames;           // T
   int64_t columns;          // U + 1
-  std::vector<Move> moves;  // K of them; at least two where posteriors are wanted
+  std::vector<Move> moves;  // K moves; at least two where the caller wants posteriors
   int64_t span;             // the longest step
 
   int64_t num_arcs() const { return static_cast<int64_t>(moves.size()); }
@@ -38,11 +39,12 @@ template <class R>
 struct Sweep;
 
 // One utterance. R is float or double, the type of arcs and posteriors; the recursion is in double.
-// Use: FirstHalf(0) and FirstHalf(1), in any order or at once; Meet(); if posteriors are wanted, the SecondHalf pair.
+// To use it: call FirstHalf(0) and FirstHalf(1), in any order or at the same time, then Meet(). If posteriors are
+// wanted, call SecondHalf(0) and SecondHalf(1) in the same way.
 template <class R>
 class Lattice {
  public:
-  // posteriors may be null; otherwise it has the shape of arcs and is written throughout, padding included.
+  // posteriors may be null. If not, it has the shape of arcs, and every element of it is written, padding included.
   Lattice(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, R* posteriors);
   ~Lattice();
   Lattice(Lattice&&) noexcept;
@@ -58,7 +60,7 @@ class Lattice {
   R* posteriors_;
   int64_t frames_, labels_;
   int64_t middle_ = 0;
-  State state_ = State::kRunning;  // kFilled: no path or an invalid one, the posteriors hold a constant already
+  State state_ = State::kRunning;  // kFilled: there is no path, or the input is invalid; the posteriors are written
   R cost_ = 0;
   double total_m_ = 0, total_e_ = 0;  // the probability of all paths
   std::unique_ptr<Sweep<R>> sweeps_[2];

@@ -1,5 +1,5 @@
-// lattice_handlers.cc: XLA's buffers to the lattices of lattice.h and the best paths of best_path.h; types and the
-// split into tasks, no arithmetic.
+// lattice_handlers.cc: passes XLA's buffers to lattice.h and best_path.h. It chooses types and divides the work into
+// tasks; it computes nothing.
 #include <atomic>
 #include <new>
 
@@ -13,10 +13,10 @@
 namespace jax_rnnt {
 namespace {
 
-constexpr int64_t kNodesWorthAThread = 4096;  // below this much work, waking another thread costs more than it gives
-constexpr int64_t kUtterancesPerThread = 4;   // from here on, threads that take whole ones end at about the same time
+constexpr int64_t kNodesWorthAThread = 4096;  // for fewer nodes it costs more to wake a thread than it saves
+constexpr int64_t kUtterancesPerThread = 4;   // from here on, whole utterances divide evenly enough among threads
 
-// For what may throw: a task that runs in the pool must not let an exception out.
+// Catches exceptions: a task that runs in the pool must not throw.
 class Guard {
  public:
   template <class F>
@@ -39,7 +39,7 @@ class Guard {
 
 int64_t Nodes(const LatticeShape& shape) { return std::max<int64_t>(1, shape.frames * shape.columns); }
 
-// A task is some utterances, whose arrays stay in the caches of one processor.
+// Here a task is a few utterances, whose arrays stay in the caches of one processor.
 template <class F>
 void ForUtterances(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, Guard& guarded, const F& f) {
   ForRanges(pool, batch, std::max<int64_t>(1, kNodesWorthAThread / Nodes(shape)), [&](IndexRange range) {
@@ -68,7 +68,7 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
       }
     });
   } else {
-    // A task is one direction over one utterance.
+    // Here a task is one direction of one utterance.
     guarded([&] {
       std::vector<Lattice<R>> lattices;
       lattices.reserve(static_cast<size_t>(batch));
@@ -83,8 +83,8 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
   return guarded.Outcome("lattice", "the diagonals of an utterance");
 }
 
-// Checks the operands that all operations have, and calls run(shape, batch, arcs, cost) with pointers of the arcs'
-// type.
+// Checks the operands that all these operations have. Then calls run(shape, batch, arcs, cost) with pointers to the
+// type of the arcs.
 template <class F>
 ffi::Error Dispatch(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
                     ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, const F& run) {

@@ -1,4 +1,4 @@
-// lattice_operands.h: the operands of operation 2 as XLA gives them, and their checks; the same on every platform.
+// lattice_operands.h: the operands of operation 2 as XLA passes them, and their checks. All platforms share this file.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,7 @@ inline ffi::Error CheckLattice(const char* operation, ffi::AnyBuffer arcs, ffi::
   return CheckCount(operation, "cost", count, cost.element_count());
 }
 
-// A node's posteriors hold a pair of numbers while the recursion runs: there must be room for two.
+// While the recursion runs, the posteriors of a node hold a pair of numbers. So a node needs at least two arcs.
 inline ffi::Error CheckPosteriors(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer posteriors,
                                   ffi::Span<const int64_t> moves) {
   if (moves.size() < 4) return ffi::Error::InvalidArgument(std::string(operation) + ": needs at least two moves");

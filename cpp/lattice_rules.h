@@ -1,4 +1,4 @@
-// lattice_rules.h: the utterances whose lattice need not be walked, and the largest arcs; the same on every platform.
+// lattice_rules.h: which utterances need no recursion, and how large an arc may be. All platforms share this file.
 #pragma once
 
 #include <cmath>
@@ -9,12 +9,12 @@
 
 namespace jax_rnnt {
 
-// What an utterance has instead of sums over paths.
+// The result of an utterance that needs no sum over paths.
 template <class R>
 struct Outcome {
-  bool known;  // false: the lattice decides
+  bool known;  // false: the recursion must run
   R cost;
-  R inside, outside;  // of posteriors at t < T_b and u <= U_b, and elsewhere
+  R inside, outside;  // the posteriors where t < T_b and u <= U_b, and the posteriors elsewhere
 };
 
 template <class R>
@@ -28,7 +28,7 @@ JAX_RNNT_INLINE Outcome<R> PoisonedArc() {
   return {true, kNaN, kNaN, 0};
 }
 
-// What the lengths alone decide. T and U + 1 are those of the array.
+// The result, if the lengths alone decide it. T and U + 1 are the sizes of the array.
 template <class R>
 JAX_RNNT_INLINE Outcome<R> FromLengths(int64_t frames, int64_t columns, int32_t frames_b, int32_t labels_b) {
   constexpr R kNaN = std::numeric_limits<R>::quiet_NaN();
@@ -37,12 +37,12 @@ JAX_RNNT_INLINE Outcome<R> FromLengths(int64_t frames, int64_t columns, int32_t 
   return labels_b == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>();
 }
 
-// Exponents of path probabilities (base 2) stay below this size, so that each of them can be stored beside 23 bits of
-// its mantissa in 64 bits.
+// The exponents (base 2) of path probabilities stay below this size. So 64 bits hold an exponent and 23 bits of its
+// mantissa.
 constexpr double kExponentRange = 1099511627776.0;  // 2^40
 
 // The size to which the exponent of one arc is cut. A path has at most T_b + U_b arcs, so its exponent stays in range.
-// Masks beyond that size all count alike, which changes no posterior unless every path crosses one.
+// All masks beyond that size count the same. This changes no posterior unless every path crosses such a mask.
 JAX_RNNT_INLINE double LargestExponent(int64_t frames_b, int64_t labels_b) {
   return std::floor(kExponentRange / static_cast<double>(frames_b + labels_b + 1));
 }

@@ -1,4 +1,4 @@
-// module.cc: what Python sees of the compiled code: handlers by platform and name, and how they were built.
+// module.cc: the compiled code as Python sees it: the handlers by platform and name, and how they were built.
 #include <nanobind/nanobind.h>
 
 #include "handlers.h"
@@ -43,8 +43,8 @@ NB_MODULE(_native, m) {
 #endif
     return platforms;
   });
-  // What the kernels of a platform ask of the custom call: "in_place", the gradient may take the logits' memory;
-  // "workspace", another result to work in where an utterance's past is long.
+  // What the kernels of a platform need from the custom call. "in_place": the gradient may overwrite the logits.
+  // "workspace": a further result to work in, where an utterance needs more memory than the kernel has.
   m.def("traits", [] {
     nb::dict platforms;
     platforms["cpu"] = nb::list();

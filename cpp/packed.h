@@ -1,8 +1,9 @@
-// packed.h: a scaled number in the room of two entries of an array of R, where values wait for their posteriors.
+// packed.h: a scaled number in the space of two elements of an array of R. The array of the posteriors stores values of
+// alpha and beta in this form until the posteriors replace them.
 //
-// For float that is 64 bits: an integer whose upper 41 bits are the exponent and whose lower 23 are the mantissa behind
-// its leading 1, so that an exponent that float32 could not hold (a path through masks of -1e9) is exact. Adding the
-// bits of m to a shifted exponent brings m into [1, 2) by itself.
+// For float this is a 64-bit integer. Its upper 41 bits are the exponent. Its lower 23 bits are the mantissa without
+// the leading 1. So an exponent that float32 cannot hold (a path through masks of -1e9) is exact. The code adds the
+// bits of m to a shifted exponent, which also brings m into [1, 2).
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@
 namespace jax_rnnt {
 
 template <class R>
-struct Packed {  // of double: there is room for both numbers as they are
+struct Packed {  // double: there is space for both numbers without packing
   double m, e;
 
   static JAX_RNNT_INLINE Packed From(double m, double e) { return {m, e}; }
@@ -24,10 +25,10 @@ template <>
 struct Packed<float> {
   uint64_t bits;
 
-  // |e| is below kExponentRange unless m is 0. Zero becomes 2^-kExponentRange, which is below every other value.
+  // |e| is below kExponentRange unless m is 0. A zero becomes 2^-kExponentRange, which is below every other value.
   static JAX_RNNT_INLINE Packed From(double m, double e) {
     constexpr double kInteger =
-        6755399441055744.0;  // 1.5 * 2^52: the bits of its sum with an integer end in that integer
+        6755399441055744.0;  // 1.5 * 2^52: its sum with an integer has that integer in its low bits
     const uint64_t exponent = BitCast<uint64_t>((m == 0.0 ? 0.0 : e) + kInteger) - BitCast<uint64_t>(kInteger);
     const uint64_t mantissa = (BitCast<uint64_t>(m) + (uint64_t{1} << 28)) >> 29;  // 23 bits, and m's own exponent
     const uint64_t value = (exponent << 23) + mantissa - (uint64_t{1023} << 23);

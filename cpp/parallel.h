@@ -1,10 +1,10 @@
 // parallel.h: shares a loop between the calling thread and XLA's thread pool.
 //
-// The caller begins at the front and the others at the back, so that over the same rows or utterances each of two
-// threads finds in its caches what it left there in the call before.
+// The caller takes chunks from the front, and threads of the pool take chunks from the back. So with two threads, the
+// next call over the same rows or utterances finds them in the cache of the same thread.
 //
-// The caller works too, and waits only for chunks that another thread has begun. A task that the pool starts too late
-// finds no chunk left and returns, so there is no deadlock even when every thread of the pool is inside a handler.
+// The caller waits only for chunks that another thread has begun. A task that the pool starts too late finds no chunk
+// and returns. So there is no deadlock, even when every thread of the pool is inside a handler.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ struct IndexRange {
   int64_t begin, end;
 };
 
-// Calls f(IndexRange) for pieces of [0, n), each of at most `grain` indices, also where one thread does them all.
+// Calls f(IndexRange) for pieces of [0, n). A piece has at most `grain` indices, even if one thread does all the work.
 // f must not throw.
 template <class Pool, class F>
 void ForRanges(Pool& pool, int64_t n, int64_t grain, const F& f) {
@@ -36,23 +36,23 @@ void ForRanges(Pool& pool, int64_t n, int64_t grain, const F& f) {
     return;
   }
   struct Work {
-    std::atomic<int64_t> taken{0}, from_back{0};  // chunks that are begun; those of them that the pool has
+    std::atomic<int64_t> taken{0}, from_back{0};  // chunks that have begun; those of them that the pool took
     std::mutex mutex;
     std::condition_variable all_done;
-    int64_t done = 0;  // chunks, guarded by mutex
+    int64_t done = 0;  // finished chunks, guarded by mutex
     const F* f;        // alive until every chunk is done
     int64_t n, grain, chunks;
     const std::thread::id caller = std::this_thread::get_id();
     const int processor = CurrentProcessor();
 
     void Help() {
-      // The pool may run a task in the caller, or when all is done.
+      // The pool may run a task in the calling thread, or after all the work is done.
       if (taken.load(std::memory_order_relaxed) >= chunks) return;
       if (std::this_thread::get_id() != caller) LeaveProcessor(processor);
       Run(/*from_front=*/false);
     }
 
-    // No chunk is met from both ends, because no more are taken than there are.
+    // `taken` stops at the number of chunks, so the front and the back never take the same chunk.
     void Run(bool from_front) {
       int64_t mine = 0;
       for (; taken.fetch_add(1, std::memory_order_relaxed) < chunks; ++mine) {
@@ -65,7 +65,7 @@ void ForRanges(Pool& pool, int64_t n, int64_t grain, const F& f) {
       if (done == chunks) all_done.notify_all();
     }
   };
-  auto work = std::make_shared<Work>();  // outlives this call where the pool starts a task after the end
+  auto work = std::make_shared<Work>();  // shared, because the pool may start a task after this call has returned
   work->f = &f;
   work->n = n;
   work->grain = grain;

@@ -1,8 +1,9 @@
-// processor.h: gets threads that were woken to share work onto processors of their own.
+// processor.h: moves threads that were woken to share work to processors of their own.
 //
-// Linux places a thread that wakes beside the one that woke it unless it knows of a free processor. In a virtual
-// machine it takes a processor that has just gone idle for one that the host has taken away, so that both threads stay
-// on one, until the balance of load is next looked at: milliseconds later, which is longer than most of our loops run.
+// Linux runs a woken thread on the processor of the thread that woke it, unless it knows of a free one. In a virtual
+// machine Linux mistakes a processor that has just become idle for one that the host has taken away. Then both threads
+// share one processor until Linux next balances the load. That is milliseconds later, longer than most of our loops
+// run.
 #pragma once
 
 #if defined(__linux__)
@@ -20,14 +21,15 @@ inline int CurrentProcessor() {
 #endif
 }
 
-// Lets a thread run that waits for the caller's processor, if there is one.
+// If another thread waits for the caller's processor, it may run first.
 inline void YieldProcessor() {
 #if defined(__linux__)
   sched_yield();
 #endif
 }
 
-// Moves the calling thread to another processor if it runs on this one and may run elsewhere; it may come back later.
+// If the calling thread runs on this processor and is allowed to run on another one, moves it there. It may return
+// later.
 inline void LeaveProcessor(int processor) {
 #if defined(__linux__)
   cpu_set_t allowed;

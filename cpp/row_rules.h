@@ -1,5 +1,5 @@
-// row_rules.h: what a label, a log-norm and the window say about a row of operation 1; the same on every platform. See
-// arcs.h.
+// row_rules.h: what a label, a log-norm and the window mean for a row of operation 1 (arcs.h). All platforms share this
+// file.
 #pragma once
 
 #include <cstdint>
@@ -25,25 +25,25 @@ JAX_RNNT_INLINE I ArcsOf(int32_t label, I num_columns) {
   return num_columns + (label == kNoLabel ? 0 : 1);
 }
 
-// Whether the row's entries are NaN, and its gradient, unless all its arcs' cotangents are 0.
+// Whether the entries of the row are NaN. Then its gradient is NaN too, unless the cotangents of all its arcs are 0.
 template <class A>
 JAX_RNNT_INLINE bool IsBroken(Row kind, A log_norm) {
   return kind == Row::kInvalid || (kind == Row::kLive && !(log_norm < std::numeric_limits<A>::infinity()));
 }
 
-// Whether the window holds nothing but -inf. Its entries are then -inf whatever their logits do: they have no gradient.
+// Whether every logit in the window is -inf. Then the entries in the window are -inf, and their gradient is 0.
 template <class A>
 JAX_RNNT_INLINE bool IsMassless(A log_norm) {
   return log_norm == -std::numeric_limits<A>::infinity();
 }
 
-// What is taken from the entries in the window; without mass, what keeps them at -inf.
+// What the code subtracts from the entries in the window. Where the window has no mass, the difference must stay -inf.
 template <class A>
 JAX_RNNT_INLINE A Shift(A log_norm) {
   return IsMassless(log_norm) ? std::numeric_limits<A>::infinity() : log_norm;
 }
 
-// Entries [first, stop), of the vocabulary or of a row: those that are normalised.
+// Entries [first, stop) of the vocabulary or of a row: the entries that are normalised.
 template <class I>
 struct Window {
   I first, stop;
@@ -51,7 +51,7 @@ struct Window {
   JAX_RNNT_INLINE I size() const { return stop - first; }
   JAX_RNNT_INLINE bool Holds(I entry) const { return entry >= first && entry < stop; }
 
-  // What of it stands in a row of `width` entries, whose first is entry `offset` of the vocabulary.
+  // The part of the window in a row of `width` entries whose first one is entry `offset` of the vocabulary.
   JAX_RNNT_INLINE Window InRow(int64_t offset, int64_t width) const {
     return {Cut(first - offset, width), Cut(stop - offset, width)};
   }

@@ -1,9 +1,9 @@
 // rows.h: the loops of operation 1 over rows of logits.
 //
-// Everything runs in lanes: entries l, l + kLanes, l + 2 kLanes ... of a row belong to lane l, and loops over the lanes
-// have a constant length, which compilers turn into vectors without remainders. Where a row is no multiple of kLanes
-// long, its last piece overlaps the one before. What a row costs beside its entries (the sum over its lanes, a
-// logarithm) outweighs them where rows are short, so several short rows are reduced together.
+// The loops work in lanes: entries l, l + kLanes, l + 2 kLanes, ... of a row belong to lane l. A loop over the lanes
+// has a constant length, so compilers turn it into vector code without a remainder. If the length of a row is no
+// multiple of kLanes, its last piece overlaps the piece before it. Each row also costs a sum over its lanes and a
+// logarithm. For short rows this costs more than the entries, so the code reduces several short rows together.
 #pragma once
 
 #include <algorithm>
@@ -18,17 +18,17 @@
 namespace jax_rnnt {
 
 constexpr int64_t kLanes = 16;    // a multiple of every vector's length
-constexpr int64_t kFolds = 4;     // lanes that are left of a row when several are reduced together
-constexpr int64_t kTile = 16;     // rows that are, at most
-constexpr int64_t kBlock = 2048;  // entries that are read twice: with as many prefetched, they fit the nearest cache
-constexpr int64_t kRun = 1024;    // entries of a gradient that wait for their conversion to 16 bits
+constexpr int64_t kFolds = 4;     // where rows are reduced together, the lanes of each row are first reduced to these
+constexpr int64_t kTile = 16;     // the largest number of rows that are reduced together
+constexpr int64_t kBlock = 2048;  // entries of a block, which is read twice: it and the next one fit the first cache
+constexpr int64_t kRun = 1024;    // entries of a gradient that are computed before they are converted to 16 bits
 
 template <class A>
 constexpr A kInfinity = std::numeric_limits<A>::infinity();
 template <class A>
 constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
 
-// Calls f(i) for the beginning i of each of the pieces that n >= kLanes entries consist of.
+// Divides n >= kLanes entries into pieces of kLanes, and calls f(i) with the beginning i of each piece.
 template <class F>
 JAX_RNNT_INLINE void ForPieces(int64_t n, const F& f) {
   const int64_t whole = n / kLanes * kLanes;
@@ -36,7 +36,7 @@ JAX_RNNT_INLINE void ForPieces(int64_t n, const F& f) {
   if (whole < n) f(n - kLanes);
 }
 
-// n >= kLanes entries as floats.
+// Converts n >= kLanes entries to float.
 JAX_RNNT_INLINE void WidenBlock(const Half* x, int64_t n, float* buffer) { WidenRun(x, n, buffer); }
 JAX_RNNT_INLINE void WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
   ForPieces(n, [=](int64_t i) JAX_RNNT_INLINE_LAMBDA {
@@ -45,8 +45,8 @@ JAX_RNNT_INLINE void WidenBlock(const BFloat16* x, int64_t n, float* buffer) {
   });
 }
 
-// `count` rows of n >= kLanes entries, `stride` apart, as floats (or doubles): themselves, or widened into the buffer,
-// where nothing lies between them.
+// `count` rows of n >= kLanes entries as float or double. Rows of float and double are returned as they are, `stride`
+// apart. Rows of 16-bit types are converted into the buffer, one directly behind the other.
 JAX_RNNT_INLINE const float* WidenRows(const float* rows, int64_t, int64_t, int64_t, float*) { return rows; }
 JAX_RNNT_INLINE const double* WidenRows(const double* rows, int64_t, int64_t, int64_t, double*) { return rows; }
 template <class T>
@@ -59,7 +59,7 @@ JAX_RNNT_INLINE const float* WidenRows(const T* rows, int64_t count, int64_t n, 
   return buffer;
 }
 
-// The inverse of WidenBlock, where an array is written.
+// The inverse of WidenBlock, from float to the type of the array.
 JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, Half* to) { NarrowRun(x, n, to); }
 JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, BFloat16* to) {
   ForPieces(n, [=](int64_t i) JAX_RNNT_INLINE_LAMBDA {
@@ -68,14 +68,14 @@ JAX_RNNT_INLINE void NarrowBlock(const float* x, int64_t n, BFloat16* to) {
   });
 }
 
-// Asks for the cache lines of a piece. An address beyond the array does no harm.
+// Prefetches the cache lines of a piece. An address beyond the array does no harm.
 template <class T>
 JAX_RNNT_INLINE void PrefetchPiece(const T* x) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < kLanes; i += kLine) __builtin_prefetch(x + i);
 }
 
-// From kLanes lanes of a row to kFolds.
+// Reduces the kLanes lanes of a row to kFolds numbers.
 template <class A, class F>
 JAX_RNNT_INLINE void Fold(const A* lanes, A* folded, const F& combine) {
   A half[kLanes / 2];
@@ -85,7 +85,7 @@ JAX_RNNT_INLINE void Fold(const A* lanes, A* folded, const F& combine) {
   for (int64_t l = 0; l < kFolds; ++l) folded[l] = combine(half[l], half[l + kFolds]);
 }
 
-// From kFolds numbers of each row to one.
+// Reduces the kFolds numbers of each row to one.
 template <class A, class F>
 JAX_RNNT_INLINE void FoldRows(const A* folded, A* all, const F& combine) {
 #pragma omp simd
@@ -95,9 +95,10 @@ JAX_RNNT_INLINE void FoldRows(const A* folded, A* all, const F& combine) {
   }
 }
 
-// max[j], the maximum of row j, and sum[j], the sum of exp(x - max[j]), for `count` rows of n >= kLanes entries,
-// `stride` apart. While it computes, `next`, what will be read after these rows, is on its way from memory, a piece for
-// a piece: the exponentials would otherwise begin only when the maximum has waited for it.
+// For `count` rows of n >= kLanes entries, `stride` apart: max[j] is the maximum of row j, and sum[j] is the sum of
+// exp(x - max[j]). `next` is what will be read after these rows. For each piece of the rows the code prefetches a piece
+// of `next`. Without that, the maximum of the next rows would wait for memory before their first exponential could
+// begin.
 template <class T, class A>
 JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t stride, const T* next,
                                 int64_t next_stride, A* max, A* sum) {
@@ -106,7 +107,8 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
   const int64_t whole = n / kLanes * kLanes, tail = n - whole;
   alignas(64) A folded[kTile * kFolds], kept[kLanes];
   std::fill(folded + count * kFolds, folded + kTile * kFolds, A(0));
-  for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);  // of the piece that overlaps
+  // The last piece overlaps the one before it: only its last `tail` lanes count.
+  for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);
   for (int64_t j = 0; j < count; ++j) {
     const A* row = x + j * stride;
     alignas(64) A lanes[kLanes];
@@ -120,7 +122,7 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
   }
   FoldRows(folded, max, larger);
   alignas(64) A shifts[kTile];
-  // A row of -inf is not shifted: it must still show a NaN that it holds.
+  // If the maximum is -inf the row is not shifted, because a NaN in it must stay visible.
 #pragma omp simd
   for (int64_t j = 0; j < kTile; ++j) shifts[j] = max[j] == -kInfinity<A> ? A(0) : max[j];
   for (int64_t j = 0; j < count; ++j) {
@@ -143,13 +145,13 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
   FoldRows(folded, sum, plus);
 }
 
-// Rows that are reduced together.
+// The number of rows that are reduced together.
 JAX_RNNT_INLINE int64_t TileRows(int64_t length) {
   return std::clamp<int64_t>(kBlock / std::max(length, kLanes), 1, kTile);
 }
 
-// log sum exp of `count` rows, at most TileRows of them, whose beginnings are `stride` apart: NaN where a row holds NaN
-// or +inf, -inf where it is -inf throughout or empty.
+// log sum exp of `count` rows whose beginnings are `stride` apart; `count` is at most TileRows. The result is NaN where
+// a row holds NaN or +inf. It is -inf where every entry of a row is -inf, and where a row is empty.
 template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int64_t stride, A* log_norm) {
   alignas(64) A buffer[kBlock], max[kTile], sum[kTile], all_max[kTile], all_sum[kTile];
@@ -157,7 +159,7 @@ JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int
     std::fill(all_max, all_max + kTile, -kInfinity<A>);
     std::fill(all_sum, all_sum + kTile, A(0));
   }
-  for (int64_t v = 0; v < length; v += kBlock) {  // more than once for a single row only
+  for (int64_t v = 0; v < length; v += kBlock) {  // more than one turn only for a single long row
     int64_t n = std::min(kBlock, length - v), apart = kLanes;
     const T* next = rows + count * stride;
     const A* x = buffer;
@@ -189,7 +191,7 @@ JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int
   std::copy(all_sum, all_sum + count, log_norm);
 }
 
-// grad = scale * exp(x - log_norm), clipped if there is a limit, for a row of any length.
+// grad = scale * exp(x - log_norm) for a row of any length. With kClipped the result is clipped to the limit.
 template <bool kClipped, class T, class A>
 JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A log_norm, A scale, A limit, T* grad) {
   const auto entry = [=](A value) JAX_RNNT_INLINE_LAMBDA {
@@ -208,7 +210,7 @@ JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A log_norm, A scale, A
     std::copy(out, out + n, grad);
   } else if constexpr (sizeof(T) == sizeof(A)) {
     ForPieces(n, [&](int64_t i) JAX_RNNT_INLINE_LAMBDA { piece(x + i, grad + i); });
-  } else {  // conversions are fast in loops of their own only
+  } else {  // conversions are fast only in loops of their own
     alignas(64) A in[kRun], out[kRun];
     for (int64_t begin = 0; begin < n; begin += kRun) {
       const int64_t here = std::min(begin, std::max<int64_t>(n - kRun, 0)), size = std::min(kRun, n - here);

@@ -1,9 +1,9 @@
 // simd.h: how a plain loop becomes vector code for the CPU it runs on, chosen at load time.
 //
-// A function marked JAX_RNNT_CLONES is compiled once a level of x86-64 and dispatched through the dynamic linker.
-// What it calls must be JAX_RNNT_INLINE, so that its body is compiled for the level too. Elsewhere (other
-// architectures, compilers or C libraries) the plain loop is compiled once, for NEON or SSE2. What is JAX_RNNT_INLINE
-// can also be called from CUDA kernels.
+// The compiler makes one clone of a JAX_RNNT_CLONES function for each level of x86-64, and the dynamic linker chooses
+// one. Functions that it calls must be JAX_RNNT_INLINE, so that their bodies are compiled for that level too. On other
+// architectures, compilers or C libraries the plain loop is compiled once, for NEON or SSE2. CUDA kernels can call
+// JAX_RNNT_INLINE functions too.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \

@@ -1,4 +1,4 @@
-// sweep.h: what one direction of the lattice recursion over one utterance knows: where it is, and the last diagonals.
+// sweep.h: the state of one direction of the lattice recursion over one utterance, with its last diagonals.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace jax_rnnt {
 
-// The last diagonals of something. There are a power of two of them, and one that was never set is zero.
+// The last diagonals of a quantity. Their number is a power of two. A diagonal that was never set holds zeros.
 struct Ring {
   std::vector<Diagonal> slots;
   Diagonal At(int64_t n) const { return slots[n & (static_cast<int64_t>(slots.size()) - 1)]; }
@@ -33,11 +33,11 @@ struct Sweep {
       while (power < n) power *= 2;
       return power;
     };
-    // alpha needs the products of an arc for as many diagonals as it jumps.
+    // alpha needs the products of an arc from as many past diagonals as the arc's step is long.
     const auto past = [&](const Move& move) { return direction == 0 ? depth(move.step()) : 1; };
     int64_t slots = 2 * depth(span + 1);
     for (const Move& move : shape.moves) slots += past(move);
-    width = labels + kNodes + 2 * span;  // indices from -span to U_b + span are read, and then some
+    width = labels + kNodes + 2 * span;  // indices from -span to U_b + span, and what a block of kNodes adds
     memory.assign(static_cast<size_t>(2 * width * slots), 0.0);
     double* next = memory.data();
     const auto fill = [&](Ring& ring, int64_t count) {
@@ -54,21 +54,21 @@ struct Sweep {
     packed.resize(static_cast<size_t>(width));
     arc_m.resize(static_cast<size_t>(arcs_k * width));
     arc_e.resize(static_cast<size_t>(arcs_k * width));
-    int64_t bits = 1;  // one diagonal multiplies m by less than 2^bits
+    int64_t bits = 1;  // a step from one diagonal to the next multiplies m by less than 2^bits
     while ((int64_t{1} << bits) < 2 * arcs_k) ++bits;
     period = std::max<int64_t>(1, 60 / bits);
     if (direction == 1) SetEnd(value.At(end));
   }
 
-  void SetEnd(Diagonal d) const {  // beta is 1 at the end node; no arc leads to the others of its diagonal
+  void SetEnd(Diagonal d) const {  // beta is 1 at the end node; no arc leads to other nodes of its diagonal
     d.m[labels] = 1.0;
     d.e[labels] = 0.0;
   }
 
-  // Nodes of diagonal n < end lie at these u.
+  // The positions u of the nodes on diagonal n < end.
   Range Nodes(int64_t n) const { return {std::max<int64_t>(0, n - frames + 1), std::min(labels, n)}; }
 
-  // The nodes of diagonal n from which arc k stays in the lattice or ends it; first > last if there are none.
+  // The nodes of diagonal n from which this move leads to a node or to the end. first > last if there are none.
   Range Sources(int64_t n, const Move& move) const {
     const Range nodes = Nodes(n);
     if (n + move.step() == end && move.dt > 0) {
@@ -83,17 +83,17 @@ struct Sweep {
 
   const LatticeShape& shape;
   const R* arcs;
-  R* store;  // where values stand until they are replaced by posteriors, or null
+  R* store;  // holds values until posteriors replace them; or null
   int64_t frames, labels, end, width, period;
   double largest;         // the size to which an arc's exponent is cut
   bool poisoned = false;  // an arc was NaN or +inf
   std::vector<double> memory;
-  std::vector<R> buffer;          // numbers of the nodes of a diagonal, on their way from or to the arrays
-  std::vector<Packed<R>> packed;  // values of the nodes of a diagonal, likewise
+  std::vector<R> buffer;          // arcs of the nodes of a diagonal, gathered from the array
+  std::vector<Packed<R>> packed;  // values of the nodes of a diagonal, as the array stores them
   std::vector<R> arc_m;           // probabilities of the arcs on the current diagonal
   std::vector<double> arc_e;
-  std::vector<Ring> product;  // alpha(source) p or p beta(destination), of each arc
-  Ring value;                 // alpha of this diagonal; beta of this one and the span after it
+  std::vector<Ring> product;  // for each arc alpha(source) p, or p beta(destination)
+  Ring value;                 // alpha of this diagonal, or beta of this one and of `span` diagonals after it
   Ring other;                 // the other direction's values, read back
 };
 

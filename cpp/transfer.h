@@ -1,6 +1,7 @@
-// transfer.h: takes the numbers of a diagonal from the arrays of a lattice, where its nodes are far apart, and back.
+// transfer.h: gathers the numbers of a diagonal from the arrays of a lattice, and scatters them back.
 //
-// Two entries of a node travel together: the arcs of the commonest topologies, and values (packed.h).
+// The nodes of a diagonal are far apart in these arrays. Two entries of a node are copied together, because the
+// commonest topologies have two arcs, and because a stored value fills two entries (packed.h).
 #pragma once
 
 #include <algorithm>
@@ -12,8 +13,8 @@
 
 namespace jax_rnnt {
 
-// Calls f(place, u) with the place of every node of diagonal n in an array of the lattice's shape. The places are far
-// apart: what is done there is not vectorised, and as little as possible.
+// Calls f(place, u) for every node of diagonal n; place is the address of the node in an array of the lattice's shape.
+// The places are far apart, so the compiler cannot vectorise f. It must do as little as possible.
 template <class R, class A, class F>
 JAX_RNNT_INLINE void ForPlaces(const Sweep<R>& s, A* array, int64_t n, const F& f) {
   const Range nodes = s.Nodes(n);
@@ -22,7 +23,7 @@ JAX_RNNT_INLINE void ForPlaces(const Sweep<R>& s, A* array, int64_t n, const F& 
   for (int64_t u = nodes.first; u <= nodes.last; ++u, place += stride) f(place, u);
 }
 
-// The first two entries of every node, side by side: as two numbers of type E, or as one.
+// Copies the first two entries of every node to neighbouring places: as two numbers of type E, or as one.
 template <class R, class E>
 JAX_RNNT_INLINE void GatherPairs(const Sweep<R>& s, const R* array, int64_t n, E* pairs) {
   constexpr int64_t kEach = 2 * sizeof(R) / sizeof(E);
@@ -35,7 +36,7 @@ JAX_RNNT_INLINE void ScatterPairs(const Sweep<R>& s, const E* pairs, int64_t n, 
   ForPlaces(s, array, n, [=](R* place, int64_t u) { std::memcpy(place, pairs + kEach * u, 2 * sizeof(R)); });
 }
 
-// x[stride * u] = -inf for the nodes of diagonal n from which the move leads out of the lattice.
+// Sets x[stride * u] to -inf for the nodes of diagonal n from which the move leaves the lattice.
 template <class R>
 JAX_RNNT_INLINE void Close(const Sweep<R>& s, int64_t n, const Move& move, R* x, int64_t stride) {
   constexpr R kNever = -std::numeric_limits<R>::infinity();
@@ -45,7 +46,7 @@ JAX_RNNT_INLINE void Close(const Sweep<R>& s, int64_t n, const Move& move, R* x,
   for (int64_t u = std::max(from.last + 1, open); u <= nodes.last; ++u) x[stride * u] = kNever;
 }
 
-// The probabilities of the arcs on diagonal n; zero wherever an arc leads out of the lattice.
+// Computes the probabilities of the arcs on diagonal n. They are zero where an arc leaves the lattice.
 template <class R>
 JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
@@ -91,7 +92,7 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
   for (int64_t i = 0; i < kNodes; ++i) s.poisoned |= wrong[i] != 0;
 }
 
-// Neighbouring diagonals may be read up to a step beyond this one's nodes: there must be zeros.
+// The code reads this diagonal up to one step beyond its nodes. There must be zeros.
 template <class R>
 JAX_RNNT_INLINE void ClearMargins(const Sweep<R>& s, Diagonal d, Range nodes) {
   for (int64_t i = 1; i <= s.shape.span; ++i) {
@@ -101,7 +102,7 @@ JAX_RNNT_INLINE void ClearMargins(const Sweep<R>& s, Diagonal d, Range nodes) {
   }
 }
 
-// Values of diagonal n wait in the first two entries of their nodes.
+// Stores the values of diagonal n in the first two entries of their nodes.
 template <class R>
 JAX_RNNT_INLINE void Store(Sweep<R>& s, Diagonal d, int64_t n) {
   Packed<R>* packed = s.packed.data();
