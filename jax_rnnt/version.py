@@ -1,4 +1,4 @@
-"""The version of the package, by what its installation wrote down."""
+"""The version of the package, as its installation recorded it."""
 
 import importlib.metadata
 
@@ -6,7 +6,7 @@ import importlib.metadata
 def _installed_version() -> str:
     try:
         return importlib.metadata.version("jax_rnnt")
-    except importlib.metadata.PackageNotFoundError:  # a source tree on Python's path, or a frozen application
+    except importlib.metadata.PackageNotFoundError:  # imported from a source tree, or from a frozen application
         return "unknown"
 
 

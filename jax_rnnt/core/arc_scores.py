@@ -1,4 +1,4 @@
-"""What is added to the scores of arcs, whatever the topology: delay penalty, under-normalisation, wildcards."""
+"""What every topology adds to the scores of arcs: delay penalty, under-normalisation and wildcards."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from jax_rnnt.ops.slices import at
 
 @dataclasses.dataclass(frozen=True)
 class ArcScores:
-    """From the entries of nodes to the scores of their arcs, by a topology and the regularisers."""
+    """Turns the entries of nodes into the scores of their arcs, by a topology and the regularisers."""
 
     topology: Topology
     delay_penalty: float = 0.0
@@ -26,14 +26,14 @@ class ArcScores:
         arcs = entries
         differentiates = self.topology.scores is not None or self.wildcard is not None
         if differentiates:
-            # The derivatives of these functions are factors: 0 times that of a NaN would be NaN, and an example whose
-            # cotangent is 0 must have a gradient of 0. So they see finite numbers, and NaN is added again.
+            # The derivative at a NaN is NaN, and 0 times NaN is NaN. But an example whose cotangent is 0 must have a
+            # gradient of 0. So these functions see finite numbers, and NaN is added afterwards.
             poison = jnp.where(jnp.all(entries < jnp.inf, axis=-1, keepdims=True), 0, jnp.nan).astype(entries.dtype)
             arcs = _finite(entries)
         if self.topology.scores is not None:
             arcs = self.topology.scores(arcs, t_b, u_b)
         if self.sigma != 0:
-            arcs = arcs - self.sigma  # before the wildcards, which are worth what their weight says
+            arcs = arcs - self.sigma  # before the wildcards: `sigma` does not lower them
         if self.wildcard is not None:
             arc = self.topology.frame_arc()
             blank = with_wildcard(at(arcs, arc), t_b, u_b, self.wildcard, self.wildcard_weight)

@@ -1,4 +1,4 @@
-"""What all losses do: check, label the nodes, run the pipeline, reduce."""
+"""The steps that all losses share: check the arguments, label the nodes, run the pipeline, reduce the costs."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The label of every node of a lattice: the one place that tells labels, padding and invalid examples apart."""
+"""The label of every node of a lattice. Only this file decides what is a label, padding or an invalid example."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,8 +28,8 @@ def node_labels(
 ) -> NodeLabels:
     """The label of every node (t, u) for :func:`arc_log_probs`, and the lengths for :func:`lattice_cost`.
 
-    With them, neither operation reads what stands beyond the lengths, in ``targets`` or in the logits. An example with
-    a bad length or label costs NaN, and no other example does.
+    With these labels and lengths the operations read nothing beyond T_b and U_b, in ``targets`` or in the logits. An
+    example with a bad length or label costs NaN. No other example is affected.
 
     Args:
       targets: ``[B, U]``, any integer type. Read up to U_b only.

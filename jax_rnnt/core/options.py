@@ -16,7 +16,7 @@ _REDUCTIONS = get_args(Reduction)
 
 @dataclasses.dataclass(frozen=True)
 class Options(abc.ABC):
-    """Static options of a loss; :func:`jax_rnnt.rnnt_loss` says what each means. They say what its lattice is."""
+    """The static options of a loss, which :func:`jax_rnnt.rnnt_loss` describes. They also determine its lattice."""
 
     blank: int = -1
     clamp: float = -1.0
@@ -55,8 +55,8 @@ class Options(abc.ABC):
 
     @abc.abstractmethod
     def topology(self, width: int) -> Topology:
-        """The arcs of a node, for logits whose whole row has this width."""
+        """The arcs of a node, for logits with rows of this width (of the whole vocabulary, if it is divided)."""
 
     def window(self, entries: int) -> tuple[int, int]:
-        """The entries of a row that the loss normalises, of those that can be."""
+        """Which of these entries of a row the loss normalises: all of them, or none."""
         return (0, entries) if self.fused_log_softmax else (0, 0)

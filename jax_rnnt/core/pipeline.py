@@ -1,7 +1,8 @@
-"""From a source of logits to costs, for every loss: entries of the arcs, their scores, the lattice; and back.
+"""From a source of logits to costs, and back to gradients, for every loss.
 
-Where JAX can differentiate that composition in every mode, it is no more than the composition. A ``custom_vjp`` stands
-in its place where the gradient is clipped, or where the source has a gradient only.
+The source gives the entries of the arcs, the topology turns them into scores, the lattice sums over paths. If JAX can
+differentiate each of these steps in every mode, the pipeline is their composition. It is a ``custom_vjp`` if the
+gradient is clipped, or if the source supports reverse mode only.
 """
 
 import dataclasses
@@ -25,11 +26,11 @@ from jax_rnnt.xla.refusals import no_forward_mode, no_second_order
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """The static part: which arcs, what they are worth, and what becomes of the gradient."""
+    """The static part: which arcs there are, how they are scored, and how the gradient is changed."""
 
     arcs: ArcParameters
     scores: ArcScores
-    arc_weights: tuple[float, ...] | None  # factors of the posteriors, in the gradient only
+    arc_weights: tuple[float, ...] | None  # factors of the posteriors; they change the gradient only
     clamp: float
     implementation: Implementation
 
@@ -67,7 +68,7 @@ class Lattice:
 
 
 def lattices(source: Source, nodes: NodeLabels, static: Pipeline) -> Lattice:
-    """The lattices whose nodes have these labels. Their arcs have the derivatives that the source has."""
+    """The lattices whose nodes have these labels. Their arcs can be differentiated as the source can be."""
     if source.composes:
         entries, _ = source.forward(nodes.labels, static.arcs)
     else:
@@ -88,7 +89,7 @@ def _entries_forward(source: Source, labels: Array, parameters: ArcParameters):
 
 def _entries_backward(parameters: ArcParameters, residuals, cotangent: Array):
     source, labels, kept = residuals
-    whole = source.cotangent_of_costs(cotangent)  # a device may hold a share of this one as of that of the costs
+    whole = source.cotangent_of_costs(cotangent)  # as for the costs, a device may hold only a share of it
     return source.backward(labels, kept, whole, None, parameters), None
 
 
@@ -96,7 +97,7 @@ _entries.defvjp(_entries_forward, _entries_backward)
 
 
 def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:
-    """The source with ``refuse`` around the arrays that have derivatives."""
+    """The source, with ``refuse`` applied to its floating-point arrays."""
 
     def one(x: Array) -> Array:
         return refuse(x, source.refused_as) if jnp.issubdtype(x.dtype, jnp.inexact) else x
@@ -145,7 +146,7 @@ def _backward(static: Pipeline, residuals, cotangent: Array):
     (of_entries,) = pull(jnp.where(ct == 0, 0, -_weighted(posterior, static) * ct))
     bound = None
     if static.clamp > 0:
-        # Clipping the unit gradient to clamp and scaling it by ct is clipping the scaled gradient to clamp * |ct|.
+        # To clip the unit gradient to clamp and then scale it by ct, clip the scaled gradient to clamp * |ct|.
         bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], labels.shape)
     return source.backward(labels, kept, of_entries, bound, static.arcs), None, None, None
 

@@ -1,4 +1,4 @@
-"""From the costs of the examples of a batch to what a loss returns."""
+"""Reduces the costs of the examples of a batch to the result of a loss."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,10 +25,10 @@ def reduced(costs: Array, u_b: Array, weights: Array | None, options: Options) -
         return _divided(total, jnp.sum(volume))
     if weights is not None:
         return _divided(total, jnp.sum(weights))
-    # max(B, 1): the mean over an empty batch is 0, as a batch of filler rows has it, and not 0 / 0.
+    # max(B, 1): the mean over an empty batch is 0, like that of a batch of filler rows, and not 0 / 0.
     return total / max(costs.shape[0], 1)
 
 
 def _divided(total: Array, by: Array) -> Array:
-    """0 where there is nothing to divide by."""
+    """``total / by``, and 0 where ``by`` is 0."""
     return jnp.where(by == 0, 0, total / jnp.where(by == 0, 1, by))

@@ -1,4 +1,4 @@
-"""Which arcs a node of a loss's lattice has, and what they are worth."""
+"""Which arcs leave a node of a loss's lattice, and how they are scored."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,9 +17,9 @@ All entries are finite or -inf. Scores of arcs that leave the lattice do not mat
 class Topology:
     """The arcs of a node, as static values.
 
-    ``columns`` and ``window`` are those of operation 1, ``moves`` those of operation 2: ``moves[k]`` belongs to the
-    k-th arc of ``scores(entries)``, or to the k-th entry where ``scores`` is None. Labels lie in ``[0, vocabulary)``,
-    and are none of ``blanks``. An arc emits a label where its move has du > 0.
+    Operation 1 uses ``columns`` and ``window``, operation 2 uses ``moves``. ``moves[k]`` belongs to the k-th arc of
+    ``scores(entries)``, or to the k-th entry if ``scores`` is None. Labels are in ``[0, vocabulary)`` and are not in
+    ``blanks``. An arc emits a label if its move has du > 0.
     """
 
     columns: tuple[int, ...]
@@ -33,5 +33,5 @@ class Topology:
         return tuple(du > 0 for _, du in self.moves)
 
     def frame_arc(self) -> int:
-        """The arc that takes a frame and emits nothing: the blank of duration 1."""
+        """The arc that takes one frame and emits nothing: the blank of duration 1."""
         return self.moves.index((1, 0))

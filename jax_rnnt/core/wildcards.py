@@ -1,11 +1,11 @@
-"""Wildcards for transcripts that lack words: frames that a path may pass without paying for them.
+"""Wildcards, for transcripts that lack words: a path may pass some frames without paying for their blanks.
 
-The arc that takes a frame and emits nothing gets company. A wildcard *anywhere* stands beside it at every node: the two
-probabilities add up. A wildcard at the *ends* is one jump from (0, 0) to any (t, 0), and one from any (t, U_b) to the
-last frame's node (T_b - 1, U_b), which the last blank leaves as ever. Column 0 is entered at (0, 0) alone, and column
-U_b is left at its end alone. So the sums over all ways along the column, jumps included, are known beforehand, and the
-quotient of two neighbours is what the arc between them is worth: ``S(t + 1) / S(t)``, where ``S(0) = 1`` and
-``S(t + 1) = S(t) * blank(t) + jump``.
+A wildcard *anywhere* is a second arc beside the blank at every node; the two probabilities are added. Wildcards at the
+*ends* are jumps: one from (0, 0) to any (t, 0), and one from any (t, U_b) to the node of the last frame, (T_b - 1,
+U_b). The path leaves that node by its blank, as without wildcards. Paths enter column 0 only at (0, 0), and leave
+column U_b only at its end. So the sum S(t) over all ways from (0, 0) along the column to frame t, jumps included, does
+not depend on other columns: ``S(0) = 1`` and ``S(t + 1) = S(t) * blank(t) + jump``. The blank of the column becomes
+``S(t + 1) / S(t)``, which gives the same sums without jumps.
 """
 
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ from jax import Array, lax
 
 
 def with_wildcard(blank: Array, t_b: Array, u_b: Array, where: str, weight: float) -> Array:
-    """The scores ``[B, T, U+1]`` of the frame's arc, given those of the blank; finite or -inf."""
+    """The scores ``[B, T, U+1]`` of the blank and its wildcard together. Those of ``blank`` are finite or -inf."""
     if where == "anywhere":
         return _log_add(blank, jnp.full_like(blank, weight))
     t = lax.broadcasted_iota(jnp.int32, blank.shape, 1)
     u = lax.broadcasted_iota(jnp.int32, blank.shape, 2)
     last_t, last_u = t_b[:, None, None] - 1, u_b[:, None, None]
-    jumps = t < last_t  # the last blank leads out of the lattice: no jump takes its place
-    # Column 0 from its first frame on, and column U_b from the last one back.
+    jumps = t < last_t  # not at the last frame: its blank leaves the lattice
+    # Column 0 from its first frame to its last, and column U_b from its last frame to its first.
     of_end = jnp.sum(jnp.where(u == last_u, blank, 0), axis=2)
     both = jnp.stack([blank[:, :, 0], jnp.flip(of_end, 1)], axis=-1)
     sums = _sums(both, jnp.stack([jumps[:, :, 0], jnp.flip(jumps[:, :, 0], 1)], axis=-1), weight)
@@ -30,8 +30,8 @@ def with_wildcard(blank: Array, t_b: Array, u_b: Array, where: str, weight: floa
 
 
 def _sums(blank: Array, jumps: Array, weight: float) -> Array:
-    """``log S(t)``, as ``blank``: ``[B, T, columns]``; S(t + 1) = S(t) where there is no jump."""
-    none = jnp.finfo(blank.dtype).min / 4  # in place of -inf, of which two have a sum without a derivative
+    """``log S(t)``, of the shape of ``blank``, ``[B, T, columns]``; S(t + 1) = S(t) where there is no jump."""
+    none = jnp.finfo(blank.dtype).min / 4  # not -inf: the log-sum of two of those has no derivative
     products, jumped = lax.associative_scan(
         lambda first, then: (first[0] + then[0], _log_add(first[1] + then[0], then[1])),
         (jnp.where(jumps, blank, 0), jnp.where(jumps, weight, none).astype(blank.dtype)),

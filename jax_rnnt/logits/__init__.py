@@ -1,1 +1,1 @@
-"""Sources: where the logits of a lattice's nodes are, and how the entries of its arcs are taken from there."""
+"""Sources: the forms that logits may have, and how each form gives the entries of the arcs."""

@@ -38,13 +38,13 @@ class DividedLogits(Source):
         return self.logits
 
     def _offsets(self, labels: Array) -> Array:
-        """Of the first entry of each row in the whole vocabulary."""
+        """The place in the whole vocabulary of the first entry of each row."""
         return jnp.zeros_like(labels) + lax.axis_index(self.axis_name).astype(jnp.int32) * self.logits.shape[-1]
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         offsets = self._offsets(labels)
         static, (first, stop) = parameters.asdict(), parameters.window
-        # Without a window, the first call reads no more than the entries that it picks.
+        # Without a window, this call reads only the entries that it picks.
         picks, _ = arcs.forward(self.logits, labels, offsets, **(static | {"window": (0, 0)}))
         places = jnp.stack(lax_arcs.places_of_arcs(labels, parameters.columns, offsets), axis=-1)
         owned = jnp.where((places >= 0) & (places < self.logits.shape[-1]), picks, 0)
@@ -67,7 +67,7 @@ class DividedLogits(Source):
     def cotangent_of_costs(self, cotangent: Array) -> Array:
         if self.axis_name in varying_axes(self.logits):
             return cotangent
-        # Without check_vma a sum over devices is its own transpose: every device brings its share of the cotangent.
+        # Without check_vma a sum over devices is its own transpose: each device holds a share of the cotangent.
         return lax.psum(cotangent, self.axis_name)
 
     def backward(

@@ -32,36 +32,35 @@ from jax_rnnt.xla.element_wise import one_element_after_another
 class JointLogits(Source):
     r"""The logits ``joint(params, encoded[b, t], predicted[b, u])`` of the nodes (t, u), in place of a dense array.
 
-    Every loss takes it where it takes ``logits``. Memory is that of one tile of nodes and of arrays of a few numbers a
-    node, whatever V is. Only nodes inside of the lengths T_b and U_b are computed, and the gradient only where a path
-    goes: nodes whose posteriors are exactly 0 cost nothing.
+    Every loss accepts it as ``logits``. It needs the memory of one tile of logits, and of a few numbers for each node,
+    whatever V is. The joint network runs only on nodes inside the lengths T_b and U_b. The gradient is computed only
+    for nodes that a path visits: nodes whose posteriors are exactly 0 cost nothing.
 
-    Project the encoder's and the predictor's outputs to the joint's width before: what depends on one of them alone is
-    computed B T or B (U+1) times there, and B T (U+1) times in ``joint``.
+    Project the outputs of the encoder and of the predictor to the joint's width beforehand. Such a layer runs B T or
+    B (U+1) times there, but B T (U+1) times inside ``joint``.
 
     Args:
       joint: static; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and ``p [N, Dp]`` give
-        ``[N, W]``, row by row, as the function does that is called with ``encoded[:, :, None]`` and
-        ``predicted[:, None]``. With ``dropout_key`` it has a fourth argument. :func:`linen_joint` and :func:`nnx_joint`
-        make it from a module of Flax.
-      params: a pytree of arrays, of which those of floating point have gradients. Arrays that ``joint`` uses must be
-        here: it may not close over them.
+        ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth argument.
+        :func:`linen_joint` and :func:`nnx_joint` make it from a module of Flax.
+      params: a pytree of arrays; the floating-point ones have gradients. All arrays that ``joint`` uses must be here:
+        ``joint`` must not close over arrays.
       encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
       predicted: ``[B, U+1, Dp]``, likewise.
       dropout_key: a JAX random key. ``joint(params, e, p, keys)`` has ``keys [N]``, one a row, made from the node
         (b, t, u): forward and backward agree, whatever the tiles are.
-      gradient_budget: static, in [0, 1). 0: the gradient is exact. Above: the backward pass leaves out nodes of an
-        utterance that together hold at most this share of the L1 norm of the gradient with respect to the logits of
-        that utterance (before ``clamp``). A trained model has its posteriors on a few percent of the nodes: 1e-5 then
-        saves most of the backward pass.
-      tile_rows: static, the number of nodes in a tile. None: as many as give its largest array 4 MiB, from 256 to 2048,
-        on a CPU, and 256 MiB elsewhere. The result does not depend on it but for rounding.
+      gradient_budget: static, in [0, 1). With 0 the gradient is exact. Otherwise the backward pass leaves out some
+        nodes of each utterance. Together they hold at most this share of the L1 norm of the gradient with respect to
+        the logits of that utterance (before ``clamp``). In a trained model a few percent of the nodes have nearly all
+        of the posteriors; there 1e-5 saves most of the backward pass.
+      tile_rows: static, the number of nodes in a tile. With None the largest array of a tile has 4 MiB on a CPU (and a
+        tile 256 to 2048 nodes), and 256 MiB elsewhere. The result depends on it only by rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
         axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
 
-    There is no forward mode and no second order. ``vocab_axis_name`` is refused. With ``vmap`` the tiles of one element
-    of the mapped axis follow those of another.
+    There is no forward mode and no second derivative. ``vocab_axis_name`` is refused. ``vmap`` runs the elements of the
+    mapped axis one after another.
 
     Raises (in the loss):
       TypeError: if ``joint`` closes over an array, or a dtype is wrong.
@@ -179,7 +178,8 @@ class JointLogits(Source):
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
 
     def prepared(self, labels: Array) -> "JointLogits":
-        # Arrays of a shard_map vary alike from here on, so that JAX sums the gradient of those that did not.
+        # Inside shard_map all arrays vary over the same axes from here on. So JAX sums the gradients of those that did
+        # not vary before.
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
@@ -319,9 +319,9 @@ def _wide_zeros(x: Array) -> Array:
 
 
 def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) -> Array:
-    """What a node ``[B T (U+1)]`` may have at most to be left out; together such nodes hold at most ``share``.
+    """The largest norm ``[B T (U+1)]`` of a node that is left out. Together such nodes hold at most ``share``.
 
-    Each utterance has its own budget, so that an easy one beside a hard one keeps its accuracy.
+    Each utterance has its own budget, so that an easy utterance in a batch with a hard one keeps its accuracy.
     """
     nodes = shape[1] * shape[2]
     total = jnp.sum(norms.reshape(shape[0], nodes), axis=1)

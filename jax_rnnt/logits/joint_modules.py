@@ -27,8 +27,8 @@ def linen_joint(module: Any, method: Callable | str | None = None, **arguments: 
     """The ``joint`` of :class:`JointLogits` from a module of Flax linen.
 
     Args:
-      module: a ``flax.linen.Module`` that is called with rows of the encoder and of the predictor. It may have no
-        variables beside its parameters.
+      module: a ``flax.linen.Module`` that is called with rows of the encoder and of the predictor. It must have no
+        variables other than its parameters.
       method: the method that is the joint network, as in ``module.apply``; None: its ``__call__``.
       **arguments: static further arguments by name, such as ``deterministic=False``.
 
@@ -68,8 +68,8 @@ def nnx_joint(module: Any, method: str = "__call__") -> tuple[Callable[..., Arra
     Call it where the loss is computed, inside ``nnx.grad`` or ``nnx.value_and_grad``: gradients then reach ``module``.
 
     Args:
-      module: an ``nnx.Module``, called with rows of the encoder and of the predictor. What the call changes in it, such
-        as the counts of ``nnx.Rngs``, is lost; for dropout write a ``joint`` with keys.
+      module: an ``nnx.Module`` that is called with rows of the encoder and of the predictor. Changes that the call
+        makes to it are lost, such as the counts of ``nnx.Rngs``. For dropout, write a ``joint`` that takes keys.
       method: the name of the method that is the joint network.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How large the gradient of a row of logits is, bounded by what is known of the row's arcs alone."""
+"""Bounds of the norm of the gradient of a row of logits, from the row's arcs alone."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -10,9 +10,9 @@ from jax_rnnt.ops.labels import NO_LABEL
 def row_norms(entries: Array, labels: Array, cotangent: Array, parameters: ArcParameters) -> tuple[Array, Array]:
     """Two bounds ``[N]``, from below and from above, of the L1 norm over W of the gradient of a row of logits.
 
-    They come from ``entries [N, K']``, their ``cotangent`` and ``labels [N]``. With s the sum of the cotangents of the
-    arcs in the window, the gradient of an arc's own logit is ``ct - s p``, and that of every other logit ``-s p``. The
-    probabilities of those sum to what the arcs leave. The columns must be different entries.
+    They come from ``entries [N, K']``, their ``cotangent`` and ``labels [N]``. Let s be the sum of the cotangents of
+    the arcs in the window. The gradient of an arc's own logit is ``ct - s p``; that of every other logit is ``-s p``,
+    and the probabilities of the other logits sum to 1 minus those of the arcs. The columns must be different entries.
     """
     first, stop = parameters.window
     static = [jnp.full_like(labels, first <= c < stop, bool) for c in parameters.columns]
@@ -20,10 +20,10 @@ def row_norms(entries: Array, labels: Array, cotangent: Array, parameters: ArcPa
     ct = cotangent.at[..., -1].set(jnp.where(labels == NO_LABEL, 0, cotangent[..., -1]))
     within = jnp.where(inside, ct, 0)
     share = jnp.sum(within, axis=-1)
-    # An arc without a cotangent may have any entry, NaN too.
+    # An arc without a cotangent may have any entry, even NaN.
     p = jnp.where(inside & (ct != 0), jnp.exp(entries), 0)
     own = jnp.sum(jnp.abs(ct - share[:, None] * p), axis=-1)
     rest = lax.max(1 - jnp.sum(p, axis=-1), jnp.zeros_like(share))
-    slack = 4 * jnp.finfo(entries.dtype).eps  # of the probabilities
+    slack = 4 * jnp.finfo(entries.dtype).eps  # bounds the rounding of the probabilities
     weight = jnp.abs(share)
     return own + weight * lax.max(rest - slack, jnp.zeros_like(rest)), own + weight * (rest + slack)

@@ -1,4 +1,4 @@
-"""What the pipeline of a loss asks of a source of logits, and nothing more."""
+"""The interface between the pipeline of a loss and a source of logits."""
 
 import abc
 from typing import Any, ClassVar, Self
@@ -16,7 +16,7 @@ class Source(abc.ABC):
     """Whether ``forward`` is made of operations that JAX differentiates in every mode."""
 
     refused_as: ClassVar[str]
-    """What an error names where a derivative is refused because of this source."""
+    """The name that an error gives as the reason if a derivative is refused because of this source."""
 
     @property
     @abc.abstractmethod
@@ -26,11 +26,11 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def dtype(self) -> np.dtype:
-        """Of the logits."""
+        """The dtype of the logits."""
 
     @abc.abstractmethod
     def batched(self) -> Array:
-        """An array of the source whose first axis is B; small arrays are divided over a mesh as it is."""
+        """An array of the source whose first axis is B. Targets and lengths are divided over a mesh as it is."""
 
     def check(self) -> None:
         """Raises a TypeError or ValueError that names a field of the source whose shape or type is wrong."""
@@ -44,11 +44,11 @@ class Source(abc.ABC):
         )
 
     def batch_axes(self) -> tuple[str, ...]:
-        """The mesh axes that each device must run its own part of the batch along, if the source wants that."""
+        """The mesh axes that divide the batch, if each device must run its own part of the batch by itself."""
         return ()
 
     def partition_specs(self, axes: tuple[str, ...]) -> Any:
-        """How the source divides over ``batch_axes``: itself, with a PartitionSpec in place of arrays."""
+        """The source with a PartitionSpec in place of each array: how it is divided over ``batch_axes``."""
         raise NotImplementedError
 
     def on_device(self, axes: tuple[str, ...]) -> Self:
@@ -56,15 +56,15 @@ class Source(abc.ABC):
         raise NotImplementedError
 
     def prepared(self, labels: Array) -> Self:
-        """The same source, as ``forward`` wants it for these labels."""
+        """The same source, prepared for ``forward`` with these labels."""
         return self
 
     @abc.abstractmethod
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:
-        """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` wants to be kept."""
+        """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` will need."""
 
     def cotangent_of_costs(self, cotangent: Array) -> Array:
-        """The whole cotangent ``[B]`` of the costs, where this device may hold but a share of it."""
+        """The whole cotangent ``[B]`` of the costs, of which this device may hold only a share."""
         return cotangent
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""A loop over some of the nodes of a batch, a tile at a time: values decide how many turns it takes."""
+"""A loop over some of the nodes of a batch, one tile after another. The number of turns depends on values."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,10 +9,10 @@ from jax import Array, lax
 
 from jax_rnnt.xla.sharding import match_manual_axes
 
-_BYTES_ON_CPU = 4 << 20  # of one array of a tile: two of them stay in the caches
-_BYTES_ELSEWHERE = 256 << 20  # a GPU's host waits once a turn, so its turns are long
-_FEWEST, _MULTIPLE = 256, 128  # below 256 rows the joint's parameters are read too often
-_MOST_ON_CPU = 2048  # more are no faster
+_BYTES_ON_CPU = 4 << 20  # the size of one array of a tile: two of them stay in the caches
+_BYTES_ELSEWHERE = 256 << 20  # the host of a GPU waits once in each turn, so turns must be long
+_FEWEST, _MULTIPLE = 256, 128  # with fewer rows the loop reads the joint's parameters too often
+_MOST_ON_CPU = 2048  # more rows are not faster
 
 
 def rows_of_tile(width: int, itemsize: int, platform: str) -> int:
@@ -27,15 +27,15 @@ Carry = TypeVar("Carry")
 
 
 def matched(tree: Tree) -> Tree:
-    """The same arrays, varying alike over the mesh axes of a ``shard_map``."""
+    """The same arrays, all of them varying over the same mesh axes of a ``shard_map``."""
     leaves, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(structure, match_manual_axes(leaves))
 
 
 def over_tiles(mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Carry], carry: Carry) -> Carry:
-    """``carry = tile(carry, place [rows], real [rows])`` until all places where ``mask [N]`` is true had their turn.
+    """Calls ``carry = tile(carry, place [rows], real [rows])`` for all places where ``mask [N]`` is true.
 
-    The last tile is filled with places that are not real: they repeat one that is.
+    The last tile is filled up with copies of a place; ``real`` is False for them.
     """
     n = mask.size
     if n == 0:

@@ -1,4 +1,4 @@
-"""From a loss, as a user names it, to its options."""
+"""Finds the options of a loss that a user names."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ _OPTIONS: dict[Callable[..., Array], Callable[..., Options]] = {
 
 
 def options_of(loss: Callable[..., Array], options: Mapping[str, object]) -> Options:
-    """Those of a loss of this library, or of an object made of one, with ``options`` in place of some of them."""
+    """The options of a loss of this library, or of an object made from one. ``options`` override them."""
     function, given = loss, dict(options)
     if isinstance(loss, RNNTLoss):
         function = rnnt_loss

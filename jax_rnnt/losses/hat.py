@@ -1,4 +1,4 @@
-"""The hybrid autoregressive transducer, HAT (Variani 2020): a blank of its own, labels among themselves."""
+"""The hybrid autoregressive transducer, HAT (Variani 2020). Its blank is not part of the softmax over labels."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from jax_rnnt.xla.primitive import Implementation
 
 @dataclasses.dataclass(frozen=True)
 class HatScores:
-    """From the blank's logit and the label's log-probability among labels to the scores of both arcs."""
+    """Computes the scores of both arcs from the blank's logit and the label's log-probability among the labels."""
 
     def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
         blank, label = at(entries, 0), at(entries, 1)
@@ -40,7 +40,7 @@ def _label_window(blank: int, width: int) -> tuple[int, tuple[int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class HatOptions(Options):
-    """Those of :func:`hat_loss`."""
+    """The options of :func:`hat_loss`."""
 
     def topology(self, width: int) -> Topology:
         column, window = _label_window(self.blank, width)
@@ -66,13 +66,13 @@ def hat_loss(
     implementation: Implementation = None,
     vocab_axis_name: str | None = None,
 ) -> Array:
-    r"""The loss of the hybrid autoregressive transducer: blank is decided first, then the label among the labels.
+    r"""The loss of the hybrid autoregressive transducer: first blank or not, then which label.
 
     .. math:: p(\varnothing | t, u) = \sigma(x_{t,u,\varnothing}), \qquad
               p(y | t, u) = (1 - \sigma(x_{t,u,\varnothing}))
                             \frac{e^{x_{t,u,y}}}{\sum_{v \ne \varnothing} e^{x_{t,u,v}}}
 
-    Paths and their sum are those of :func:`rnnt_loss`.
+    The paths, and the sum over them, are those of :func:`rnnt_loss`.
 
     Args:
       logits: ``[B, T, U+1, V]``, as in :func:`rnnt_loss`.
@@ -128,8 +128,9 @@ def internal_lm_scores(
 
     .. math:: \log \frac{e^{x_{u,y_{u+1}}}}{\sum_{v \ne \varnothing} e^{x_{u,v}}}
 
-    The internal language model is the joint network without its encoder: ``logits`` are what the joint gives for the
-    predictor's outputs with the encoder's set to 0. Its scores are subtracted when another language model is added.
+    The internal language model is the joint network without its encoder: ``logits`` are the joint's outputs for the
+    predictor's outputs, with the encoder's output set to 0. Decoders subtract these scores when they add another
+    language model.
 
     Args:
       logits: ``[B, U+1, V]``, float16, bfloat16, float32 or float64.

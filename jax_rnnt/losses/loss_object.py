@@ -1,4 +1,4 @@
-"""Losses with their options set beforehand, as static values: fields of Flax modules, arguments of jit."""
+"""Losses with their options set beforehand: static values, for fields of Flax modules and arguments of jit."""
 
 import dataclasses
 import inspect
@@ -19,8 +19,8 @@ _ARRAYS = ("logits", "targets", "logit_lengths", "target_lengths", "weights", "k
 class RNNTLoss(RnntOptions):
     """:func:`rnnt_loss` with its options set beforehand: a static value, for fields of Flax modules and jit arguments.
 
-    It holds no parameters, so it is no ``nn.Module``. Options mean what they mean in :func:`rnnt_loss`, and their order
-    is that of ``torchaudio.transforms.RNNTLoss``. Wrong ones are refused when the object is made.
+    It has no parameters, so it is not an ``nn.Module``. The options mean the same as in :func:`rnnt_loss`, in the order
+    of ``torchaudio.transforms.RNNTLoss``. The constructor refuses wrong options.
 
     Example:
       >>> import jax.numpy as jnp

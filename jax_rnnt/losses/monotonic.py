@@ -1,4 +1,4 @@
-"""The monotonic RNN-T loss: one label a frame at most (Tripathi 2019)."""
+"""The monotonic RNN-T loss: at most one label in each frame (Tripathi 2019)."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ class LastFrameIsBlank:
 
 @dataclasses.dataclass(frozen=True)
 class MonotonicOptions(Options):
-    """Those of :func:`monotonic_rnnt_loss`."""
+    """The options of :func:`monotonic_rnnt_loss`."""
 
     last_blank: bool = dataclasses.field(default=False, kw_only=True)
 
@@ -64,7 +64,7 @@ def monotonic_rnnt_loss(
     implementation: Implementation = None,
     vocab_axis_name: str | None = None,
 ) -> Array:
-    r"""The monotonic RNN transducer loss: a label takes a frame, as a blank does.
+    r"""The monotonic RNN transducer loss: a label takes one frame, as a blank does.
 
     .. math:: \mathrm{loss}_b = -\log \sum_{\pi} \prod_{(t,u) \to (t+1,u)} p(\varnothing | t, u)
                                 \prod_{(t,u) \to (t+1,u+1)} p(y_{u+1} | t, u)
@@ -76,7 +76,7 @@ def monotonic_rnnt_loss(
       targets: ``[B, U]``, as in :func:`rnnt_loss`.
       logit_lengths: ``[B]``, the frames T_b. U_b of them emit a label, so U_b > T_b has no path: its cost is +inf.
       target_lengths: ``[B]``, the labels U_b.
-      blank: as in :func:`rnnt_loss`: the last entry unless said otherwise. It is 0 in k2 and optimized_transducer.
+      blank: as in :func:`rnnt_loss`. The default is the last entry; in k2 and optimized_transducer it is 0.
       last_blank: whether the last frame must be a blank, as in optimized_transducer. In k2 it may emit the last label.
       clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty, sigma, wildcard, wildcard_weight,
         zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`.

@@ -15,7 +15,7 @@ from jax_rnnt.xla.primitive import Implementation
 
 @dataclasses.dataclass(frozen=True)
 class MultiblankOptions(Options):
-    """Those of :func:`multiblank_rnnt_loss`."""
+    """The options of :func:`multiblank_rnnt_loss`."""
 
     _: dataclasses.KW_ONLY
     big_blanks: Sequence[int]
@@ -64,7 +64,7 @@ def multiblank_rnnt_loss(
     implementation: Implementation = None,
     vocab_axis_name: str | None = None,
 ) -> Array:
-    r"""The multi-blank RNN transducer loss: beside the blank there are big blanks, each of which takes several frames.
+    r"""The multi-blank RNN transducer loss: besides the blank there are big blanks, and each takes several frames.
 
     .. math:: \mathrm{loss}_b = -\log \sum_{\pi} \prod_{(t,u) \to (t+1,u)} p(\varnothing | t, u)
                                 \prod_{(t,u) \to (t+d_i,u)} p(\varnothing_i | t, u)
@@ -77,12 +77,12 @@ def multiblank_rnnt_loss(
       targets: ``[B, U]``, as in :func:`rnnt_loss`; none of them may be a blank or a big blank.
       logit_lengths: ``[B]``, the frames T_b.
       target_lengths: ``[B]``, the labels U_b.
-      blank: as in :func:`rnnt_loss`: the last entry unless said otherwise, as in NeMo.
+      blank: as in :func:`rnnt_loss`. The default is the last entry, as in NeMo.
       big_blanks: static vocabulary entries of the big blanks, each in [-V, V). NeMo's are the entries before the last
         one, counted backwards: ``big_blanks=(-2, -3, -4)`` with ``durations=(2, 4, 8)`` is its
         ``big_blank_durations=[2, 4, 8]``.
       durations: the frames that each of ``big_blanks`` takes, at least 1.
-      sigma: logit under-normalisation: what every arc's score is lowered by. The paper trains with 0.05.
+      sigma: logit under-normalisation: the score of every arc is lowered by this number. The paper trains with 0.05.
       clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation,
         vocab_axis_name: as in :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
 

@@ -14,7 +14,7 @@ from jax_rnnt.xla.primitive import Implementation
 
 @dataclasses.dataclass(frozen=True)
 class RnntOptions(Options):
-    """Those of :func:`rnnt_loss`."""
+    """The options of :func:`rnnt_loss`."""
 
     def topology(self, width: int) -> Topology:
         column = resolve_column(self.blank, width, "blank")
@@ -71,23 +71,23 @@ def rnnt_loss(
         that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too. So the gradient
         is no derivative of the cost; forward mode agrees with the gradient.
       delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
-      sigma: logit under-normalisation: what every arc's score is lowered by. Where all paths have equally many arcs, as
-        here, it adds a constant to the cost and leaves the gradient as it is, unless there is a ``wildcard``: jumps and
-        frames passed are not lowered.
+      sigma: logit under-normalisation: the score of every arc is lowered by this number. All paths of this loss have
+        the same number of arcs, so it adds a constant to the cost and does not change the gradient. With a ``wildcard``
+        it does: the scores of jumps and of passed frames are not lowered.
       wildcard: for transcripts that lack words; None, "ends" (W-transducer: words before the first and after the last
         label) or "anywhere" (words between any two labels). With "ends" a path may jump from (0, 0) to any frame before
         the first label, and from any frame behind the last label to the last frame; without labels only the first jump
         is there. With "anywhere" every frame may be passed in place of its blank.
       wildcard_weight: the score of such a jump, or of each frame passed. 0 costs nothing.
-      zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0. (In
-        ``torch.nn.CTCLoss`` it is +inf alone.) :func:`check_inputs` finds those that come from bad values in a batch.
-      implementation: None chooses by platform (compiled kernels where there are any, else the ``lax`` form); "native"
-        insists on the kernels; "scan" is the ``lax`` form.
+      zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0. (In ``torch.nn.CTCLoss``
+        this concerns +inf only.) :func:`check_inputs` finds the bad values that cause such costs.
+      implementation: None chooses by platform (compiled kernels where they exist, otherwise the ``lax`` form); "native"
+        requires the kernels; "scan" is the ``lax`` form.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
         ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
-        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` count in the whole one.
-        No device sees another's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no forward
-        mode and no second order.
+        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` are indices into the whole
+        vocabulary. No device sees another device's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no
+        forward mode and no second derivative.
 
     Returns:
       float32, float64 for float64 logits: a scalar, or ``[B]`` for "none". The gradient has the dtype of ``logits``.

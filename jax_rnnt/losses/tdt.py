@@ -1,4 +1,4 @@
-"""The token-and-duration transducer, TDT (Xu 2023): every token takes a number of frames that is predicted too."""
+"""The token-and-duration transducer, TDT (Xu 2023): the model also predicts how many frames each token takes."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from jax_rnnt.xla.primitive import Implementation
 
 @dataclasses.dataclass(frozen=True)
 class TdtScores:
-    """From the entries (blank, durations, label) to arcs: the blank by each duration above 0, the label by each."""
+    """From the entries (blank, durations, label) to arcs: a blank with each duration above 0, a label with each."""
 
     durations: tuple[int, ...]
     normalize: bool
@@ -44,7 +44,7 @@ class TdtScores:
 
 
 def _log_softmax(x: Array) -> Array:
-    """Over the last axis; -inf throughout where there is nothing else."""
+    """``jax.nn.log_softmax`` over the last axis, but a row of -inf stays -inf."""
     top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
     shifted = x - jnp.where(top == -jnp.inf, 0, top)
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
@@ -53,7 +53,7 @@ def _log_softmax(x: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class TdtOptions(Options):
-    """Those of :func:`tdt_loss`."""
+    """The options of :func:`tdt_loss`."""
 
     _: dataclasses.KW_ONLY
     durations: Sequence[int] = (0, 1, 2, 3, 4)
@@ -76,7 +76,7 @@ class TdtOptions(Options):
         return dataclasses.replace(of_tokens, columns=columns, moves=scores.moves, scores=scores)
 
     def topology_of_tokens(self, width: int) -> Topology:
-        """That of :func:`rnnt_loss` on the token part."""
+        """The topology of :func:`rnnt_loss` on the token part."""
         vocabulary = width - len(self.durations)
         if vocabulary < 1:
             raise ValueError(
@@ -122,14 +122,14 @@ def tdt_loss(
       targets: ``[B, U]``, labels in [0, V) that are not blank.
       logit_lengths: ``[B]``, the frames T_b.
       target_lengths: ``[B]``, the labels U_b.
-      blank: static index of the blank among the V tokens, in [-V, V): the last token unless said otherwise, as in NeMo.
+      blank: static index of the blank among the V tokens, in [-V, V). The default is the last token, as in NeMo.
       durations: D static numbers of frames, different from each other, at least 0, one of them above 0.
       fused_log_softmax: whether the loss normalises the tokens and the durations. If False both must be
         log-probabilities.
-      sigma: logit under-normalisation: what every arc's score is lowered by. The paper trains with 0.05.
+      sigma: logit under-normalisation: the score of every arc is lowered by this number. The paper trains with 0.05.
       omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
         batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
-      key: a JAX random key, which decides that; needed where ``omega`` is above 0.
+      key: a JAX random key, which makes that choice; required if ``omega`` is above 0.
       clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
         :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
 

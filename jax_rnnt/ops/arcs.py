@@ -78,7 +78,7 @@ def arc_log_probs(
     window: tuple[int, int] | None = None,
     implementation: Implementation = None,
 ) -> Array:
-    r"""Log-probabilities of a node's arcs, picked from a row of logits that is normalised on the fly.
+    r"""Log-probabilities of a node's arcs, picked from a row of logits and normalised in the same pass.
 
     .. math:: y_{n,k} = x_{n,c_k} - \log \sum_v e^{x_{n,v}}, \qquad
               y_{n,K-1} = x_{n,\ell_n} - \log \sum_v e^{x_{n,v}}

@@ -88,7 +88,7 @@ def best_paths(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, implementat
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _with_derivative(arcs: Array, cost: Array, taken: Array, moves: Moves) -> Array:
-    """``cost``, which is minus the sum of the arcs that are taken."""
+    """``cost``, with its derivative: the cost is minus the sum of the arcs of the path."""
     return cost
 
 
@@ -96,7 +96,7 @@ def _with_derivative(arcs: Array, cost: Array, taken: Array, moves: Moves) -> Ar
 def _jvp(moves: Moves, primals, tangents):
     arcs, cost, taken = primals
     *_, t_max, u1, k = arcs.shape
-    # One more diagonal, that of the end, for the shape that the lattice has when it is sheared.
+    # A sheared lattice has one more diagonal, that of the end.
     taken = jnp.pad(taken, ((0, 0), (0, 1)), constant_values=-1)
     u = lax_best_path.positions(taken, moves)
     here = u[..., None] == jnp.arange(u1, dtype=jnp.int32)[None, None]  # [B, N, U+1]

@@ -1,4 +1,4 @@
-"""Checks of types, shapes and options, made while tracing, with errors that name the argument and what came for it."""
+"""Checks of types, shapes and options while tracing. Errors name the argument and the value that was passed."""
 
 import contextlib
 import reprlib
@@ -24,7 +24,7 @@ def described(x: object) -> str:
 
 @contextlib.contextmanager
 def _conversion(name: str, x: object) -> Iterator[None]:
-    """Turns what NumPy and JAX say of values that are no array into a sentence that names the argument."""
+    """Turns the errors of NumPy and JAX about values that are no array into a sentence that names the argument."""
     try:
         yield
     except OverflowError as error:
@@ -78,7 +78,7 @@ def floating(name: str, x: Shaped) -> None:
 
 
 def array(name: str, x: object) -> None:
-    """An array already, of JAX or of NumPy: the field of a pytree is not converted."""
+    """Requires an array of JAX or NumPy: fields of a pytree are not converted."""
     if not isinstance(x, Shaped):
         raise TypeError(f"`{name}` must be an array, got {described(x)}.")
 
@@ -109,7 +109,7 @@ def as_integers(name: str, x: ArrayLike) -> Array:
 
 
 def to_int32(x: Array) -> Array:
-    """int32, with values that do not fit turned into one that no argument of ours allows: the lowest int32."""
+    """``x`` as int32. Values that do not fit become the lowest int32, which no argument of this library allows."""
     if x.dtype == jnp.int32:
         return x
     info, wide = jnp.iinfo(jnp.int32), jnp.iinfo(x.dtype)

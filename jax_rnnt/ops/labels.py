@@ -1,5 +1,4 @@
-"""What the integers at the door of the two operations mean: labels of rows, columns of blanks, the window,
-moves of arcs."""
+"""The integers that both operations take: labels of rows, columns of blanks, the window, the moves of arcs."""
 
 import contextlib
 import operator

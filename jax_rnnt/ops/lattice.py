@@ -40,7 +40,7 @@ def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
 
 
 def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
-    """What a kernel remembers of the last diagonals, where that is too much for it to keep by itself."""
+    """The workspace for the last diagonals, where they do not fit into a kernel's own memory."""
     *batch, _, columns, k = arcs.shape
     a_column, own_bytes = native.lattice_memory(k, max(dt + du for dt, du in moves))
     numbers = a_column * columns
@@ -53,8 +53,8 @@ _cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspa
 _posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_past)
 
 
-# The derivatives are operations of their own, linear in the tangent of the arcs. So only the half that is asked for is
-# computed, and an example whose cotangent is 0 has a gradient of 0, whatever its posteriors are.
+# The derivatives are separate operations, linear in the tangent of the arcs. So JAX computes only the part that is
+# needed, and an example whose cotangent is 0 has a gradient of 0, whatever its posteriors are.
 
 
 def _cost_tangent(tangent: Array, posterior: Array) -> list[Array]:
@@ -124,19 +124,20 @@ def posteriors(
 
 
 def cost_tangents(tangent: Array, posterior: Array, implementation: Implementation = None) -> Array:
-    """Of the costs ``[...]``, from that of the arcs. Its transpose gives 0 for an example whose cotangent is 0."""
+    """The tangent of the costs ``[...]``, from that of the arcs. Its transpose gives 0 where a cotangent is 0."""
     return _cost_tangents(tangent, posterior, implementation=implementation)[0]
 
 
 def for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
     *_, t_max, u1, _ = arcs.shape
-    # A move longer than the lattice is never taken; left as it is, it would lengthen what the recursion remembers.
+    # A move that is longer than the lattice is never taken. It is shortened, because the recursion remembers as many
+    # diagonals as the longest move has.
     too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in moves]
     if any(too_long):
         arcs = jnp.where(np.array(too_long), -jnp.inf, arcs)
         moves = tuple((1, 0) if never else move for move, never in zip(moves, too_long, strict=True))
     if len(moves) == 1:
-        # The kernels keep a value of two numbers in a node's posteriors while they run: there must be room for it.
+        # While they run, the kernels keep a pair of numbers in the posteriors of a node. So a node needs two arcs.
         arcs, moves = jnp.concatenate([arcs, jnp.full_like(arcs, -jnp.inf)], axis=-1), moves * 2
     return arcs, moves
 

@@ -12,7 +12,7 @@ from jax_rnnt.xla.sharding import may_gather
 
 
 def _row_state(labels: Array, log_norm: Array, vocabulary: int) -> tuple[Array, Array, Array]:
-    """Masks [...] of rows that are padding, that are invalid (their values are NaN), and whose window has no mass."""
+    """Masks [...] of rows of padding, of invalid rows (their values are NaN), of rows whose window has no mass."""
     padding = labels == PADDING
     outside = (labels < PADDING) | (labels >= vocabulary)
     invalid = outside | (~padding & ~(log_norm < jnp.inf))
@@ -20,12 +20,12 @@ def _row_state(labels: Array, log_norm: Array, vocabulary: int) -> tuple[Array, 
 
 
 def places_of_arcs(labels: Array, columns: Sequence[int], offset: Array) -> list[Array]:
-    """Where in its row [...] each arc points to: each static column, then the row's own label."""
+    """The place in its row [...] that each arc points to: each static column, then the row's own label."""
     return [p - offset for p in [*(jnp.full_like(labels, c) for c in columns), labels]]
 
 
 def _pick(x: Array, place: Array) -> Array:
-    """The entry of ``x [..., V]`` in this place; an arbitrary one where that is not in the row."""
+    """The entry of ``x [..., V]`` at this place; an arbitrary entry if the place is outside the row."""
     place = jnp.clip(place, 0, x.shape[-1] - 1)[..., None]
     if may_gather(x):
         return jnp.take_along_axis(x, place, axis=-1)[..., 0]
@@ -51,18 +51,18 @@ def _arcs_inside(labels: Array, columns: Sequence[int], window: Window) -> Array
 
 
 def _exp_inside(x: Array, log_norm: Array, inside: Array | None) -> Array:
-    """``exp(x - log_norm)``, and 0 where ``x`` may be anything: derivatives must not see that it overflows there."""
+    """``exp(x - log_norm)`` inside the window, 0 outside. Derivatives must not see that ``x`` overflows outside."""
     shifted = x - jnp.where(log_norm == -jnp.inf, 0, log_norm)
     return jnp.exp(shifted if inside is None else jnp.where(inside, shifted, -jnp.inf))
 
 
 def _existing(labels: Array, columns: Sequence[int]) -> Array:
-    """Mask [..., K] of arcs that exist: the label's does not where there is none."""
+    """Mask [..., K] of arcs that exist. The label's arc does not exist in a row without a label."""
     return jnp.stack([jnp.ones_like(labels, bool)] * len(columns) + [labels != NO_LABEL], axis=-1)
 
 
 def _moving(labels: Array, log_norm: Array, columns: Sequence[int], vocabulary: int, window: Window) -> Array:
-    """Mask [..., K] of arcs whose entries follow the logits: they exist, and not in a window of nothing but -inf."""
+    """Mask [..., K] of arcs whose entries depend on the logits: they exist, and their window has mass."""
     padding, _, massless = _row_state(labels, log_norm, vocabulary)
     still = padding[..., None] | (massless[..., None] & _arcs_inside(labels, columns, window))
     return _existing(labels, columns) & ~still
@@ -88,7 +88,7 @@ def arcs_forward(
     arcs that point elsewhere have entries of -inf.
     """
     offset = offsets[0] if offsets else jnp.zeros_like(labels)
-    x = logits.astype(compute_dtype(logits.dtype))  # what stands in padding is masked out of the small arrays below
+    x = logits.astype(compute_dtype(logits.dtype))  # padding is masked in the small arrays below
     if window[0] < window[1]:
         inside = _entries_inside(x, offset, vocabulary, window)
         log_norm = jax.nn.logsumexp(x if inside is None else jnp.where(inside, x, -jnp.inf), axis=-1)
@@ -164,8 +164,8 @@ def arcs_backward(
         grad = jnp.where(inside, scale[..., None] * _exp_inside(x, log_norm[..., None], inside), 0)
     else:
         grad = jnp.zeros_like(x)
-    # Entries that an arc points to are computed apart and selected: sums of arrays of the size of the logits would each
-    # be written to memory by XLA's CPU backend.
+    # The entries that arcs point to are computed separately and then selected. The CPU backend of XLA would write every
+    # sum of arrays as large as the logits to memory.
     entry = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
     places = places_of_arcs(labels, columns, offset)
     for j, place in enumerate(places):

@@ -1,7 +1,7 @@
 """The pure ``lax`` form of the best path, by the recursion of cpp/best_path.h over anti-diagonals ``n = t + u``.
 
-Scores of paths are pairs of numbers, the second one what the first has no digits for: a sum in float32 then tells paths
-apart as double precision does, behind masks of -1e9 too.
+The score of a path is a pair of numbers. The second number holds the digits that do not fit into the first one. So sums
+in float32 distinguish paths as well as double precision does, even behind masks of -1e9.
 """
 
 import jax.numpy as jnp
@@ -14,15 +14,15 @@ from jax_rnnt.xla.sharding import match_manual_axes
 
 Pair = tuple[Array, Array]
 
-_UNIT = 2.0**-32  # of scores: a path has fewer than 2**32 arcs, so that no sum overflows
+_UNIT = 2.0**-32  # scores are scaled by it: a path has fewer than 2**32 arcs, so no sum overflows
 
 
 def best_path(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves) -> list[Array]:
-    """Of the best path through ``arcs [..., T, U+1, K]``: ``cost [...]``, the frame and the duration of each label
+    """The best path through ``arcs [..., T, U+1, K]``: its cost ``[...]``, the frame and the duration of each label
     ``[..., U]``, and the arcs that it takes ``[..., T+U]``."""
     steps = [dt + du for dt, du in moves]
     n, u, opened, at_end, _, poisoned = by_diagonal(arcs, logit_lengths, target_lengths, moves)
-    never = float(jnp.finfo(arcs.dtype).min)  # of what leads nowhere; in place of -inf, whose differences are NaN
+    never = float(jnp.finfo(arcs.dtype).min)  # of closed arcs; not -inf, because differences of -inf are NaN
     scores = [jnp.where(x == -jnp.inf, never, x * _UNIT) for x in opened]
 
     def backward(recent, inputs):
@@ -80,7 +80,7 @@ def _plus(a: Pair, x: Array, never: float) -> Pair:
     closed = (a[0] == never) | (x == never)
     total = a[0] + x
     of_x = total - a[0]
-    low = ((a[0] - (total - of_x)) + (x - of_x)) + a[1]  # what the sum has lost, and what was there
+    low = ((a[0] - (total - of_x)) + (x - of_x)) + a[1]  # the digits that this sum has lost, and those of `a`
     high = total + low
     return jnp.where(closed, never, high), jnp.where(closed, 0, low - (high - total))
 

@@ -1,9 +1,9 @@
 """The pure ``lax`` form of operation 2: the fallback on every platform without kernels, and its derivative.
 
 The lattice is a scan over anti-diagonals ``n = t + u`` of *scaled numbers* ``m * 2**e`` (``m`` in [1, 2), ``e`` an
-integer kept in a float). Sums of products of probabilities then never under- or overflow, and the rounding error of
-one step does not depend on how small the probabilities have become, which a log-domain recursion cannot offer in
-float32. The compiled kernels use the same arithmetic. All of it can be differentiated: exponents are constants.
+integer stored as a float). So sums of products of probabilities never underflow or overflow. The rounding error of a
+step does not depend on how small the probabilities are; in float32 a recursion in the log domain cannot do that. The
+compiled kernels use the same arithmetic. Derivatives treat the exponents as constants.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
-# Exponents are pairs of floats whose sum is an integer below _EXPONENT_RANGE, far more than one float32 could count:
-# paths through masks of -1e9 must keep the digits that tell them apart.
-_CARRY = 2.0**22  # the first is a multiple of this, the second at most half of it
-_ZERO_EXPONENT = -(2.0**44)  # of zero: below that of any product, and a multiple of _CARRY
+# An exponent is a pair of floats whose sum is an integer below _EXPONENT_RANGE. One float32 cannot count that far, and
+# paths through masks of -1e9 must keep the digits that distinguish them.
+_CARRY = 2.0**22  # the first float is a multiple of this, the second at most half of it
+_ZERO_EXPONENT = -(2.0**44)  # the exponent of zero: below that of any product, and a multiple of _CARRY
 _EXPONENT_RANGE = 2.0**40  # as kExponentRange in cpp/lattice_rules.h
 
 _LN2 = float(np.log(2.0))
@@ -85,7 +85,7 @@ def _exp(x: Array) -> Scaled:
     rest = safe
     for part in _halves(_LN2, x.dtype):
         rest = (rest - coarse * part) - (whole - coarse) * part
-    # Beyond 2**24, float32 knows only some integers: what is left of x is more than one power of two.
+    # Beyond 2**24 float32 has only some of the integers, so more than one power of two may be left of x.
     step = jnp.round(lax.stop_gradient(rest) * _LOG2E)
     m = jnp.exp(jnp.clip((rest - step * 0.693145751953125) - step * 1.42860682030941723212e-6, -1, 1))
     high = jnp.round(whole / _CARRY) * _CARRY
@@ -120,7 +120,7 @@ def unshear(y: Array, t: int) -> Array:
 
 
 def shift(x: Array, by: int, outside: float = 0) -> Array:
-    """y[..., u] = x[..., u - by]; what comes in from outside is ``outside``."""
+    """y[..., u] = x[..., u - by]; places without a source get ``outside``."""
     size = x.shape[-1]
     by = max(-size, min(by, size))
     pad = (max(by, 0), max(-by, 0))
@@ -129,7 +129,7 @@ def shift(x: Array, by: int, outside: float = 0) -> Array:
 
 
 def _shift_scaled(x: Scaled, by: int) -> Scaled:
-    # The exponents that come in from outside are 0; with m = 0 there, only their size matters, so make them low.
+    # From outside, `shift` brings in zeros, for m and for the exponents. A zero needs the exponent of zero.
     m = shift(x[0], by)
     return m, jnp.where(m == 0, _ZERO_EXPONENT, shift(x[1], by)), jnp.where(m == 0, 0, shift(x[2], by))
 
@@ -139,7 +139,7 @@ class Diagonals(NamedTuple):
 
     n: Array  # [N, ..., 1]
     u: Array  # [1, ..., U+1]
-    arcs: list[Array]  # of each move; -inf where it leads out of the lattice, and where it is NaN or +inf
+    arcs: list[Array]  # one for each move; -inf where the arc leaves the lattice, and where it is NaN or +inf
     at_end: Array  # whether this is the node (T_b, U_b)
     valid_lengths: Array  # [1, ..., 1]
     poisoned: Array  # [...]: the result is NaN
@@ -174,7 +174,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     n, u, opened, at_end, valid_lengths, poisoned = by_diagonal(arcs, logit_lengths, target_lengths, moves)
     t_b, u_b = logit_lengths[None, ..., None], target_lengths[None, ..., None]
 
-    # The size to which arcs are cut: that of LargestExponent in cpp/lattice_rules.h.
+    # The size to which arcs are cut, as LargestExponent in cpp/lattice_rules.h computes it.
     arcs_at_most = jnp.maximum(at(at(t_b + u_b, 0, 0), 0), 0)[None, ..., None].astype(arcs.dtype) + 1
     largest = jnp.floor(_EXPONENT_RANGE / arcs_at_most) * _LN2
     probabilities, excesses = [], []
@@ -184,7 +184,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         probabilities.append(_exp(cut))
 
     start = n == 0
-    like = probabilities[0][0]  # constants take their sharding from the data, and their manual axes too
+    like = probabilities[0][0]  # constants take their sharding and their manual axes from the data
     one = at(like, 0, 0)
     constants = jnp.zeros_like(one), jnp.full_like(one, _ZERO_EXPONENT), jnp.zeros_like(at(one, 0))
     _, nil, lowest, nothing = match_manual_axes([like, *constants])
@@ -195,7 +195,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         return jnp.concatenate([jnp.zeros_like(x[:step]), x[: t_max + u1 - step]])
 
     def incoming(p: Scaled, step: int, du: int) -> Scaled:
-        """The arc into (n, u) where it is the arc out of (n - step, u - du)."""
+        """For each node (n, u), the arc that comes from (n - step, u - du)."""
         m, high, low = (delayed(a, step) for a in p)
         return _shift_scaled((m, high, low), du)
 
@@ -244,7 +244,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         for product in terms[1:]:
             m, high, low = times(alpha, product)
             p = m * inverse * _pow2((high - high_end[..., None]) + (low - low_end[..., None]), 8)
-            through.append(p - lax.stop_gradient(jnp.maximum(p - 1, 0)))  # above 1 by rounding
+            through.append(p - lax.stop_gradient(jnp.maximum(p - 1, 0)))  # rounding may give more than 1
         return (_sum(terms, [jnp.zeros_like(m) for m, _, _ in terms])[0], *recent[:-1]), through
 
     _, through = lax.scan(backward, (zero,) * span, (alphas, probabilities, at_end), reverse=True)

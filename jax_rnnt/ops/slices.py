@@ -1,4 +1,4 @@
-"""Two small things that both operations' ``lax`` forms need."""
+"""Two small functions that the ``lax`` forms of both operations need."""
 
 import numpy as np
 from jax import Array, lax
@@ -10,5 +10,5 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def at(x: Array, index: int, axis: int = -1) -> Array:
-    """``x[..., index]``, as the slice that it is: until jax 0.7 brackets make it a gather (:func:`may_gather`)."""
+    """``x[..., index]`` as a slice. Until jax 0.7, indexing by brackets makes it a gather (:func:`may_gather`)."""
     return lax.index_in_dim(x, index, axis, keepdims=False)

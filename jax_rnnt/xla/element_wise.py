@@ -1,4 +1,4 @@
-"""``vmap`` as a loop: for functions whose own loops take as many turns as their values say."""
+"""``vmap`` as a loop, for functions that have loops whose number of turns depends on values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from jax.custom_batching import custom_vmap
 
 
 def one_element_after_another(function: Callable) -> Callable:
-    """``function`` of pytrees, whose ``vmap`` runs the elements of the mapped axis in turn.
+    """``function`` of pytrees, but its ``vmap`` runs the elements of the mapped axis one after another.
 
-    With JAX's own rule for loops every element takes as many turns as the longest one, and selects what it needs.
+    With JAX's own rule for loops every element takes as many turns as the longest one.
     """
 
     @custom_vmap

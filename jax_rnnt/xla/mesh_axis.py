@@ -1,4 +1,4 @@
-"""The mesh axis that a vocabulary is divided over: what is known of it, and functions that run once a device."""
+"""The mesh axis that divides a vocabulary or a batch, and functions that run once on each device along it."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from jax.sharding import AxisType
 
 
 def is_bound(axis_name: str) -> bool:
-    """Whether code runs once a device along the axis, as inside ``shard_map`` and ``pmap``."""
+    """Whether this code already runs once on each device along the axis, as inside ``shard_map`` and ``pmap``."""
     try:
         lax.axis_index(axis_name)
     except NameError:
@@ -17,7 +17,7 @@ def is_bound(axis_name: str) -> bool:
 
 
 def is_undivided(axis_name: str) -> bool:
-    """Whether the current mesh has but one device along the axis; partitioners lose what is manual over such a one."""
+    """Whether the current mesh has only one device along the axis. Partitioners mishandle manual axes of size 1."""
     return not is_bound(axis_name) and jax.sharding.get_abstract_mesh().shape.get(axis_name) == 1
 
 
@@ -26,7 +26,7 @@ def over_mesh(
 ) -> Callable:
     """``costs(source, targets, logit_lengths, target_lengths)`` with only ``axes`` manual, in the current mesh.
 
-    ``argument`` is what the caller knows them by.
+    ``argument`` is the name that errors give to the axes.
     """
     mesh = jax.sharding.get_abstract_mesh()
     for axis in axes:

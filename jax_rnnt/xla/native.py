@@ -1,4 +1,4 @@
-"""The compiled kernels: loads the module, decides whether this jaxlib can run it, registers it, says what was built."""
+"""The compiled kernels: loads their module, decides whether this jaxlib can run it, registers it, describes it."""
 
 import importlib
 import pathlib
@@ -29,7 +29,7 @@ def _load():
     found = re.search(r"#define\s+XLA_FFI_API_MINOR\s+(\d+)", header.read_text()) if header.is_file() else None
     built = module.ffi_api_minor
     if found is not None and built > int(found[1]):
-        # Registering it all the same would stop the CPU backend of JAX from starting.
+        # If it were registered, the CPU backend of JAX would not start.
         return module, (
             f"the compiled module speaks version 0.{built} of XLA's FFI and the installed jaxlib only 0.{found[1]}; "
             "rebuild jax_rnnt on this machine or install a newer jaxlib"
@@ -49,7 +49,7 @@ def _register() -> frozenset[str]:
     for platform, handlers in platforms.items():
         for name, handler in handlers.items():
             jax.ffi.register_ffi_target(_PREFIX + name, handler, platform=_XLA_NAMES.get(platform, platform))
-    for name in ffi_targets():  # once for all platforms: XLA complains, on stderr, of a second time
+    for name in ffi_targets():  # once for all platforms: a second registration makes XLA complain on stderr
         jax.ffi.register_ffi_target_as_batch_partitionable(name)
     return frozenset(platforms)
 
@@ -60,15 +60,15 @@ def target(name: str) -> str:
 
 
 def traits(platform: str) -> list[str]:
-    """What the kernels of ``platform`` ask of a custom call.
+    """What the kernels of ``platform`` need from a custom call.
 
-    "in_place": a result may take the memory of the first operand. "workspace": a further result to work in.
+    "in_place": a result may take the memory of the first operand. "workspace": they need a further result to work in.
     """
     return _module.traits()[platform]
 
 
 def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
-    """Numbers of the arcs' type that the lattice's kernel remembers of a column, and the bytes that it has itself."""
+    """How many numbers the lattice kernel keeps for each column, and how many bytes of memory it has for them."""
     return _module.lattice_memory(arcs, longest_step)
 
 
@@ -96,7 +96,7 @@ def platforms_with(operation: str) -> frozenset[str]:
 
 
 def missing_reason(operation: str) -> str:
-    """Why a platform has no kernel of ``operation``, and what to do: the end of an error message."""
+    """Why a platform has no kernel of ``operation``, and what to do about it: the end of an error message."""
     if _reason:
         return (
             f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand: "

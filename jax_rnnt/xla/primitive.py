@@ -77,13 +77,13 @@ class Operation:
 
         def with_none_for_zero(cotangents, *operands, **parameters):
             given = [None if type(ct) is ad.Zero else ct for ct in cotangents]
-            return rule(given, *operands, **parameters)  # where it returns None, JAX itself takes that for a zero
+            return rule(given, *operands, **parameters)  # JAX takes a None that it returns for a zero
 
         ad.primitive_transposes[self.primitive] = with_none_for_zero
 
     def _eager(self, *args, **parameters):
-        # jit must not look for NaN itself here, nor be switched off: in both cases it would call the primitive without
-        # jit, that is, this very function.
+        # Neither the NaN checks nor disable_jit may act here. Both make jit call the primitive without jit, and that
+        # calls this function again.
         with jax.debug_nans(False), jax.debug_infs(False), jax.disable_jit(False):
             results = _jitted(self.primitive, tuple(sorted(parameters.items())))(*args)
         for kind, is_kind in (("nan", np.isnan), ("inf", np.isinf)):
@@ -126,7 +126,7 @@ class Operation:
         results = len(ctx.avals_out)
         extra = self._workspace(*ctx.avals_in, **parameters) if self._workspace and "workspace" in traits else None
         if extra is not None:
-            # In place of a memory that the kernel allocates: that would not go into a command buffer.
+            # A result, because memory that a kernel allocates by itself keeps the call out of a command buffer.
             workspace = sharding.result_aval(self.name, ctx.avals_in[0], batch_ndim, extra.shape, extra.dtype)
             ctx = ctx.replace(avals_out=[*ctx.avals_out, workspace])
         attributes = sharding.ffi_attributes(ctx.avals_in, ctx.avals_out, batch_ndim)

@@ -1,4 +1,4 @@
-"""Derivatives that there are not, refused in words: the errors of JAX itself name its machinery, not our arguments."""
+"""Refuses derivatives that do not exist, in words that name our arguments. JAX's own errors name its internals."""
 
 import functools
 
@@ -10,7 +10,7 @@ from jax.interpreters import ad, batching, mlir
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def no_second_order(x: Array, argument: str) -> Array:
-    """``x`` itself, in the forward pass of a ``custom_vjp``; differentiating that pass is a TypeError."""
+    """Returns ``x``, in the forward pass of a ``custom_vjp``. To differentiate that pass is a TypeError."""
     return x
 
 
@@ -20,10 +20,10 @@ def _refuse_second_order(argument: str, primals, tangents):
 
 
 def no_forward_mode(x: Array, argument: str) -> Array:
-    """``x`` itself, before a ``custom_vjp``; forward mode is a TypeError, and reverse mode passes.
+    """Returns ``x``, before a ``custom_vjp``. Forward mode is a TypeError; reverse mode is allowed.
 
-    JAX begins both modes with the same rule, which marks the tangent. Reverse mode only transposes the mark; who
-    evaluates, batches or differentiates it is in forward mode.
+    JAX begins both modes with the same rule, and here this rule marks the tangent. Reverse mode only transposes the
+    mark. If JAX evaluates, batches or differentiates the mark, it is in forward mode.
     """
     return _identity.bind(x, argument=argument)
 
@@ -36,8 +36,8 @@ def _refuse_forward_mode(*_, argument: str):
 
 
 def _mark_tangent(primals, tangents, *, argument: str):
-    # The result is `x` and not the identity of it: the second derivative of what follows may well be there. With `x` an
-    # operand of the mark too, the mark is differentiated whenever what follows is: reverse over forward mode.
+    # The result is `x` itself, so second derivatives of what follows still work. `x` is also an operand of the mark, so
+    # JAX differentiates the mark whenever it differentiates what follows: that is reverse over forward mode.
     (x,), (tangent,) = primals, tangents
     return x, _mark.bind(ad.instantiate_zeros(tangent), x, argument=argument)
 

@@ -15,7 +15,7 @@ from jaxlib.mlir import ir
 
 
 def varying_axes(x: Array) -> frozenset[str]:
-    """The manual mesh axes along which ``x`` may differ from device to device, as far as its type knows."""
+    """The manual mesh axes along which ``x`` may differ from device to device, according to its type."""
     aval = jax.typeof(x)
     manual = getattr(aval, "manual_axis_type", None)
     return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
@@ -38,7 +38,7 @@ def match_manual_axes(args: Sequence[Array]) -> list[Array]:
 
 
 def _explicit_sharding(x: Array) -> NamedSharding | None:
-    """Of an array in a mesh with explicit axes; None elsewhere."""
+    """The sharding of an array in a mesh with explicit axes; None elsewhere."""
     place = getattr(jax.typeof(x), "sharding", None)
     return None if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types else place
 
@@ -51,14 +51,14 @@ def explicit_batch_axes(x: Array) -> tuple[str, ...]:
 
 
 def may_gather(x: Array) -> bool:
-    """Whether ``lax.gather`` knows what to do with ``x``: until jax 0.7 it did not where axes are explicit."""
+    """Whether ``lax.gather`` accepts ``x``: until jax 0.7 it refused arrays in a mesh with explicit axes."""
     return jax.__version_info__ >= (0, 7) or _explicit_sharding(x) is None
 
 
 def follow_batch(x: Array, logits: Array) -> Array:
     """``x [B, ...]`` divided over the batch as ``logits [B, ...]`` are, in a mesh whose axes are explicit.
 
-    There arrays that meet must agree; those of labels and lengths are small, so it is they that move.
+    Arrays that meet in one operation must be divided in the same way there. Labels and lengths are small, so they move.
     """
     place = _explicit_sharding(logits)
     if place is None:
@@ -86,7 +86,7 @@ def result_aval(name: str, like, batch_ndim: int, shape: Sequence[int], dtype):
 def ffi_attributes(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> dict[str, ir.Attribute]:
     """Attributes of a custom call that let both partitioners run it on each device's part of the batch."""
     if not all(isinstance(d, int) for aval in (*avals_in, *avals_out) for d in aval.shape):
-        return {}  # neither notation knows symbolic shapes
+        return {}  # neither notation can express symbolic shapes
     count = ir.DictAttr.get({"num_batch_dims": ir.StringAttr.get(str(batch_ndim))})
     attributes: dict[str, ir.Attribute] = {"mhlo.frontend_attributes": count}
     if getattr(jax.config, "jax_use_shardy_partitioner", True):
@@ -97,7 +97,7 @@ def ffi_attributes(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> 
 def _shardy_rule(avals_in: Sequence, avals_out: Sequence, batch_ndim: int) -> str:
     sizes = list(
         avals_in[0].shape[:batch_ndim]
-    )  # of each factor: first the shared ones, then a private one a dimension
+    )  # the sizes of the factors: first the shared ones, then one for each further dimension
 
     def dimensions(aval) -> str:
         private = range(len(sizes), len(sizes) + len(aval.shape) - batch_ndim)
