@@ -5,7 +5,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import reference
+import reference_losses
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -35,6 +38,44 @@ def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert jnp.isfinite(names["gradient"]).all()
     assert (names["gradient"] != 0).any()
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png"))
+
+
+def test_coming_from() -> None:
+    names = run("coming-from.md")
+    batch = [np.asarray(names[name]) for name in ("logits", "targets", "logit_lengths", "target_lengths")]
+    first, last = (reference.rnnt_loss(*batch, blank=blank)[0] for blank in (0, -1))
+    wide = np.asarray(names["wide"]), *batch[1:]
+    sigma = reference_losses.Regularisers(sigma=0.05)
+    multiblank = reference_losses.MultiBlank(big_blanks=(-2, -3, -4), durations=(2, 4, 8))
+    of_tokens = reference.rnnt_loss(wide[0][..., :-5], *batch[1:])[0]
+    tdt = reference_losses.batch(reference_losses.Tdt(), *wide, sigma)[0]
+    expected = {
+        "torchaudio_loss": first.mean(),
+        "warp_transducer_loss": first.mean(),
+        "warp_rnnt_costs": first,
+        "nemo_loss": last.mean(),
+        "nemo_multiblank_loss": reference_losses.batch(multiblank, wide[0][..., :-2], *batch[1:], sigma)[0].mean(),
+        "k2_loss": first.sum(),
+        "espnet_loss": first.mean(),
+        "optax_costs": first,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(names[name], value, rtol=1e-5, err_msg=name)
+    assert names["nemo_tdt_loss"] == pytest.approx(float(tdt.mean()), rel=1e-5) or (
+        names["nemo_tdt_loss"] == pytest.approx(float(of_tokens.mean()), rel=1e-5)
+    )
+    assert float(names["k2_loss"]) < float(names["pruned_loss"]) < 2 * float(names["k2_loss"])
+    assert float(names["simple_loss"]) == pytest.approx(float(names["simple_costs"].sum()))
+    np.testing.assert_array_equal(names["decoder_in"][1], [0, *batch[1][1, :7], 0, 0, 0])
+
+
+def test_coming_from_marks_what_is_not_run() -> None:
+    # Lines of other libraries stand in blocks of another language, right behind the word that says so.
+    text = (DOCS / "coming-from.md").read_text()
+    blocks = re.findall(r"^(Before.*)\n\n```py\n([^`]*)^```", text, re.MULTILINE)
+    assert len(blocks) == text.count("```py\n") >= 8
+    for _, block in blocks:
+        compile(block, "coming-from.md", "exec")
 
 
 def test_decoding(capsys: pytest.CaptureFixture[str]) -> None:
