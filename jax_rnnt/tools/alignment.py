@@ -1,4 +1,4 @@
-"""Where the labels are: the lattice of a loss, and the best path through it."""
+"""The lattice of a loss, and the best path through it: the frames of the labels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,18 +26,18 @@ def loss_lattice(
     ``lattice_cost(*loss_lattice(...))`` is the cost of the loss. The same lattice has posteriors and a best path.
 
     Args:
-      logits, targets, logit_lengths, target_lengths: what the loss is given.
+      logits, targets, logit_lengths, target_lengths: the arguments of the loss.
       loss: a loss of this library, such as :func:`tdt_loss`, or a :class:`Loss` or :class:`RNNTLoss` made of one.
-      **options: options of the loss by name, in place of those that the object has. Those that scores do not depend on
-        (``clamp``, ``reduction``, ``fastemit_lambda``, ``zero_infinity``, ``omega``) change nothing.
+      **options: options of the loss by name; they override those of the object. Scores do not depend on ``clamp``,
+        ``reduction``, ``fastemit_lambda``, ``zero_infinity`` and ``omega``.
 
     Returns:
       A :class:`Lattice`: ``arcs [B, T, U+1, K]`` (float32; float64 for float64 logits), ``logit_lengths [B]`` and
-      ``target_lengths [B]`` (int32), and the static ``moves``. An invalid example has a logit length of -1, so that
-      all that is made of it is NaN. It unpacks into these four. Arcs can be differentiated as the loss can be.
+      ``target_lengths [B]`` (int32), and the static ``moves``. It unpacks into these four. An invalid example has a
+      logit length of -1, so its cost and its posteriors are NaN. The arcs can be differentiated as the loss can be.
 
     Raises:
-      TypeError, ValueError: as the loss; TypeError also if ``loss`` is none of this library, or has no such option.
+      TypeError, ValueError: as the loss; TypeError also if ``loss`` is not from this library, or has no such option.
 
     Example:
       >>> import jax.numpy as jnp
@@ -63,7 +63,7 @@ def best_alignment(
 ) -> BestPath:
     """The most probable alignment of the targets with the frames, under any loss.
 
-    It is ``lattice_best_path(*loss_lattice(...))``, which say what the arguments are and what the errors.
+    It is ``lattice_best_path(*loss_lattice(...))``. Arguments and errors are those of these two functions.
 
     Returns:
       A :class:`BestPath`:
@@ -72,10 +72,10 @@ def best_alignment(
         path, NaN where the example is invalid.
       * ``frames [B, U]``: int32, the frame at which each label is emitted, in [0, T_b).
       * ``durations [B, U]``: int32, the frames that the label takes: 0 for RNN-T, multi-blank and HAT, 1 for the
-        monotonic RNN-T, what was chosen for TDT.
+        monotonic RNN-T, and for TDT the duration of the label's arc.
       * ``arcs [B, T+U]``: int32, the arc of every step, an index into the moves of the loss.
 
-      All three are -1 where there is nothing: beyond U_b, without a path, in an invalid example.
+      All three are -1 beyond U_b, in an example without a path, and in an invalid example.
 
     Example:
       >>> import jax.numpy as jnp

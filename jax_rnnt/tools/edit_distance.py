@@ -13,7 +13,7 @@ def edit_distance(
     """How many labels must be inserted, deleted or replaced to turn one sequence into the other.
 
     Args:
-      hypotheses: ``[..., L]``, any integer type. What stands behind the lengths does not matter.
+      hypotheses: ``[..., L]``, any integer type. Only labels inside the lengths count.
       targets: ``[..., U]``, any integer type. The leading dimensions of all arguments are broadcast against each other.
       hypothesis_lengths: ``[...]``, any integer type, in [0, L].
       target_lengths: ``[...]``, any integer type, in [0, U].
@@ -22,7 +22,7 @@ def edit_distance(
       ``[...]``, int32.
 
     Raises:
-      TypeError: if a dtype is not an integer's.
+      TypeError: if a dtype is not an integer type.
       ValueError: if a sequence has no dimension, or the leading dimensions do not fit together.
 
     Example:
@@ -55,7 +55,7 @@ def edit_distance(
     column = lax.broadcasted_iota(jnp.int32, (*batch, y.shape[-1] + 1), len(batch))
 
     def row(above: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-        """Distances ``[..., U + 1]`` of one label more to every prefix of the targets."""
+        """Distances ``[..., U + 1]`` of the hypothesis, with one more label, to every prefix of the targets."""
         i, label = at
         replaced = above[..., :-1] + (label[..., None] != y).astype(jnp.int32)
         best = jnp.minimum(above + 1, jnp.concatenate([above[..., :1] + 1, replaced], axis=-1))

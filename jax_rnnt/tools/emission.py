@@ -1,4 +1,4 @@
-"""What the posteriors of a lattice say of its alignments: when labels are emitted, how late, how surely."""
+"""When labels are emitted, how late and with what certainty, from the posteriors of a lattice."""
 
 from collections.abc import Sequence
 
@@ -20,19 +20,20 @@ def _posteriors(x: ArrayLike) -> Array:
 
 
 def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_MOVES) -> Array:
-    r"""The expected frame of each label: where it is emitted on average over all alignments.
+    r"""The expected frame of each label: the mean over all alignments of the frame that emits it.
 
     .. math:: \mathrm{time}_{b,u} = \sum_t t \, P(\mbox{label } u \mbox{ is emitted at frame } t)
 
-    It can be differentiated, through :func:`lattice_posteriors` down to the logits: a loss on it moves labels in time.
+    It can be differentiated through :func:`lattice_posteriors` down to the logits. So a loss on it moves labels in
+    time.
 
     Args:
       posteriors: ``[B, T, U+1, K]``, floating, of :func:`lattice_posteriors`.
       moves: the ``K`` moves of their lattice.
 
     Returns:
-      ``times [B, U]``, float32 (float64 for float64 posteriors): -1 where no label is emitted, that is, beyond U_b and
-      where there is no path; NaN for the labels of an invalid example.
+      ``times [B, U]``, float32 (float64 for float64 posteriors). -1 beyond U_b, and in an example without a path. NaN
+      for the labels of an invalid example.
 
     Raises:
       TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
@@ -53,27 +54,27 @@ def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_
     for k, (_, du) in enumerate(moves):
         for later in range(min(du, arcs.shape[2])):  # the arc that leaves position u emits labels u, ..., u + du - 1
             emitted = emitted + shift(at(arcs, k), later)
-    # Frames are counted from 1, so that nothing emitted is 0 - 1.
+    # The sum counts frames from 1, so that a label that is never emitted gets 0 - 1.
     t = lax.broadcasted_iota(emitted.dtype, emitted.shape, 1) + 1
     return (jnp.sum(t * emitted, axis=1) - 1)[:, :-1]
 
 
 def expected_delay(times: ArrayLike, reference: ArrayLike) -> Array:
-    """How much later than in a reference the labels of each example are emitted, on average, in frames.
+    """By how many frames the labels of each example are emitted later than in a reference, on average.
 
     Args:
-      times: ``[B, U]``, the frames of the labels: :func:`emission_times`, or those of :func:`best_alignment`; negative
-        where there are none.
-      reference: ``[B, U]``, the frames at which they should be: integers, or floating where a time falls between
-        frames. A label whose reference is negative does not count; frames of another alignment have -1 beyond U_b.
+      times: ``[B, U]``, the frames of the labels, from :func:`emission_times` or :func:`best_alignment`; negative where
+        there is no label.
+      reference: ``[B, U]``, the frames at which the labels should be, integers or floating-point numbers. A label with
+        a negative reference does not count. (Alignments have -1 beyond U_b.)
 
     Returns:
-      ``delay [B]``, float32 (float64 where an argument is): the mean of ``times - reference`` over the labels that have
-      both, 0 where none has; NaN in an invalid example. It can be differentiated.
+      ``delay [B]``, float32 (float64 if an argument is): the mean of ``times - reference`` over the labels that have
+      both, and 0 if no label has both. NaN for an invalid example. It can be differentiated.
 
     Raises:
-      TypeError: if an argument is no array of numbers.
-      ValueError: if the two have not the same shape ``[B, U]``.
+      TypeError: if an argument is not an array of numbers.
+      ValueError: if the two do not have the same shape ``[B, U]``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -86,7 +87,7 @@ def expected_delay(times: ArrayLike, reference: ArrayLike) -> Array:
     checks.shape("reference", wanted, emitted.shape, "times.shape")
     dtype = jnp.dtype("float64" if "float64" in (emitted.dtype, wanted.dtype) else "float32")
     emitted, wanted = emitted.astype(dtype), wanted.astype(dtype)
-    # -1 is where there is no label; a label at frame 0 has a time of 0 but for rounding.
+    # -1 means that there is no label. The time of a label at frame 0 is 0, apart from rounding.
     counts = ~(emitted < -0.5) & (wanted >= 0)
     total = jnp.sum(jnp.where(counts, emitted - wanted, 0), axis=1)
     return total / jnp.maximum(jnp.sum(counts, axis=1), 1).astype(dtype)
@@ -97,8 +98,9 @@ def alignment_entropy(posteriors: ArrayLike) -> Array:
 
     .. math:: H_b = -\sum_{\pi} P(\pi) \log P(\pi) = -\sum_{t,u,k} p_{t,u,k} \log \frac{p_{t,u,k}}{\sum_j p_{t,u,j}}
 
-    with the posteriors p of the arcs: what a path does at a node does not depend on how it came there. Unlike
-    :math:`\log Z - \sum p \cdot \mathrm{arcs}`, which is the same number, nothing large is subtracted here.
+    with the posteriors p of the arcs. The second form is exact, because the arc that a path takes at a node does not
+    depend on how the path reached the node. :math:`\log Z - \sum p \cdot \mathrm{arcs}` is the same number, but there
+    two large numbers are subtracted.
 
     It can be differentiated, through :func:`lattice_posteriors` down to the logits.
 

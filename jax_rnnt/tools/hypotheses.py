@@ -1,4 +1,4 @@
-"""What decoders keep of their hypotheses while they work, and what they return."""
+"""The state of a decoder's hypotheses, and the result that decoders return."""
 
 from typing import Any, NamedTuple
 
@@ -11,24 +11,24 @@ from jax_rnnt.tools.rows import take
 
 
 class Hypotheses(NamedTuple):
-    """What a decoder found. The arrays of a beam have a dimension N for its hypotheses, the best first."""
+    """The result of a decoder. The arrays of a beam have a dimension N for its hypotheses, the best first."""
 
     labels: Array  # [B, L] or [B, N, L] int32; -1 behind the last label
     lengths: Array  # [B] or [B, N] int32: how many labels there are
-    scores: Array  # [B] or [B, N]: log-probabilities; -inf where the beam holds no further hypothesis
+    scores: Array  # [B] or [B, N]: log-probabilities; -inf where a beam has fewer than N hypotheses
     times: Array  # [B, L] or [B, N, L] int32: the frame that each label was emitted at; -1 behind the last label
     durations: Array | None  # of TDT, [B, L] or [B, N, L] int32: the frames that each label took; -1 behind the last
 
 
 class Frontier(NamedTuple):
-    """Where each hypothesis of ``[B, N]`` is, and what the next label depends on."""
+    """The place of each hypothesis ``[B, N]``, and all that its next label depends on."""
 
     score: Array  # [B, N]
     time: Array  # [B, N] int32: its frame, counted from the beginning of the utterance
     length: Array  # [B, N] int32
     label: Array  # [B, N] int32: the last one; the start symbol where there is none yet
-    waits: Array  # [B, N] bool: whether the predictor has not seen that label yet
-    prefix: Array  # [B, N, 2] uint32: equal where all labels are
+    waits: Array  # [B, N] bool: whether the predictor has yet to see that label
+    prefix: Array  # [B, N, 2] uint32: equal for hypotheses with equal labels
     memory: Any  # the predictor's state, [B, N, ...]
     predicted: Any  # the predictor's output, [B, N, ...]
     penalty: Array | None  # [B, N, V]: the internal language model's part of the scores of labels

@@ -1,4 +1,4 @@
-"""Checks of the values of concrete arrays, on the host: what tracing can't see."""
+"""Checks of the values of concrete arrays, on the host. Tracing cannot see these values."""
 
 import jax
 import numpy as np
@@ -22,8 +22,8 @@ def check_inputs(
     Inside ``jit`` values are not known; there the loss gives NaN for a bad example, and for that example only.
 
     Args:
-      logits: ``[B, T, U+1, V]``, an array, a ``jax.ShapeDtypeStruct`` or what else a loss takes: values are
-        not looked at.
+      logits: ``[B, T, U+1, V]``: an array, a ``jax.ShapeDtypeStruct``, or another form of logits that a loss takes. Its
+        values are not read.
       targets: ``[B, U]``, integers; entries before U_b must lie in [0, V) and differ from blank.
       logit_lengths: ``[B]``, integers in [0, T]; 0 only where U_b is 0 too.
       target_lengths: ``[B]``, integers in [0, U].

@@ -20,16 +20,16 @@ def mwer_loss(
 
     .. math:: \mathrm{loss}_b = \sum_n \frac{e^{-c_{b,n}}}{\sum_m e^{-c_{b,m}}}\, \mathrm{errors}_{b,n}
 
-    The costs are those of a loss of this library for the hypotheses as targets, so that a gradient reaches the model
-    through all paths of each hypothesis (Guo 2020), and not only through those that the beam kept. They are also what
-    weighs the hypotheses; the scores of the search are not needed. The papers subtract the mean of the errors. Here
-    that would change no gradient, because the weights add up to 1.
+    To get the costs, call a loss of this library with the hypotheses as targets. Then the gradient reaches the model
+    through all paths of each hypothesis (Guo 2020), not only through those that the beam kept. The costs also give the
+    weights of the hypotheses; the scores of the search are not needed. The papers subtract the mean of the errors. Here
+    this would change no gradient, because the weights sum to 1.
 
     Args:
       costs: ``[B, N]``, floating: minus the log-probability of each hypothesis. Hypotheses of cost +inf have no weight.
-      errors: ``[B, N]``, any real type: of each hypothesis, such as :func:`edit_distance` counts them. There is no
-        gradient with respect to them.
-      where: ``[B, N]`` booleans: which hypotheses there are. :func:`beam_decode` fills up its list with scores of -inf.
+      errors: ``[B, N]``, any real type: the errors of each hypothesis, such as those that :func:`edit_distance` counts.
+        There is no gradient with respect to them.
+      where: ``[B, N]`` booleans: which hypotheses exist. :func:`beam_decode` fills up its list with scores of -inf.
       reduction: "none" gives ``[B]``, "sum" their sum, "mean" their sum divided by B.
 
     Returns:

@@ -5,15 +5,15 @@ from jax import Array
 
 
 def empty(shape: tuple[int, ...]) -> Array:
-    """The key ``[..., 2]`` of no labels at all."""
+    """The key ``[..., 2]`` of an empty sequence of labels."""
     return jnp.broadcast_to(jnp.array([0x243F6A88, 0x85A308D3], jnp.uint32), (*shape, 2))
 
 
 def extended(prefix: Array, label: Array) -> Array:
-    """The key of labels with key ``prefix [..., 2]`` and one label ``[...]`` more.
+    """The key of a sequence with key ``prefix [..., 2]`` after one more label ``[...]``.
 
-    Two sequences share a key with a probability of 2^-64, so hypotheses are compared by it: comparing their labels
-    would take time that grows with them at every step.
+    Two different sequences have the same key with a probability of 2^-64, so the search compares keys. To compare
+    labels instead would take more time at every step as sequences grow.
     """
     x = prefix + label.astype(jnp.uint32)[..., None] + jnp.uint32(1)
     for shift, factors in ((16, (0x85EBCA6B, 0x7FEB352D)), (15, (0xC2B2AE35, 0x846CA68B))):

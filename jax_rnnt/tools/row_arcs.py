@@ -1,4 +1,4 @@
-"""The arcs that leave a node, for every label that may come next: what a decoder chooses from."""
+"""The arcs that a decoder may take from a node, for every label that may come next."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Choices(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RowArcs:
-    """The topology of a loss for rows of one width, as a decoder sees it."""
+    """The topology of a loss, for rows of one width, in the form that a decoder needs."""
 
     topology: Topology
     width: int
@@ -81,12 +81,12 @@ class RowArcs:
             of_labels = jnp.take_along_axis(tokens, labels, axis=-1)
         else:
             of_labels, labels = lax.top_k(tokens, count)
-        # The rows of a step are too few for the kernels, whose threads would be waited for longer than they work.
+        # A step has too few rows for the kernels: to wait for their threads would take longer than the work itself.
         parameters = ArcParameters(self.topology.columns, self.width, self.topology.window, "scan")
         unlabelled = jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32)
         entries, log_norm = arcs.forward(logits, unlabelled, **parameters.asdict())
         of_columns = jnp.broadcast_to(entries[:, None, :-1], (*labels.shape, len(self.topology.columns)))
-        # Labels lie in the window, or else there is none and the log-norm is 0; a penalty passes through as it is.
+        # Labels are in the window, or the window is empty and the log-norm is 0. A penalty is not normalised.
         norm = jnp.where(log_norm == -jnp.inf, 0, log_norm)[:, None]
         of_labels = jnp.where(reads[:, None], of_labels.astype(norm.dtype) - norm, -jnp.inf)
         scores = jnp.concatenate([of_columns, of_labels[..., None]], axis=-1)

@@ -43,8 +43,8 @@ def select(mask: Array, then: Any, otherwise: Any) -> Any:
 def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, otherwise: Any) -> Any:
     """``function(rows)`` for the rows ``[R]`` that are ``needed``, and ``otherwise`` for the others.
 
-    It is not called where no row is needed. Of many rows a quarter is computed where that is enough: most turns of a
-    beam search are for the few hypotheses that emit one more label.
+    If no row is needed the function does not run. If there are many rows, and a quarter of them is enough, it runs on a
+    quarter: most turns of a beam search are for the few hypotheses that emit one more label.
     """
     count, total = jnp.sum(needed, dtype=jnp.int32), needed.shape[0]
     few = total // _SHARE if total >= _ENOUGH else 0  # of fewer rows the weights cost more than the rows
