@@ -41,21 +41,21 @@ struct Index {
 };
 extern thread_local Index thread_index, block_index, block_size;
 
-enum class Collective : uint8_t { kSync, kExchange, kAny };
+enum class Collective : uint8_t { kSync, kExchange, kFromBelow, kAny };
 
 void* DynamicShared();
 unsigned BlockBarrier(bool predicate, int line);  // how many threads' predicates are true
-uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int xor_distance, int line);
+uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int distance, int line);
 cudaError_t RunGrid(unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& thread);
 void CountRead(const void* address, size_t bytes);
 void CountWrite(const void* address, size_t bytes);
 
 template <class T>
-T Exchange(uint32_t mask, T value, int distance, int line) {
+T Exchange(uint32_t mask, Collective kind, T value, int distance, int line) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
-  bits = WarpCollective(mask, Collective::kExchange, bits, distance, line);
+  bits = WarpCollective(mask, kind, bits, distance, line);
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
@@ -70,7 +70,10 @@ T Exchange(uint32_t mask, T value, int distance, int line) {
 #define __syncwarp() ((void)::cuda_on_cpu::WarpCollective(~0u, ::cuda_on_cpu::Collective::kSync, 0, 0, __LINE__))
 #define __any_sync(mask, predicate) \
   (::cuda_on_cpu::WarpCollective(mask, ::cuda_on_cpu::Collective::kAny, (predicate) ? 1 : 0, 0, __LINE__) != 0)
-#define __shfl_xor_sync(mask, value, distance) (::cuda_on_cpu::Exchange(mask, value, distance, __LINE__))
+#define __shfl_xor_sync(mask, value, distance) \
+  (::cuda_on_cpu::Exchange(mask, ::cuda_on_cpu::Collective::kExchange, value, distance, __LINE__))
+#define __shfl_up_sync(mask, value, distance) \
+  (::cuda_on_cpu::Exchange(mask, ::cuda_on_cpu::Collective::kFromBelow, value, distance, __LINE__))
 
 #define JAX_RNNT_DYNAMIC_SHARED(name) auto* name = static_cast<unsigned char*>(::cuda_on_cpu::DynamicShared())
 #define JAX_RNNT_COUNT_READ(address, bytes) ::cuda_on_cpu::CountRead(address, bytes)

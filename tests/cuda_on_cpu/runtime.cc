@@ -225,7 +225,9 @@ uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int dist
     bool any = false;
     for (unsigned i = 0; i < kWarp; ++i) any = any || first[i].value != 0;
     for (unsigned i = 0; i < kWarp; ++i) {
-      const unsigned from = i ^ static_cast<unsigned>(first[i].distance);
+      const auto distance = static_cast<unsigned>(first[i].distance);
+      const unsigned below = i < distance ? i : i - distance;  // the lowest lanes keep their own
+      const unsigned from = kind == Collective::kFromBelow ? below : i ^ distance;
       if (from >= kWarp) Die("a shuffle from beyond the warp, line " + std::to_string(line));
       first[i].result = kind == Collective::kAny ? any : first[from].value;
       if (first[i].state == State::kAtCollective) first[i].state = State::kReady;
