@@ -4,6 +4,7 @@ Needs jax's CUDA plugin (the wheels jax-cuda13-plugin and jax-cuda13-pjrt, of ja
 build with CUDA kernels. Nothing runs on a GPU.
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -81,6 +82,41 @@ def test_kernels_in_place_and_no_more_than_the_logits(dtype):
     logits = B * T * (U + 1) * V * jnp.dtype(dtype).itemsize
     # One array of the logits' size, because the gradient takes their place; the rest is the joint and its product.
     assert logits < compiled.memory_analysis().temp_size_in_bytes < 1.6 * logits
+
+
+def passes(text: str) -> list[str]:
+    """The instructions that make an array of the logits' size, as often as one is made; views of one are none."""
+    array = rf"f32\[{B},(?:1,)?{T},{U + 1},{V}\]"
+    found = re.findall(rf"= (\(?.*?{array}.*?) ([a-z][\w-]*)\(", text)
+    views = ("bitcast", "tuple", "get-tuple-element")
+    return sorted(name for result, name in found for _ in re.findall(array, result) if name not in views)
+
+
+@pytest.mark.parametrize("how", ["kept", "donated", "in another shape", "mapped", "without jit"])
+def test_logits_that_are_arguments_are_not_copied(how):
+    """Where the caller keeps them, the gradient has memory of its own: read, read, write; donated, it takes theirs."""
+    place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
+    placed = functools.partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place))
+    shapes = [((B, T, U + 1, V), jnp.float32), ((B, U), jnp.int32), ((B,), jnp.int32), ((B,), jnp.int32)]
+    types = [placed(jax.ShapeDtypeStruct(*s)) for s in shapes]
+    loss = lambda logits, *rest: jax_rnnt.rnnt_loss(logits, *rest, blank=0, reduction="sum")  # noqa: E731
+    function = {
+        "kept": jax.value_and_grad(loss),
+        "donated": jax.grad(loss),
+        "in another shape": lambda x, *r: jax.grad(lambda x: loss(x.reshape(shapes[0][0]), *r))(x.reshape(B, T, -1)),
+        "mapped": jax.vmap(lambda *one: jax.grad(loss)(*(a[None] for a in one))),
+        "without jit": lambda x, *r: jax.vjp(lambda x: loss(x, *r), x)[1],
+    }[how]
+    if how == "without jit":  # the gradient is compiled for itself, and the logits are among its arguments
+        types = placed([jax.eval_shape(function, *types), jax.ShapeDtypeStruct((), jnp.float32)])
+        function = lambda pull, cotangent: pull(cotangent)  # noqa: E731
+    jitted = jax.jit(function, donate_argnums=(0,) if how == "donated" else ())
+    compiled = jitted.trace(*types).lower(lowering_platforms=("cuda",)).compile()
+    text, memory, logits = compiled.as_text(), compiled.memory_analysis(), 4 * B * T * (U + 1) * V
+    assert passes(text) == ["custom-call", "parameter"]
+    assert text.count("output_to_operand_aliasing={") == (how == "donated")
+    assert memory.temp_size_in_bytes < 0.05 * logits
+    assert (memory.alias_size_in_bytes >= logits) == (how == "donated")
 
 
 @pytest.mark.skipif(JAX < (0, 12), reason="XLA takes FFI calls into command buffers in jax 0.12, and does not in 0.10")

@@ -5,8 +5,9 @@ and per platform, so that a function exported for another platform gets the righ
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -15,6 +16,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jax_rnnt.xla import native, sharding
+from jax_rnnt.xla.in_place import worth_overwriting
+
+_LOWERING_OPTIONS = inspect.signature(mlir.register_lowering).parameters
 
 Implementation = Literal["native", "scan"] | None
 IMPLEMENTATIONS = (None, "native", "scan")
@@ -34,7 +38,8 @@ class Operation:
       lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
       batch_ndim: maps the operands' types to the number of batch dimensions.
       has_kernel: whether there is a compiled form at all; on which platforms, the compiled module says.
-      in_place: whether the result may take the memory of the first operand, where the kernels allow that.
+      in_place: whether the result may take the memory of the first operand, where the kernels allow that. It does
+        wherever that is no argument which the caller keeps.
       workspace: ``workspace(*types, **parameters)``: shape and dtype of what the kernels need to work in, or None;
         asked where the kernels do need it.
     """
@@ -54,7 +59,6 @@ class Operation:
         self._lax_form = lax_form
         self._batch_ndim = batch_ndim
         self._has_kernel = has_kernel
-        self._in_place = in_place
         self._workspace = workspace
         self.primitive = Primitive(f"jax_rnnt_{name}")
         self.primitive.multiple_results = True
@@ -62,9 +66,18 @@ class Operation:
         self.primitive.def_abstract_eval(self._abstract)
         batching.primitive_batchers[self.primitive] = self._batch
         ad.primitive_jvps[self.primitive] = self._jvp_of_lax_form
-        mlir.register_lowering(self.primitive, functools.partial(self._lower, None))
+        lowered = self.primitive
+        if in_place:
+            # JAX lowers most primitives once, in a function of its own, where nothing says what the operands are. This
+            # one is lowered where it stands, to another one that is told.
+            lowered = self._placed = Primitive(f"jax_rnnt_{name}_placed")
+            lowered.multiple_results = True
+            lowered.def_abstract_eval(lambda *avals, in_place, **parameters: self._abstract(*avals, **parameters))
+            where_it_stands: dict[str, Any] = {"cacheable": False} if "cacheable" in _LOWERING_OPTIONS else {}
+            mlir.register_lowering(self.primitive, self._lower_placed, **where_it_stands)
+        mlir.register_lowering(lowered, functools.partial(self._lower, None))
         for platform in native.platforms_with(name) if has_kernel else ():
-            mlir.register_lowering(self.primitive, functools.partial(self._lower, platform), platform=platform)
+            mlir.register_lowering(lowered, functools.partial(self._lower, platform), platform=platform)
 
     def __call__(self, *args: Array, implementation: str | None, **parameters) -> list[Array]:
         return self.primitive.bind(*sharding.match_manual_axes(args), implementation=implementation, **parameters)
@@ -113,7 +126,11 @@ class Operation:
         _, tangents_out = jax.jvp(functools.partial(self._lax_form, **parameters), tuple(primals), tangents)
         return results, tangents_out
 
-    def _lower(self, platform, ctx, *args, implementation, **parameters):
+    def _lower_placed(self, ctx, *args, **parameters):
+        placed = functools.partial(self._placed.bind, in_place=worth_overwriting(args[0]), **parameters)
+        return mlir.lower_fun(placed, multiple_results=True)(ctx, *args)
+
+    def _lower(self, platform, ctx, *args, implementation, in_place=False, **parameters):
         if platform is None or implementation == "scan":
             if implementation == "native" and self._has_kernel:
                 names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
@@ -130,9 +147,10 @@ class Operation:
             workspace = sharding.result_aval(self.name, ctx.avals_in[0], batch_ndim, extra.shape, extra.dtype)
             ctx = ctx.replace(avals_out=[*ctx.avals_out, workspace])
         attributes = sharding.ffi_attributes(ctx.avals_in, ctx.avals_out, batch_ndim)
-        aliases = {0: 0} if self._in_place and "in_place" in traits else None
         lowering = jax.ffi.ffi_lowering(
-            native.target(self.name), extra_attributes=attributes, operand_output_aliases=aliases
+            native.target(self.name),
+            extra_attributes=attributes,
+            operand_output_aliases={0: 0} if in_place and "in_place" in traits else None,
         )
         return lowering(ctx, *args, **{k: _ffi_attribute(v) for k, v in parameters.items()})[:results]
 
