@@ -10,7 +10,10 @@ import pytest
 import reference
 import reference_losses
 
+import jax_rnnt
+
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
 
@@ -78,6 +81,66 @@ def test_coming_from_marks_what_is_not_run() -> None:
         compile(block, "coming-from.md", "exec")
 
 
+LOSS_PAGES = {  # the definition of each page's loss
+    "rnnt": reference_losses.Rnnt(blank=0),
+    "monotonic": reference_losses.Monotonic(blank=0),
+    "multiblank": reference_losses.MultiBlank(blank=0, big_blanks=(27, 28), durations=(2, 4)),
+    "tdt": reference_losses.Tdt(blank=0, durations=(0, 1, 2)),
+    "hat": reference_losses.Hat(blank=0),
+}
+
+
+def test_pages_of_losses() -> None:
+    assert sorted(LOSS_PAGES) == sorted(path.stem for path in (DOCS / "losses").glob("*.md"))
+    for page, definition in LOSS_PAGES.items():
+        names = run(f"losses/{page}.md")
+        on = reference_losses.Regularisers(sigma=0.05 if page == "multiblank" else 0)
+        (cost,), _ = reference_losses.batch(definition, np.asarray(names["logits"]), *names["batch"], on)
+        assert float(names["loss"]) == pytest.approx(cost, rel=1e-5), page
+        if "best" in names:
+            assert (names["best"].frames >= 0).all()
+
+
+def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optax")
+    names = run("first-transducer.md")
+    assert capsys.readouterr().out.count("heard as") == 3
+    assert names["values"][-1] < 0.3 < 50 < names["values"][0]
+    heard, lengths = names["heard"], names["target_lengths"]
+    right = [
+        heard.labels[b, : heard.lengths[b]].tolist() == names["targets"][b, :n].tolist() for b, n in enumerate(lengths)
+    ]
+    assert np.mean(right) > 0.9
+    for b, n in enumerate(lengths):
+        pressed = names["milliseconds"][b, :n]
+        assert (np.diff(pressed) > 0).all() and pressed[0] >= 0 and (names["milliseconds"][b, n:] < 0).all()
+
+
+def test_sharding() -> None:
+    names = run("sharding.md")
+    cost, gradient = names["alone"]
+    for value in (names["value"], names["value_of_map"], names["value_of_both"]):
+        assert float(value) == pytest.approx(float(cost), rel=1e-6)
+    for name, axes in (("gradient", ("data",)), ("gradient_of_both", ("data", None, None, "model"))):
+        np.testing.assert_allclose(names[name], gradient, atol=1e-6)
+        assert tuple(names[name].sharding.spec) == axes
+
+
+def test_front_page_and_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert jnp.isfinite(run("index.md")["loss"])
+    assert set(run("install.md")["info"]) == {*jax_rnnt.build_info()}
+
+
+def test_every_page_is_in_the_contents() -> None:
+    listed = re.findall(r"^([\w/-]+)$", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted({page.removesuffix(".md") for page in PAGES} - {"index"})
+
+
+def test_the_reference_has_every_public_name() -> None:
+    listed = re.findall(r"^\.\. auto\w+:: (\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(jax_rnnt.__all__)
+
+
 def test_decoding(capsys: pytest.CaptureFixture[str]) -> None:
     names = run("decoding.md")
     assert "at frames" in capsys.readouterr().out
@@ -107,7 +170,7 @@ def test_sources() -> None:
     assert float(names["loss"]) > float(names["pruned"])
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
-def test_relative_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", (DOCS / page).read_text()):
-        assert (DOCS / target).exists(), target
+def test_relative_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS / page).read_text()):
+            assert ((DOCS / page).parent / target).exists(), f"{page}: {target}"

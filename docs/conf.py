@@ -1,0 +1,31 @@
+"""Sphinx: builds the pages of this folder, and the reference from the docstrings of the installed package.
+
+sphinx-build -W docs build/site
+"""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+project = "jax_rnnt"
+release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+author = copyright = "the authors of jax_rnnt"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+nitpicky = True
+
+myst_heading_anchors = 3
+
+# Docstrings give shapes and types in words; annotations would fill the signatures.
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 90
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Raises (in the loss)", "Raises")]
+
+html_theme = "furo"
+html_title = f"jax_rnnt {release}"
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
+html_show_sphinx = False
