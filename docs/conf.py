@@ -22,6 +22,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False
 napoleon_custom_sections = [("Raises (in the loss)", "Raises")]
 
 html_theme = "furo"

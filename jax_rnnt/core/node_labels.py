@@ -14,9 +14,9 @@ from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING, resolve_columns
 class NodeLabels(NamedTuple):
     """What :func:`node_labels` returns: ``labels`` for :func:`arc_log_probs`, the lengths for :func:`lattice_cost`."""
 
-    labels: Array  # [B, T, U+1]
-    logit_lengths: Array  # [B]
-    target_lengths: Array  # [B]
+    labels: Array  #: ``[B, T, U+1]``
+    logit_lengths: Array  #: ``[B]``
+    target_lengths: Array  #: ``[B]``
 
 
 def node_labels(

@@ -58,10 +58,10 @@ class Lattice:
     It unpacks to the arguments of :func:`lattice_cost`, :func:`lattice_posteriors` and :func:`lattice_best_path`.
     """
 
-    arcs: Array  # [B, T, U+1, K]: scores
-    logit_lengths: Array  # [B]: T_b, and -1 where the example is invalid
-    target_lengths: Array  # [B]: U_b
-    moves: Moves = dataclasses.field(metadata={"static": True})
+    arcs: Array  #: ``[B, T, U+1, K]``, scores
+    logit_lengths: Array  #: ``[B]``, T_b, and -1 where the example is invalid
+    target_lengths: Array  #: ``[B]``, U_b
+    moves: Moves = dataclasses.field(metadata={"static": True})  #: the move of each arc
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.arcs, self.logit_lengths, self.target_lengths, self.moves))

@@ -80,9 +80,9 @@ def hat_loss(
       logit_lengths: ``[B]``, the frames T_b.
       target_lengths: ``[B]``, the labels U_b.
       blank: the blank, the first or the last entry of the vocabulary. The default is the last one; it is 0 in k2.
-      clamp, reduction, weights, fastemit_lambda, delay_penalty, sigma, wildcard, wildcard_weight, zero_infinity,
-        implementation, vocab_axis_name: as in :func:`rnnt_loss`. There is no ``fused_log_softmax``: the two
-        normalisations are what the loss is.
+      clamp, reduction, weights, fastemit_lambda, delay_penalty, sigma: as in :func:`rnnt_loss`.
+      wildcard, wildcard_weight, zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`. There is no
+        ``fused_log_softmax``: the two normalisations are what the loss is.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

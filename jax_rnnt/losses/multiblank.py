@@ -83,8 +83,9 @@ def multiblank_rnnt_loss(
         ``big_blank_durations=[2, 4, 8]``.
       durations: the frames that each of ``big_blanks`` takes, at least 1.
       sigma: logit under-normalisation: the score of every arc is lowered by this number. The paper trains with 0.05.
-      clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation,
-        vocab_axis_name: as in :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
+      clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty: as in :func:`rnnt_loss`.
+      zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`. There is no ``wildcard``, because one
+        stands beside a lone blank.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

@@ -90,7 +90,7 @@ def rnnt_loss(
         forward mode and no second derivative.
 
     Returns:
-      float32, float64 for float64 logits: a scalar, or ``[B]`` for "none". The gradient has the dtype of ``logits``.
+      A scalar, or ``[B]`` for "none": float64 for float64 logits, else float32. The gradient has the dtype of ``logits``.
 
       ======================================================== ========= ========================================
       case                                                     cost      gradient
@@ -105,8 +105,8 @@ def rnnt_loss(
 
     Raises:
       TypeError: if a dtype or the type of an option is wrong, or an option is traced.
-      ValueError: if a rank or shape does not match, or an option is out of its range or unknown.
-      Values of arrays are not known while tracing; :func:`check_inputs` checks those of concrete ones.
+      ValueError: if a rank or shape does not match, or an option is out of its range or unknown. Values of arrays are
+        not known while tracing: :func:`check_inputs` checks those of concrete arrays.
 
     References:
       Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20. Yu et al.,

@@ -131,7 +131,7 @@ def tdt_loss(
         batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
       key: a JAX random key, which makes that choice; required if ``omega`` is above 0.
       clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
-        :func:`rnnt_loss`. There are no wildcards: they stand beside a lone blank.
+        :func:`rnnt_loss`. There is no ``wildcard``, because one stands beside a lone blank.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

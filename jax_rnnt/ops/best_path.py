@@ -17,10 +17,10 @@ from jax_rnnt.xla.primitive import Implementation, Operation
 class BestPath(NamedTuple):
     """What :func:`lattice_best_path` and :func:`best_alignment` return."""
 
-    cost: Array  # [B]
-    frames: Array  # [B, U]: where each label is emitted
-    durations: Array  # [B, U]: the frames that it takes
-    arcs: Array  # [B, T + U]: the arc with which the path leaves the node (t, u), at t + u
+    cost: Array  #: ``[B]``
+    frames: Array  #: ``[B, U]``, where each label is emitted
+    durations: Array  #: ``[B, U]``, the frames that it takes
+    arcs: Array  #: ``[B, T + U]``, the arc with which the path leaves the node (t, u), at t + u
 
 
 def _results(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:

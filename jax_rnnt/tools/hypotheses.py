@@ -13,11 +13,11 @@ from jax_rnnt.tools.rows import take
 class Hypotheses(NamedTuple):
     """The result of a decoder. The arrays of a beam have a dimension N for its hypotheses, the best first."""
 
-    labels: Array  # [B, L] or [B, N, L] int32; -1 behind the last label
-    lengths: Array  # [B] or [B, N] int32: how many labels there are
-    scores: Array  # [B] or [B, N]: log-probabilities; -inf where a beam has fewer than N hypotheses
-    times: Array  # [B, L] or [B, N, L] int32: the frame that each label was emitted at; -1 behind the last label
-    durations: Array | None  # of TDT, [B, L] or [B, N, L] int32: the frames that each label took; -1 behind the last
+    labels: Array  #: ``[B, L]`` or ``[B, N, L]`` int32; -1 behind the last label
+    lengths: Array  #: ``[B]`` or ``[B, N]`` int32, how many labels there are
+    scores: Array  #: ``[B]`` or ``[B, N]``, log-probabilities; -inf where a beam has fewer than N hypotheses
+    times: Array  #: ``[B, L]`` or ``[B, N, L]`` int32, the frame of each label; -1 behind the last
+    durations: Array | None  #: for TDT, ``[B, L]`` or ``[B, N, L]`` int32, the frames of each label
 
 
 class Frontier(NamedTuple):
@@ -37,11 +37,11 @@ class Frontier(NamedTuple):
 class DecoderState(NamedTuple):
     """A decoder between two pieces of audio: a pytree of arrays."""
 
-    frames: Array  # [B] int32: how many have been decoded
+    frames: Array  #: ``[B]`` int32, how many have been decoded
     frontier: Frontier
-    labels: Array  # [B, N, L] int32
-    times: Array  # [B, N, L] int32
-    durations: Array | None  # [B, N, L] int32
+    labels: Array  #: ``[B, N, L]`` int32
+    times: Array  #: ``[B, N, L]`` int32
+    durations: Array | None  #: ``[B, N, L]`` int32
 
 
 def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> DecoderState:

@@ -71,7 +71,7 @@ def plot_lattice(
       axes: where to draw; a new figure unless given.
 
     Returns:
-      The axes. Frames begin at their number: frame 3 goes from 3 to 4.
+      The axes. On them a frame begins at its number, so frame 3 goes from 3 to 4.
 
     Raises:
       ImportError: if there are no ``axes`` and no matplotlib.
@@ -146,7 +146,7 @@ def plot_alignment(
       axes: where to draw; a new figure unless given.
 
     Returns:
-      The axes. Frames begin at their number: frame 3 goes from 3 to 4.
+      The axes. On them a frame begins at its number, so frame 3 goes from 3 to 4.
 
     Raises:
       ImportError: if there are no ``axes`` and no matplotlib.
