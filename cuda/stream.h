@@ -12,7 +12,7 @@
 namespace jax_rnnt::cuda {
 
 #if defined(JAX_RNNT_CUDA_ON_CPU)
-struct StreamContext {};  // kernels run at once
+struct StreamContext {};
 #else
 using StreamContext = ::xla::ffi::PlatformStream<cudaStream_t>;
 #endif
@@ -22,7 +22,7 @@ using StreamContext = ::xla::ffi::PlatformStream<cudaStream_t>;
 #if defined(JAX_RNNT_CUDA_ON_CPU)
 template <>
 struct xla::ffi::CtxDecoding<jax_rnnt::cuda::StreamContext> {
-  using Type = cudaStream_t;
+  using Type = cuda_on_cpu::CallStream;
   static std::optional<Type> Decode(const XLA_FFI_Api*, XLA_FFI_ExecutionContext*, DiagnosticEngine&) { return Type{}; }
 };
 #endif

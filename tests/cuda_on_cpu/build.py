@@ -1,9 +1,10 @@
 """Builds the CUDA kernels for the CPU: as a library of FFI handlers for the suite, or as the program check.cc.
 
     python tests/cuda_on_cpu/build.py library OUT.so
-    python tests/cuda_on_cpu/build.py check FOLDER [address | thread | LEVEL]
+    python tests/cuda_on_cpu/build.py check FOLDER [watched | LEVEL]
 
 LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them.
+A watched program ends with a message where a kernel breaks a rule of memory (watch.h) or of C++.
 Needs g++; the library also jaxlib's headers, of the Python that runs this. Object files stay in the folder and are made
 anew when a source of theirs is newer.
 """
@@ -14,25 +15,32 @@ import pathlib
 import subprocess
 import sys
 import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 COMMON = ("-std=c++17", "-fPIC", "-g", "-DJAX_RNNT_CUDA_ON_CPU", "-DJAX_RNNT_NO_CLONES", "-Wall", "-Wextra", "-Werror",
           "-Wno-unknown-pragmas")  # fmt: skip
-KERNELS = ("arcs.cu", "lattice.cu")
-RUNTIME = ("fiber.cc", "runtime.cc")  # told of the sanitizer, not built with it
-FLAGS = {
-    None: ("-O0",),  # it takes longer to build than to run
-    "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "thread": ("-O1", "-fsanitize=thread"),
-}
+UNDEFINED = "-fsanitize=shift,signed-integer-overflow,integer-divide-by-zero,bounds"
+WATCHED = ("-fsanitize=thread", UNDEFINED, "-fno-sanitize-recover=all")  # watch.cc answers, not the sanitizer's library
 LEVEL_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")  # CMakeLists.txt
-TOLD = {None: (), "address": ("-DCUDA_ON_CPU_ASAN",), "thread": ("-DCUDA_ON_CPU_TSAN",)}
-SANITIZERS = {"address": {"UBSAN_OPTIONS": "print_stacktrace=1"}, "thread": {"TSAN_OPTIONS": "halt_on_error=1"}}
+TYPES = {"arcs": ("float", "double", "Half", "BFloat16"), "lattice": ("float", "double")}
 
 
-def _compile(jobs: list[tuple[pathlib.Path, list[str]]], folder: pathlib.Path, output: pathlib.Path, link: list[str]):
-    """jobs: a source and its flags. Headers are not followed: any newer file beside the source or in cpp/ counts."""
+class Job(NamedTuple):
+    source: pathlib.Path
+    flags: Sequence[str]
+
+
+def kernels(cuda: pathlib.Path, operation: str = "") -> list[pathlib.Path]:
+    """The sources of the kernels and of what launches them."""
+    files = sorted(p for p in cuda.iterdir() if p.suffix in (".cu", ".cc") and p.name.startswith(operation))
+    return [p for p in files if not p.stem.endswith("_handlers")]
+
+
+def compiled(jobs: Sequence[Job], folder: pathlib.Path) -> list[str]:
+    """Object files, in the order of jobs. Any file beside a source or in cpp/ that is newer makes the object anew."""
     objects, commands = [], []
     for source, flags in jobs:
         object_file = folder / f"{source.parent.name}_{source.stem}-{zlib.crc32(' '.join(flags).encode()):x}.o"
@@ -44,42 +52,67 @@ def _compile(jobs: list[tuple[pathlib.Path, list[str]]], folder: pathlib.Path, o
             commands.append(["g++", *COMMON, *flags, *language, "-c", str(source), "-o", str(object_file)])
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda command: subprocess.run(command, check=True), commands))
-    subprocess.run(["g++", *link, "-o", str(output), *objects, "-pthread"], check=True)
+    return objects
 
 
-def _includes(cuda: pathlib.Path) -> list[str]:
+def link(objects: Sequence[str], output: pathlib.Path, *flags: str) -> None:
+    subprocess.run(["g++", *flags, "-o", str(output), *objects, "-pthread", "-ldl"], check=True)
+
+
+def includes(cuda: pathlib.Path) -> list[str]:
     return [f"-I{ROOT / 'cpp'}", f"-I{cuda}", f"-I{HERE}"]
 
 
-def build_check(
-    folder: pathlib.Path,
-    cuda: pathlib.Path = ROOT / "cuda",
-    sanitizer: str | None = None,
-    level: str | None = None,
-) -> pathlib.Path:
+def kernel_jobs(cuda: pathlib.Path, operation: str, watched: bool) -> list[Job]:
+    # Unoptimised, because they take longer to build than to run.
+    flags = ["-O0", *(WATCHED if watched else ()), *includes(cuda)]
+    return [Job(p, flags) for p in kernels(cuda, operation)]
+
+
+def runtime_jobs(watched: bool) -> list[Job]:
+    flags = ["-O2", *(["-DCUDA_ON_CPU_WATCHED"] if watched else ()), *includes(ROOT / "cuda")]
+    return [Job(HERE / f"{name}.cc", flags) for name in ("fiber", "runtime", *(["watch"] if watched else ()))]
+
+
+def check_jobs(operation: str, types: Sequence[str]) -> list[Job]:
+    """The parts of the check over an operation in these types."""
+    flags = ["-O0", *includes(ROOT / "cuda")]
+    jobs = [Job(HERE / "check_launches.cc", [*flags, f"-DCHECK_{operation.upper()}"])]
+    for name in (f"check_{operation}", f"check_{operation}_large"):
+        jobs += [Job(HERE / f"{name}.cc", [*flags, f"-DCHECK_TYPE={t}"]) for t in types]
+    return jobs
+
+
+def reference_jobs(level: str | None) -> list[Job]:
+    """The CPU kernels, and main()."""
+    flags = [*LEVEL_FLAGS, f"-march={level}"] if level else ["-O1"]
+    jobs = [Job(ROOT / "cpp" / f"{name}.cc", [*flags]) for name in ("arcs", "lattice", "best_path", "float16")]
+    return [Job(HERE / "check.cc", ["-O0", *includes(ROOT / "cuda")]), *jobs]
+
+
+def build_check(folder: pathlib.Path, watched: bool = False, level: str | None = None) -> pathlib.Path:
     objects = folder / "check"
     objects.mkdir(parents=True, exist_ok=True)
-    flags = [*FLAGS[sanitizer], *_includes(cuda)]
-    of_level = [*LEVEL_FLAGS, f"-march={level}", *_includes(cuda)] if level else flags
-    jobs = [(p, flags) for p in (HERE / "check.cc", *(cuda / k for k in KERNELS))]
-    jobs += [(ROOT / "cpp" / f"{name}.cc", of_level) for name in ("arcs", "lattice", "best_path", "float16")]
-    jobs += [(HERE / r, ["-O2", *TOLD[sanitizer], *_includes(cuda)]) for r in RUNTIME]
-    program = objects / f"check-{sanitizer or level or 'plain'}"
-    _compile(jobs, objects, program, list(FLAGS[sanitizer]))
+    jobs = [*reference_jobs(level), *runtime_jobs(watched)]
+    for operation, types in TYPES.items():
+        jobs += [*check_jobs(operation, types), *kernel_jobs(ROOT / "cuda", operation, watched)]
+    program = objects / f"check-{'watched' if watched else level or 'plain'}"
+    link(compiled(jobs, objects), program, *([UNDEFINED] if watched else ()))
     return program
 
 
-def build_library(output: pathlib.Path) -> None:
+def build_library(output: pathlib.Path, cuda: pathlib.Path = ROOT / "cuda", optimise: bool = True) -> None:
     import jaxlib
 
     headers = pathlib.Path(jaxlib.__file__).parent / "include"
     folder = output.parent / (output.stem + "-objects")
     folder.mkdir(parents=True, exist_ok=True)
-    cuda = ROOT / "cuda"
-    flags = ["-O2", *_includes(cuda)]
-    jobs = [(cuda / k, flags) for k in KERNELS] + [(HERE / r, flags) for r in (*RUNTIME, "library.cc")]
-    jobs += [(cuda / h, [*flags, "-isystem", str(headers)]) for h in ("arcs_handlers.cc", "lattice_handlers.cc")]
-    _compile(jobs, folder, output, ["-shared"])
+    flags = ["-O2" if optimise else "-O0", *includes(cuda)]
+    jobs = [Job(p, flags) for p in kernels(cuda)] + [
+        Job(HERE / f"{r}.cc", flags) for r in ("fiber", "runtime", "library")
+    ]
+    jobs += [Job(cuda / h, [*flags, "-isystem", str(headers)]) for h in ("arcs_handlers.cc", "lattice_handlers.cc")]
+    link(compiled(jobs, folder), output, "-shared")
 
 
 if __name__ == "__main__":
@@ -88,8 +121,9 @@ if __name__ == "__main__":
             build_library(pathlib.Path(output).resolve())
         case ["check", folder]:
             print(build_check(pathlib.Path(folder).resolve()))
-        case ["check", folder, kind]:
-            how = {"sanitizer": kind} if kind in SANITIZERS else {"level": kind}
-            print(build_check(pathlib.Path(folder).resolve(), **how))
+        case ["check", folder, "watched"]:
+            print(build_check(pathlib.Path(folder).resolve(), watched=True))
+        case ["check", folder, level]:
+            print(build_check(pathlib.Path(folder).resolve(), level=level))
         case _:
             sys.exit(__doc__)

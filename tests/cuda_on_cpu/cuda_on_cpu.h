@@ -4,20 +4,24 @@
 // warp, waits there for the others, and is resumed in an order that can be chosen (runtime.cc). Blocks run one after
 // another. What a GPU leaves undefined is an error that ends the process with a message: a barrier that only some
 // threads of the block reach, a collective that only some lanes of the warp reach or that names fewer than all.
+//
+// A launch waits in its stream until somebody calls Synchronise with that stream, and what is in another is not run.
+// Static shared memory (__shared__) is not offered: nothing would tell one block's from the next one's.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <functional>
+#include <string>
+#include <type_traits>
+#include <utility>
 
 #define __global__
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static thread_local  // the fibers of a block share an OS thread
 
 struct dim3 {
   unsigned x, y = 1, z = 1;
@@ -31,7 +35,12 @@ struct alignas(16) uint4 {
 inline void __stwb(uint4* to, uint4 value) { *to = value; }
 
 using cudaStream_t = struct CudaStream*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchOutOfResources = 701
+};
 const char* cudaGetErrorString(cudaError_t error);
 
 namespace cuda_on_cpu {
@@ -39,14 +48,49 @@ namespace cuda_on_cpu {
 struct Index {
   unsigned x;
 };
-extern thread_local Index thread_index, block_index, block_size;
+struct Indices {
+  Index thread, block, block_size;
+};
+extern thread_local Indices indices;
+
+[[noreturn]] void Die(const std::string& what);
 
 enum class Collective : uint8_t { kSync, kExchange, kFromBelow, kAny };
 
 void* DynamicShared();
 unsigned BlockBarrier(bool predicate, int line);  // how many threads' predicates are true
 uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int distance, int line);
-cudaError_t RunGrid(unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& thread);
+
+// What cudaLaunchKernel was given. Invoke calls the kernel, with the argument, for one thread.
+struct Launch {
+  unsigned blocks, threads;
+  size_t shared;
+  void (*invoke)(void (*kernel)(), const void* argument);
+  void (*kernel)();
+  std::string argument;  // its bytes
+};
+cudaError_t PutOnStream(cudaStream_t stream, const Launch& launch);
+// Runs what waits in the stream; that something waits in another one is an error that ends the process.
+void Synchronise(cudaStream_t stream);
+cudaStream_t NewStream();
+void DeleteStream(cudaStream_t stream);  // nothing may wait in it
+
+// The stream that a handler is called with. What it put there is run when its call is over.
+class CallStream {
+ public:
+  CallStream() : stream_(NewStream()) {}
+  CallStream(CallStream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
+  CallStream& operator=(CallStream&&) = delete;
+  ~CallStream() {
+    if (stream_ == nullptr) return;
+    Synchronise(stream_);
+    DeleteStream(stream_);
+  }
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_;
+};
 void CountRead(const void* address, size_t bytes);
 void CountWrite(const void* address, size_t bytes);
 
@@ -60,11 +104,17 @@ T Exchange(uint32_t mask, Collective kind, T value, int distance, int line) {
   return value;
 }
 
+// Not watched (watch.h): on a GPU the argument is no memory that a thread could read wrongly.
+template <class Argument>
+__attribute__((no_sanitize("thread"))) void Invoke(void (*kernel)(), const void* argument) {
+  reinterpret_cast<void (*)(Argument)>(kernel)(*static_cast<const Argument*>(argument));
+}
+
 }  // namespace cuda_on_cpu
 
-#define threadIdx (::cuda_on_cpu::thread_index)
-#define blockIdx (::cuda_on_cpu::block_index)
-#define blockDim (::cuda_on_cpu::block_size)
+#define threadIdx (::cuda_on_cpu::indices.thread)
+#define blockIdx (::cuda_on_cpu::indices.block)
+#define blockDim (::cuda_on_cpu::indices.block_size)
 #define __syncthreads() ((void)::cuda_on_cpu::BlockBarrier(false, __LINE__))
 #define __syncthreads_or(predicate) (::cuda_on_cpu::BlockBarrier(predicate, __LINE__) > 0)
 #define __syncwarp() ((void)::cuda_on_cpu::WarpCollective(~0u, ::cuda_on_cpu::Collective::kSync, 0, 0, __LINE__))
@@ -81,7 +131,12 @@ T Exchange(uint32_t mask, Collective kind, T value, int distance, int line) {
 
 template <class Argument>
 cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, void** arguments, size_t shared,
-                             cudaStream_t) {
-  const Argument argument = *static_cast<const Argument*>(arguments[0]);
-  return ::cuda_on_cpu::RunGrid(grid.x, block.x, shared, [&] { kernel(argument); });
+                             cudaStream_t stream) {
+  static_assert(std::is_trivially_copyable_v<Argument>);
+  return ::cuda_on_cpu::PutOnStream(stream, {grid.x,
+                                             block.x,
+                                             shared,
+                                             &::cuda_on_cpu::Invoke<Argument>,
+                                             reinterpret_cast<void (*)()>(kernel),
+                                             {static_cast<const char*>(arguments[0]), sizeof(Argument)}});
 }

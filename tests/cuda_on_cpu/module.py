@@ -23,6 +23,7 @@ def load(library: str) -> types.ModuleType:
     module.traits = lambda: {"cpu": ["in_place", "workspace"]}
     module.lattice_memory = functools.partial(_lattice_memory, code)
     module.build_info = lambda: {"simd": None}
+    module.fail_launch = lambda nth: code.cuda_on_cpu_fail(ctypes.c_int(nth))  # the nth from now on
     module.start_counting = code.cuda_on_cpu_count
     module.counts = lambda: _counts(code)
     return module

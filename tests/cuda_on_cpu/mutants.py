@@ -1,161 +1,137 @@
-"""Breaks the CUDA kernels in ways that happen, one at a time, and demands that check.cc notices each.
+"""Breaks the CUDA kernels in ways that happen, one at a time, and demands that a check notices each.
 
-    python tests/cuda_on_cpu/mutants.py
+    python tests/cuda_on_cpu/mutants.py [WORDS]
 
-Each mutant is built and run plainly, in three orders of threads; if it survives, with the address and then with the
-race detector. Prints what caught it. The same kernels unbroken must pass everything, which check_cuda.sh sees to.
+WORDS: only the mutants whose names have them. Each mutant is built watched (build.py) and run in three orders of
+threads until something catches it. Those of the handlers are called through JAX. Prints what caught each. The kernels
+unbroken must pass everything, which check_cuda.sh sees to.
 """
 
+import concurrent.futures
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from typing import NamedTuple
 
-from build import ROOT, SANITIZERS, build_check
+from mutant_list import BY_CHECK, BY_SUITE, Mutant
 
-
-class Mutant(NamedTuple):
-    name: str
-    file: str
-    old: str  # must occur exactly once
-    new: str
-
-
-MUTANTS = (
-    Mutant("dropped block barrier", "lattice.cu", "      __syncthreads();\n", ""),
-    Mutant("dropped warp barrier", "lattice.cu", "      __syncwarp();\n", ""),
-    Mutant("half a warp in a mask", "arcs.cu", "__shfl_xor_sync(kWholeWarp, max,", "__shfl_xor_sync(0xffffu, max,"),
-    Mutant(
-        "lanes of padded rows skip the shuffles",
-        "arcs.cu",
-        "    norm = Combine<kLanes>(share);",
-        "    if (kind == Row::kLive) norm = Combine<kLanes>(share);",
-    ),
-    Mutant("one row too many", "arcs.cu", "if (at.row >= rows.count) return;", "if (at.row > rows.count) return;"),
-    Mutant("vector before the row's beginning", "arcs.cu", "if (alike && first >= 0 && first", "if (alike && first"),
-    Mutant(
-        "last entries of a row forgotten",
-        "arcs.cu",
-        "count((head + width + kSize - 1) / kSize)",
-        "count((head + width) / kSize)",
-    ),
-    Mutant(
-        "shuffle distance too short",
-        "arcs.cu",
-        "kLanes / 2; distance > 0; distance /= 2) sum",
-        "kLanes / 4; distance > 0; distance /= 2) sum",
-    ),
-    Mutant(
-        "gradient of NaN rows not NaN",
-        "arcs.cu",
-        "if (kind == Row::kPadding || broken) {",
-        "if (kind == Row::kPadding) {",
-    ),
-    Mutant(
-        "NaN where nothing is asked",
-        "arcs.cu",
-        "Read(cotangent + k) == 0 ? value : kNaN<A>",
-        "kNaN<A>",
-    ),
-    Mutant(
-        "window at the row's beginning",
-        "arcs.cu",
-        "kUnroll>(row + window.first, window.size(), at.lane)",
-        "kUnroll>(row, window.size(), at.lane)",
-    ),
-    Mutant(
-        "raw entries normalised",
-        "arcs.cu",
-        "rows.window.Holds(column) ? Shift(norm) : A(0)",
-        "Shift(norm)",
-    ),
-    Mutant(
-        "cotangents of raw entries spread over the window",
-        "arcs.cu",
-        "rows.window.Holds(Column(rows, k, label)) ? Read(cotangent + k) : A(0)",
-        "Read(cotangent + k)",
-    ),
-    Mutant(
-        "softmax beyond the window's end",
-        "arcs.cu",
-        "first + kSize > window.stop) special",
-        "first > window.stop) special",
-    ),
-    Mutant(
-        "arcs of a window without mass",
-        "arcs.cu",
-        " || (massless && rows.window.Holds(column))",
-        "",
-    ),
-    Mutant(
-        "length not cut",
-        "lattice.cu",
-        "return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;",
-        "return frames;",
-    ),
-    Mutant("stale diagonal", "lattice.cu", "while (depth <= longest_step)", "while (depth < longest_step)"),
-    Mutant(
-        "arc asked for a step too late",
-        "lattice.cu",
-        "load(loaded[j], i + kAhead);",
-        "load(loaded[j], i + kAhead + 1);",
-    ),
-    Mutant("sum over a warp that is not there", "lattice.cu", "lane < warps ?", "lane <= warps ?"),
-    Mutant(
-        "any last frame ends a path",
-        "lattice.cu",
-        "to_end = to_t == frames && to_u == labels;",
-        "to_end = to_t == frames;",
-    ),
-    Mutant("sums not brought back to [1, 2)", "scaled.cuh", "a.e + power};", "a.e};"),
-    Mutant(
-        "posterior with its own node's beta",
-        "lattice.cu",
-        "walk.Kept(a - u + shape.dt[k], u + shape.du[k])",
-        "walk.Kept(a - u + shape.dt[k], u)",
-    ),
+from build import (
+    HERE,
+    ROOT,
+    TYPES,
+    UNDEFINED,
+    Job,
+    build_library,
+    check_jobs,
+    compiled,
+    kernel_jobs,
+    link,
+    reference_jobs,
+    runtime_jobs,
 )
 
+ORDERS = ("forward", "reverse", "5")
+TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error")
 
-def caught_by(folder: pathlib.Path, cuda: pathlib.Path) -> str | None:
-    for sanitizer in (None, "address", "thread"):
-        program = build_check(folder, cuda, sanitizer)
-        for order in ("forward", "reverse", "5") if sanitizer is None else ("forward",):
-            environment = {**os.environ, **SANITIZERS.get(sanitizer, {}), "CUDA_ON_CPU_ORDER": order}
+
+def sources(folder: pathlib.Path, types: tuple[str, ...], mutant: Mutant | None = None) -> pathlib.Path:
+    """A copy of cuda/ that has kernels for these types only, broken or not."""
+    cuda = folder / "cuda"
+    shutil.copytree(ROOT / "cuda", cuda)
+    (folder / "cpp").symlink_to(ROOT / "cpp")
+    if mutant:
+        path = cuda / mutant.file
+        path.write_text(path.read_text().replace(mutant.old, mutant.new))
+    for path in cuda.glob("*.c[uc]"):
+        text = path.read_text()
+        for t in {t for ts in TYPES.values() for t in ts} - set(types):
+            text = re.sub(rf"^JAX_RNNT_INSTANTIATE\({t}\)\n", "", text, flags=re.MULTILINE)
+        path.write_text(text)
+    return cuda
+
+
+def first_telling(output: str, otherwise: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if TELLING.search(line)]
+    return re.sub(r"^/\S*/|^cuda_on_cpu: ", "", (telling or lines[-1:] or [otherwise])[0])[:150]
+
+
+class Check:
+    """What catches by values, by watching and by launches: the program check.cc."""
+
+    def __init__(self, folder: pathlib.Path, mutants: list[Mutant]):
+        self.folder = folder
+        self.shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        self.whole: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
+        objects = folder / "objects"
+        objects.mkdir()
+        for key in sorted({(m.operation, m.types) for m in mutants}):
+            operation, types = key
+            tests = [*reference_jobs(None), *runtime_jobs(True), *check_jobs(operation, types)]
+            cuda = sources(folder / f"{operation}-{'-'.join(types)}", types)
+            kernels = kernel_jobs(cuda, operation, watched=True)
+            self.shared[key] = compiled(tests, objects)
+            of_kernels = folder / f"objects-{operation}-{'-'.join(types)}"
+            of_kernels.mkdir()
+            self.whole[key] = dict(zip([j.source.name for j in kernels], compiled(kernels, of_kernels), strict=True))
+
+    def catcher(self, mutant: Mutant, folder: pathlib.Path) -> str | None:
+        key = mutant.operation, mutant.types
+        jobs = kernel_jobs(sources(folder, mutant.types, mutant), mutant.operation, watched=True)
+        jobs = [Job(source, [*flags, "-w"]) for source, flags in jobs]  # what is broken may leave something unused
+        if mutant.file in self.whole[key]:  # the others are not touched
+            jobs = [j for j in jobs if j.source.name == mutant.file]
+        objects = {**self.whole[key], **dict(zip([j.source.name for j in jobs], compiled(jobs, folder), strict=True))}
+        program = folder / "check"
+        link([*self.shared[key], *objects.values()], program, UNDEFINED)
+        for order in ORDERS:
+            environment = {**os.environ, "CUDA_ON_CPU_ORDER": order, "CUDA_ON_CPU_STOP": "1"}
             try:
-                result = subprocess.run([program], env=environment, capture_output=True, text=True, timeout=300)
+                result = subprocess.run(
+                    [program, *mutant.parts], env=environment, capture_output=True, text=True, errors="replace",
+                    timeout=300,
+                )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return f"no end after 300 s (order {order})"
             if result.returncode != 0:
-                lines = [x for x in (result.stdout + result.stderr).splitlines() if x.strip()]
-                telling = [x for x in lines if "FAILED" in x or "cuda_on_cpu:" in x or "SUMMARY" in x or "error:" in x]
-                how = "values" if sanitizer is None else f"{sanitizer} sanitizer"
-                return f"{how}, order {order}: {(telling or lines or ['signal ' + str(-result.returncode)])[0][:110]}"
-    return None
+                return first_telling(result.stdout + result.stderr, f"signal {-result.returncode}")
+        return None
+
+
+def caught_by_suite(mutant: Mutant, folder: pathlib.Path) -> str | None:
+    library = folder / "cuda_on_cpu.so"
+    build_library(library, sources(folder, TYPES["arcs"], mutant), optimise=False)
+    environment = {**os.environ, "JAX_RNNT_CUDA_ON_CPU": str(library)}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "test_launches.py")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return first_telling(result.stdout + result.stderr, "") if result.returncode != 0 else None
 
 
 def main() -> None:
-    survivors = []
-    with tempfile.TemporaryDirectory() as temporary:
+    words = sys.argv[1:]
+    chosen = [m for m in (*BY_CHECK, *BY_SUITE) if all(w in m.name for w in words)]
+    counts = {m.name: (ROOT / "cuda" / m.file).read_text().count(m.old) for m in chosen}
+    if gone := [f"{m.file}: {m.name}: {m.old!r} occurs {counts[m.name]} times" for m in chosen if counts[m.name] != 1]:
+        sys.exit("mutants whose text must occur once, and does not:\n" + "\n".join(gone))
+    with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         folder = pathlib.Path(temporary)
-        (folder / "cpp").symlink_to(ROOT / "cpp")
-        for mutant in MUTANTS:
-            cuda = folder / "cuda"
-            shutil.rmtree(cuda, ignore_errors=True)
-            shutil.copytree(ROOT / "cuda", cuda)
-            source = (cuda / mutant.file).read_text()
-            if source.count(mutant.old) != 1:
-                sys.exit(f"{mutant.name}: {mutant.old!r} occurs {source.count(mutant.old)} times in {mutant.file}")
-            (cuda / mutant.file).write_text(source.replace(mutant.old, mutant.new))
-            catcher = caught_by(folder, cuda)
-            print(f"{mutant.name}: {catcher or 'SURVIVED'}", flush=True)
-            if catcher is None:
+        check = Check(folder, [m for m in chosen if m in BY_CHECK])
+
+        def catcher(mutant: Mutant) -> str | None:
+            own = folder / re.sub(r"\W", "_", mutant.name)
+            return (caught_by_suite if mutant in BY_SUITE else check.catcher)(mutant, own)
+
+        survivors = []
+        for mutant, caught in zip(chosen, pool.map(catcher, chosen), strict=True):
+            print(f"| {mutant.name} | {caught or 'NOTHING'} |", flush=True)
+            if caught is None:
                 survivors.append(mutant.name)
+    print(f"{len(chosen)} mutants, {len(survivors)} not caught")
     if survivors:
-        sys.exit(f"not caught: {', '.join(survivors)}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

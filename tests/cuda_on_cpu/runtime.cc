@@ -1,11 +1,13 @@
-// runtime.cc: runs grids of blocks of fibers. Never compiled with -fsanitize.
+// runtime.cc: streams of launches, and grids of blocks of fibers. Never compiled with -fsanitize.
 //
 // CUDA_ON_CPU_ORDER chooses the order in which the threads of a block are resumed: "forward", "reverse", or a number
 // from which a shuffled order is made. A kernel's results may not depend on it.
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -15,15 +17,21 @@
 
 #include "cuda_on_cpu.h"
 #include "fiber.h"
+#include "watch.h"
+
+struct CudaStream {
+  std::deque<cuda_on_cpu::Launch> waiting;
+};
 
 namespace cuda_on_cpu {
 
-thread_local Index thread_index, block_index, block_size;
+thread_local Indices indices;
 
 namespace {
 
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
+constexpr unsigned kMaxBlocks = 0x7fffffff;
 constexpr size_t kMaxShared = size_t{48} << 10;
 constexpr uintptr_t kSegment = 128;
 
@@ -41,8 +49,7 @@ struct Warp {
   unsigned arrived = 0, live = kWarp;
   Collective kind{};
   int line = 0;
-  unsigned generation = 0;
-  char tags[2];  // happens-before of even and odd generations: who hurries ahead must not vouch for who lags behind
+  unsigned syncs = 0;
 };
 
 // What is counted of a launch; tests read it as an array of numbers.
@@ -56,27 +63,22 @@ struct Block {
   std::vector<Lane> lanes;
   std::vector<Warp> warps;
   Context scheduler;
-  const std::function<void()>* thread = nullptr;
+  const Launch* launch = nullptr;
   Lane* running = nullptr;
   unsigned live = 0, at_barrier = 0, predicates = 0, last_predicates = 0, generation = 0;
   int line = 0;
-  char tags[2];
   char* shared = nullptr;
   std::unordered_set<uintptr_t> read, written;
 };
 
 thread_local Block* block = nullptr;
-char launched, ended;  // happens-before: from the host to all threads of the grid, and from them to the host
+std::atomic<int> failing{0};
+std::atomic<int64_t> only_ends{0};  // the blocks of a launch that are run, from each end; 0: all
+thread_local CudaStream no_stream;
 std::mutex counts_mutex;
 bool counting = false;
 std::vector<Counts> all_counts;
 thread_local Counts counts;
-
-[[noreturn]] void Die(const std::string& what) {
-  std::fprintf(stderr, "cuda_on_cpu: block %u, thread %u: %s\n", block_index.x, thread_index.x, what.c_str());
-  std::fflush(stderr);
-  std::abort();
-}
 
 void Wait(State state) {
   Lane& lane = *block->running;
@@ -84,10 +86,36 @@ void Wait(State state) {
   Switch(lane.context, block->scheduler);
 }
 
+// Tells the watcher that the running lane goes on, and how far its block and its warp are.
+void Watch([[maybe_unused]] const void* stack) {
+#if defined(CUDA_ON_CPU_WATCHED)
+  const Lane& lane = *block->running;
+  position.block = indices.block.x;
+  position.thread = lane.index;
+  position.barriers = block->generation;
+  position.syncs = block->warps[lane.index / kWarp].syncs;
+  position.stack = reinterpret_cast<uintptr_t>(stack);
+  position.shared = reinterpret_cast<uintptr_t>(block->shared);
+  position.shared_end = position.shared + block->launch->shared;
+  position.watched = true;
+#endif
+}
+
+void StartWatching() {
+#if defined(CUDA_ON_CPU_WATCHED)
+  ++position.launch;
+#endif
+}
+
+void StopWatching() {
+#if defined(CUDA_ON_CPU_WATCHED)
+  position.watched = false;
+#endif
+}
+
 void RunThread() {
-  Entered(block->scheduler);
-  Acquire(&launched);
-  (*block->thread)();
+  const Launch& launch = *block->launch;
+  launch.invoke(launch.kernel, launch.argument.data());
   Lane& lane = *block->running;
   Warp& warp = block->warps[lane.index / kWarp];
   if (warp.arrived > 0) Die("a thread ends while others of its warp wait for it at line " + std::to_string(warp.line));
@@ -95,23 +123,20 @@ void RunThread() {
   --warp.live;
   --block->live;
   lane.state = State::kDone;
-  Release(&ended);
-  Switch(lane.context, block->scheduler, true);
+  Switch(lane.context, block->scheduler);
   std::abort();
 }
 
 void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vector<void*>& stacks) {
   Block& b = *block;
-  block_index.x = index;
+  indices.block.x = index;
   const unsigned threads = static_cast<unsigned>(order.size());
   b.lanes.assign(threads, Lane());
   b.warps.assign(threads / kWarp, Warp());
   b.live = threads;
   for (unsigned i = 0; i < threads; ++i) {
     b.lanes[i].index = i;
-    // Another slot in each block, so that the detector does not take neighbouring blocks' accesses for one thread's.
-    const unsigned slot = (i + 37 * index) % threads;
-    Prepare(b.lanes[i].context, stacks[slot], slot, RunThread);
+    Prepare(b.lanes[i].context, stacks[i], RunThread);
   }
   while (b.live > 0) {
     bool any = false;
@@ -120,8 +145,10 @@ void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vec
       if (lane.state != State::kReady) continue;
       any = true;
       b.running = &lane;
-      thread_index.x = i;
+      indices.thread.x = i;
+      Watch(stacks[i]);
       Switch(b.scheduler, lane.context);
+      StopWatching();
     }
     if (!any) Die("all threads that have not ended wait: some at a barrier, some at a collective");
   }
@@ -166,12 +193,50 @@ const std::vector<void*>& Stacks() {
   return mapped.stacks;
 }
 
+void RunGrid(const Launch& launch) {
+  static thread_local Block b;
+  block = &b;
+  counts = Counts();
+  counts.blocks = launch.blocks;
+  counts.threads = launch.threads;
+  indices.block_size.x = launch.threads;
+  b.launch = &launch;
+  const std::vector<unsigned> order = Order(launch.threads);
+  const std::vector<void*>& stacks = Stacks();
+  std::vector<std::unique_ptr<char[]>> memory;
+  const auto run = [&](unsigned index) {
+    // Undefined, hence NaN, at first; and new for each block, because blocks share nothing.
+    if (launch.shared > 0) {
+      memory.emplace_back(new char[launch.shared]);
+      std::memset(memory.back().get(), 0xff, launch.shared);
+      b.shared = memory.back().get();
+    }
+    RunBlock(index, order, stacks);
+  };
+  StartWatching();
+  const int64_t blocks = launch.blocks, ends = only_ends == 0 ? blocks : only_ends.load();
+  for (int64_t i = 0; i < blocks; ++i) {
+    if (i == ends) i = std::max(i, blocks - ends);
+    run(static_cast<unsigned>(i));
+  }
+  if (counting) {
+    std::lock_guard<std::mutex> lock(counts_mutex);
+    all_counts.push_back(counts);
+  }
+}
+
 void CountSegments(std::unordered_set<uintptr_t>& segments, const void* address, size_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(address);
   for (uintptr_t s = begin / kSegment; s <= (begin + bytes - 1) / kSegment; ++s) segments.insert(s);
 }
 
 }  // namespace
+
+[[noreturn]] void Die(const std::string& what) {
+  std::fprintf(stderr, "cuda_on_cpu: block %u, thread %u: %s\n", indices.block.x, indices.thread.x, what.c_str());
+  std::fflush(stderr);
+  std::abort();
+}
 
 void* DynamicShared() { return block->shared; }
 
@@ -183,8 +248,6 @@ unsigned BlockBarrier(bool predicate, int line) {
   }
   b.line = line;
   b.predicates += predicate ? 1 : 0;
-  char* tag = &b.tags[b.generation % 2];
-  Release(tag);
   if (++b.at_barrier == b.live) {
     b.last_predicates = b.predicates;
     b.predicates = b.at_barrier = 0;
@@ -198,7 +261,6 @@ unsigned BlockBarrier(bool predicate, int line) {
   } else {
     Wait(State::kAtBarrier);
   }
-  Acquire(tag);
   return b.last_predicates;
 }
 
@@ -216,11 +278,9 @@ uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int dist
   warp.line = line;
   lane.value = value;
   lane.distance = distance;
-  char* tag = &warp.tags[warp.generation % 2];
-  Release(tag);
   if (++warp.arrived == kWarp) {
     warp.arrived = 0;
-    ++warp.generation;
+    if (kind == Collective::kSync) ++warp.syncs;
     Lane* first = &b.lanes[lane.index / kWarp * kWarp];
     bool any = false;
     for (unsigned i = 0; i < kWarp; ++i) any = any || first[i].value != 0;
@@ -236,49 +296,49 @@ uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int dist
   } else {
     Wait(State::kAtCollective);
   }
-  Acquire(tag);
   return lane.result;
 }
 
-cudaError_t RunGrid(unsigned blocks, unsigned threads, size_t shared, const std::function<void()>& thread) {
-  if (blocks == 0 || threads == 0 || threads > kMaxThreads || shared > kMaxShared) return cudaErrorInvalidConfiguration;
-  if (threads % kWarp != 0) Die("a block of " + std::to_string(threads) + " threads, which is no number of warps");
-  static thread_local Block b;
-  block = &b;
-  counts = Counts();
-  counts.blocks = blocks;
-  counts.threads = threads;
-  block_size.x = threads;
-  b.thread = &thread;
-  const std::vector<unsigned> order = Order(threads);
-  const std::vector<void*>& stacks = Stacks();
-  std::vector<std::unique_ptr<char[]>> memory;
-  for (unsigned i = 0; i < blocks; ++i) {
-    // Of the very size that was asked for, for the address sanitizer; undefined, hence NaN, at first; and new for each
-    // block, because blocks share nothing.
-    if (shared > 0) {
-      memory.emplace_back(new char[shared]);
-      std::memset(memory.back().get(), 0xff, shared);
-      b.shared = memory.back().get();
-    }
-    Release(&launched);
-    RunBlock(i, order, stacks);
+cudaError_t PutOnStream(cudaStream_t stream, const Launch& launch) {
+  if (failing > 0 && --failing == 0) return cudaErrorLaunchOutOfResources;
+  if (launch.blocks == 0 || launch.blocks > kMaxBlocks || launch.threads == 0 || launch.threads > kMaxThreads) {
+    return cudaErrorInvalidConfiguration;
   }
-  Acquire(&ended);
-  if (counting) {
-    std::lock_guard<std::mutex> lock(counts_mutex);
-    all_counts.push_back(counts);
+  if (launch.shared > kMaxShared) return cudaErrorInvalidValue;
+  if (launch.threads % kWarp != 0) {
+    Die("a block of " + std::to_string(launch.threads) + " threads, which is no number of warps");
   }
+  (stream == nullptr ? no_stream : *stream).waiting.push_back(launch);
   return cudaSuccess;
 }
 
+void Synchronise(cudaStream_t stream) {
+  while (!stream->waiting.empty()) {
+    RunGrid(stream->waiting.front());
+    stream->waiting.pop_front();
+  }
+  if (!no_stream.waiting.empty()) Die("a kernel was put on no stream, or the default one, where nobody waits for it");
+}
+
+cudaStream_t NewStream() { return new CudaStream; }
+void DeleteStream(cudaStream_t stream) {
+  if (!stream->waiting.empty()) Die("a stream ends while kernels wait in it");
+  delete stream;
+}
+
 void CountRead(const void* address, size_t bytes) {
+#if defined(CUDA_ON_CPU_WATCHED)
+  WatchAccess(address, bytes, false, __builtin_return_address(0));
+#endif
   if (!counting) return;
   counts.bytes_read += static_cast<int64_t>(bytes);
   CountSegments(block->read, address, bytes);
 }
 
 void CountWrite(const void* address, size_t bytes) {
+#if defined(CUDA_ON_CPU_WATCHED)
+  WatchAccess(address, bytes, true, __builtin_return_address(0));
+#endif
   if (!counting) return;
   counts.bytes_written += static_cast<int64_t>(bytes);
   CountSegments(block->written, address, bytes);
@@ -286,8 +346,25 @@ void CountWrite(const void* address, size_t bytes) {
 
 }  // namespace cuda_on_cpu
 
+#if !defined(CUDA_ON_CPU_WATCHED)
+namespace cuda_on_cpu {
+void AddDeviceMemory(const void*, size_t) {}
+void RemoveDeviceMemory(const void*) {}
+}  // namespace cuda_on_cpu
+#endif
+
 const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : "invalid configuration argument";
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorLaunchOutOfResources:
+      return "too many resources requested for launch";
+  }
+  return "unknown error";
 }
 
 // For tests, by ctypes: starts counting; then gives the counts of each launch since, 7 numbers each, at most `room`.
@@ -302,3 +379,9 @@ extern "C" int64_t cuda_on_cpu_counts(int64_t* to, int64_t room) {
   if (n > 0) std::memcpy(to, all_counts.data(), static_cast<size_t>(n) * sizeof(Counts));
   return n;
 }
+
+// For tests: the launch_th launch from now on fails; 0: none does.
+extern "C" void cuda_on_cpu_fail(int launch) { cuda_on_cpu::failing = launch; }
+
+// For tests: of each launch only so many blocks are run, at its beginning and at its end; 0: all.
+extern "C" void cuda_on_cpu_only_ends(int64_t blocks) { cuda_on_cpu::only_ends = blocks; }

@@ -1,0 +1,85 @@
+// check_lattice.cc: operation 2 in one type, CHECK_TYPE: lengths out of range, masks, NaN and infinities, several
+// topologies up to as many moves as there may be, with and without a workspace.
+#include "../../cuda/lattice.h"
+#include "check.h"
+
+namespace jax_rnnt::check {
+namespace {
+
+using R = CHECK_TYPE;
+
+void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& moves, std::mt19937& random) {
+  std::normal_distribution<double> normal(-2, 3);
+  LatticeShape shape{frames, columns, moves, 1};
+  for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
+  const auto t = static_cast<int32_t>(frames), u = static_cast<int32_t>(columns - 1);
+  const std::vector<std::pair<int32_t, int32_t>> lengths = {
+      {t, u},  {t / 2, u / 2}, {1, u},     {t, 0},         {1, 0},         {0, 0}, {0, 1},     {t, u},
+      {-5, u}, {t, -5},        {kHuge, u}, {kHuge, kHuge}, {kTiny, kTiny}, {t, u}, {t + 1, u}, {t, u + 1}};
+  const auto batch = static_cast<int64_t>(lengths.size());
+  Array<R> arcs(batch * shape.size()), got(batch * shape.size()), expected(batch * shape.size());
+  Array<int32_t> frames_b(batch), labels_b(batch);
+  Array<R> cost(batch), cost_alone(batch), cpu_cost(batch);
+  for (int64_t b = 0; b < batch; ++b) {
+    frames_b[b] = lengths[static_cast<size_t>(b)].first;
+    labels_b[b] = lengths[static_cast<size_t>(b)].second;
+    for (int64_t i = 0; i < shape.size(); ++i) {
+      const int special = static_cast<int>(random() % (b % 2 == 0 ? 100 : 2000));
+      const bool poison = special == 0 && b % 2 == 1;
+      const bool masked = b == 7 || (b % 4 == 2 && special < 9);  // in all arcs of one utterance, in some of others
+      arcs[b * shape.size() + i] = static_cast<R>(poison         ? (random() % 2 ? kNaN : kInf)
+                                                  : special == 1 ? -kInf
+                                                  : masked       ? (random() % 9 == 0 ? -1e30 : -1e9)
+                                                                 : normal(random));
+    }
+    Lattice<R> lattice(shape, arcs.get() + b * shape.size(), frames_b[b], labels_b[b],
+                       expected.get() + b * shape.size());
+    for (int d : {0, 1}) lattice.FirstHalf(d);
+    cpu_cost[b] = lattice.Meet();
+    for (int d : {0, 1}) lattice.SecondHalf(d);
+  }
+  char what[120];
+  std::snprintf(what, sizeof what, "lattice of " CHECK_NAME ", T %d, columns %d, moves %d, ", t,
+                static_cast<int>(columns), static_cast<int>(moves.size()));
+  const double tolerance = sizeof(R) == 8 ? 1e-11 : 2e-5;
+  const bool small = static_cast<size_t>(cuda::Remembered(shape)) * sizeof(R) <= cuda::kSharedBytes;
+  for (const bool with_workspace : {false, true}) {
+    if (!small && !with_workspace) continue;
+    Array<R> workspace(with_workspace ? batch * cuda::Remembered(shape) : 1);
+    R* memory = with_workspace ? workspace.get() : nullptr;
+    std::fill(got.get(), got.get() + batch * shape.size(), R(77));
+    std::fill(cost.get(), cost.get() + batch, R(77));
+    std::fill(cost_alone.get(), cost_alone.get() + batch, R(77));
+    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames_b.get(), labels_b.get(), cost.get(), got.get(),
+                             memory));
+    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames_b.get(), labels_b.get(), cost_alone.get(),
+                             nullptr, memory));
+    Compare(cost.get(), cpu_cost.get(), batch, tolerance, std::string(what) + "cost");
+    Compare(cost_alone.get(), cost.get(), batch, 0, std::string(what) + "cost without posteriors");
+    Compare(got.get(), expected.get(), batch * shape.size(), tolerance, std::string(what) + "posteriors");
+  }
+}
+
+void Check() {
+  std::mt19937 random(7);
+  const std::vector<std::vector<Move>> topologies = {{{1, 0}, {0, 1}},
+                                                     {{1, 0}, {1, 1}},
+                                                     {{1, 0}, {2, 0}, {5, 0}, {0, 1}},
+                                                     {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 2}},
+                                                     {{2, 0}, {3, 2}}};
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},  {1, 5},   {9, 1},   {7, 4},  {12, 32},
+                                               {5, 33}, {40, 70}, {300, 9}, {3, 600}};
+  for (const auto& moves : topologies) {
+    for (const auto& [frames, columns] : sizes) CheckLattice(frames, columns, moves, random);
+  }
+  std::vector<Move> most;
+  for (int64_t k = 0; k < cuda::kMaxMoves; ++k) most.push_back({1 + k % 9, k / 9});
+  for (const auto& [frames, columns] : {std::pair<int64_t, int64_t>{25, 20}, {11, 40}}) {
+    CheckLattice(frames, columns, most, random);
+  }
+}
+
+const Part part("lattice " CHECK_NAME, Check);
+
+}  // namespace
+}  // namespace jax_rnnt::check

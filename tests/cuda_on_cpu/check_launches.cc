@@ -1,0 +1,72 @@
+// check_launches.cc: what a launch that fails leaves behind, in one operation: an error that says so, never silence.
+#include "check.h"
+
+#if defined(CHECK_ARCS)
+#include "../../cuda/arcs.h"
+#else
+#include "../../cuda/lattice.h"
+#endif
+
+namespace jax_rnnt::check {
+namespace {
+
+constexpr int64_t kTooMany = (int64_t{1} << 32) + 1;  // blocks; one in 32 bits
+
+#if defined(CHECK_ARCS)
+
+cuda::LaunchResult Forward(int64_t rows, int64_t width) {
+  const ArcsShape shape{width, width, nullptr, 0, {0, width}};
+  return cuda::ArcsForward<float>(stream, shape, rows, nullptr, nullptr, nullptr, nullptr, nullptr);
+}
+
+cuda::LaunchResult Backward(int64_t rows, int64_t width) {
+  const ArcsShape shape{width, width, nullptr, 0, {0, width}};
+  return cuda::ArcsBackward<float>(stream, shape, rows, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
+}
+
+void Check() {
+  for (const int64_t width : {3, 60, 100, 1000}) {
+    for (const auto& launch : {&Forward, &Backward}) {
+      cuda_on_cpu_fail(1);
+      ExpectRefused((*launch)(1, width), "arcs, V " + std::to_string(width) + ", no resources");
+      cuda_on_cpu_fail(0);
+      ExpectRefused((*launch)(kTooMany * 32, width), "arcs, V " + std::to_string(width) + ", too many blocks");
+    }
+  }
+  Run(Forward(0, 9));  // has nothing to do
+  Run(Backward(0, 9));
+}
+
+const Part part("launches of arcs", Check);
+
+#else
+
+cuda::LaunchResult Launch(int64_t batch, int64_t columns, const std::vector<Move>& moves, float* workspace) {
+  LatticeShape shape{4, columns, moves, 1};
+  for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
+  return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace);
+}
+
+void Check() {
+  Array<float> workspace(1);
+  for (const int64_t columns : {5, 40, 600}) {
+    for (const auto& moves : {std::vector<Move>{{1, 0}, {0, 1}}, {{1, 0}, {2, 0}, {0, 1}}}) {
+      const std::string what =
+          "lattice, columns " + std::to_string(columns) + ", moves " + std::to_string(moves.size());
+      cuda_on_cpu_fail(1);
+      ExpectRefused(Launch(1, columns, moves, workspace.get()), what + ", no resources");
+      cuda_on_cpu_fail(0);
+      ExpectRefused(Launch(kTooMany, columns, moves, workspace.get()), what + ", too many blocks");
+    }
+  }
+  const std::vector<Move> long_moves = {{1, 0}, {0, 1}, {30, 7}};
+  ExpectRefused(Launch(1, 600, long_moves, nullptr), "lattice, more shared memory than there is");
+  Run(Launch(0, 9, long_moves, workspace.get()));  // has nothing to do
+}
+
+const Part part("launches of lattice", Check);
+
+#endif
+
+}  // namespace
+}  // namespace jax_rnnt::check

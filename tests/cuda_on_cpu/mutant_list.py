@@ -1,0 +1,227 @@
+"""The mutants that mutants.py makes of the kernels."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str  # must occur exactly once
+    new: str
+    types: tuple[str, ...] = ("float",)  # of the kernels that are built
+    parts: tuple[str, ...] = ()  # of the check that are run; none named: all of the operation
+
+    @property
+    def operation(self) -> str:
+        """By a file of the other operation, its part in the check shows it."""
+        named = self.parts[0] if self.parts else self.file
+        return "lattice" if "lattice" in named or self.file == "scaled.cuh" else "arcs"
+
+
+# Caught by values, by the watcher (races, bounds, alignment), by UBSan or by what the check demands of launches.
+BY_CHECK = (
+    # Barriers and shuffles
+    Mutant("dropped block barrier", "lattice.cu", "      __syncthreads();\n", ""),
+    Mutant("dropped warp barrier", "lattice.cu", "      __syncwarp();\n", ""),
+    Mutant(
+        "no barrier behind a vote", "lattice.cu", "    Barrier();\n    for (int32_t n = 0;", "    for (int32_t n = 0;"
+    ),
+    Mutant("half a warp in a mask", "arcs.cu", "__shfl_xor_sync(kWholeWarp, max,", "__shfl_xor_sync(0xffffu, max,"),
+    Mutant(
+        "lanes of padded rows skip the shuffles",
+        "arcs.cu",
+        "    norm = Combine<kLanes>(share);",
+        "    if (kind == Row::kLive) norm = Combine<kLanes>(share);",
+    ),
+    Mutant(
+        "shuffle distance too short",
+        "arcs.cu",
+        "kLanes / 2; distance > 0; distance /= 2) sum",
+        "kLanes / 4; distance > 0; distance /= 2) sum",
+    ),
+    Mutant("sum over a warp that is not there", "lattice.cu", "lane < warps ?", "lane <= warps ?"),
+    # Blocks that share what is one's own
+    Mutant(
+        "one workspace for all utterances", "lattice.cu", "shape.workspace + b * shape.remembered", "shape.workspace"
+    ),
+    Mutant(
+        "every lane writes the log-norm",
+        "arcs.cu",
+        "if (at.lane == 0) Write(rows.log_norm",
+        "Write(rows.log_norm",
+    ),
+    Mutant(
+        "a row's last vector is stored whole",
+        "arcs.cu",
+        "if (alike && first >= 0 && first + kSize <= width)",
+        "if (alike && first >= 0)",
+    ),
+    # Streams and launches
+    Mutant("launch on the default stream", "launch.h", "pointers, shared, stream)", "pointers, shared, nullptr)"),
+    Mutant(
+        "failed launch not told", "launch.h", "return error == cudaSuccess ?", "return error != cudaErrorInvalidValue ?"
+    ),
+    Mutant(
+        "more blocks than a grid has",
+        "launch.h",
+        "if (blocks > INT32_MAX) return",
+        "if (blocks < 0) return",
+    ),
+    Mutant("no launch for one block", "launch.h", "if (blocks == 0) return {};", "if (blocks <= 1) return {};"),
+    # Long rows, many columns and moves, large arrays
+    Mutant(
+        "bits of a word by more than 32 vectors", "arcs.cu", "special >> ((step + j) % 32)", "special >> (step + j)"
+    ),
+    Mutant(
+        "bit of a late window's end",
+        "arcs.cu",
+        "first + kSize > window.stop) special |= 1u << (i / kLanes % 32)",
+        "first + kSize > window.stop) special |= i / kLanes < 32 ? 1u << (i / kLanes % 32) : 0u",
+    ),
+    Mutant(
+        "eight columns",
+        "arcs.cu",
+        "for (int64_t k = 0; k < shape.num_columns; ++k) rows",
+        "for (int64_t k = 0; k < shape.num_columns && k < 8; ++k) rows",
+    ),
+    Mutant(
+        "an entry for each lane", "arcs.cu", "k <= rows.num_columns; k += kLanes)", "k <= rows.num_columns; k += 64)"
+    ),
+    Mutant(
+        "sixteen moves",
+        "lattice.cu",
+        "for (size_t k = 0; k < shape.moves.size(); ++k) {",
+        "for (size_t k = 0; k < shape.moves.size() && k < 16; ++k) {",
+    ),
+    Mutant("threads in 32 bits", "arcs.cu", "int64_t{blockIdx.x} * kThreads", "blockIdx.x * kThreads"),
+    Mutant(
+        "rows in 32 bits",
+        "arcs.cu",
+        "rows.grad + at.row * rows.width",
+        "rows.grad + static_cast<uint32_t>(at.row) * static_cast<uint32_t>(rows.width)",
+    ),
+    Mutant(
+        "entries in 32 bits",
+        "arcs.cu",
+        "rows.cotangent + at.row * (rows.num_columns + 1)",
+        "rows.cotangent + static_cast<uint32_t>(at.row) * static_cast<uint32_t>(rows.num_columns + 1)",
+    ),
+    Mutant(
+        "place in a window in 31 bits",
+        "arcs.cu",
+        "(row + window.first, window.size()",
+        "(row + (window.first & 0x3fffffff), window.size()",
+    ),
+    Mutant(
+        "utterances in 32 bits",
+        "lattice.cu",
+        "size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;",
+        "size = static_cast<uint32_t>(shape.frames_max) * static_cast<uint32_t>(shape.columns * shape.num_arcs);",
+    ),
+    Mutant(
+        "workspace in 32 bits",
+        "lattice.cu",
+        "b * shape.remembered",
+        "static_cast<uint32_t>(b) * static_cast<uint32_t>(shape.remembered)",
+    ),
+    Mutant(
+        "nodes in 32 bits",
+        "lattice.cu",
+        "return (int64_t{t} * shape.columns + u) * NumArcs();",
+        "return static_cast<int32_t>(static_cast<uint32_t>((t * shape.columns + u) * NumArcs()));",
+    ),
+    # Rows
+    Mutant("one row too many", "arcs.cu", "if (at.row >= rows.count) return;", "if (at.row > rows.count) return;"),
+    Mutant("vector before the row's beginning", "arcs.cu", "if (alike && first >= 0 && first", "if (alike && first"),
+    Mutant("vectors that begin with the row", "arcs.cu", "% sizeof(Pack<T>) / sizeof(T)", "% sizeof(T) / sizeof(T)"),
+    Mutant(
+        "last entries of a row forgotten",
+        "arcs.cu",
+        "count((head + width + kSize - 1) / kSize)",
+        "count((head + width) / kSize)",
+    ),
+    Mutant(
+        "gradient of NaN rows not NaN",
+        "arcs.cu",
+        "if (kind == Row::kPadding || broken) {",
+        "if (kind == Row::kPadding) {",
+    ),
+    Mutant("NaN where nothing is asked", "arcs.cu", "Read(cotangent + k) == 0 ? value : kNaN<A>", "kNaN<A>"),
+    Mutant(
+        "window at the row's beginning",
+        "arcs.cu",
+        "kUnroll>(row + window.first, window.size(), at.lane)",
+        "kUnroll>(row, window.size(), at.lane)",
+    ),
+    Mutant("raw entries normalised", "arcs.cu", "rows.window.Holds(column) ? Shift(norm) : A(0)", "Shift(norm)"),
+    Mutant(
+        "cotangents of raw entries spread over the window",
+        "arcs.cu",
+        "rows.window.Holds(Column(rows, k, label)) ? Read(cotangent + k) : A(0)",
+        "Read(cotangent + k)",
+    ),
+    Mutant(
+        "softmax beyond the window's end",
+        "arcs.cu",
+        "first + kSize > window.stop) special",
+        "first > window.stop) special",
+    ),
+    Mutant("arcs of a window without mass", "arcs.cu", " || (massless && rows.window.Holds(column))", ""),
+    Mutant(
+        "rounding toward zero",
+        "device.cuh",
+        "  return Narrow<T>(x);",
+        "  if constexpr (sizeof(T) == 2) {\n"
+        "    return {static_cast<uint16_t>(BitCast<uint32_t>(x) >> 16)};\n"
+        "  } else {\n"
+        "    return Narrow<T>(x);\n"
+        "  }",
+        types=("BFloat16",),
+    ),
+    # Lattices
+    Mutant(
+        "length not cut",
+        "lattice.cu",
+        "return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;",
+        "return frames;",
+    ),
+    Mutant("stale diagonal", "lattice.cu", "while (depth <= longest_step)", "while (depth < longest_step)"),
+    Mutant(
+        "arc asked for a step too late",
+        "lattice.cu",
+        "load(loaded[j], i + kAhead);",
+        "load(loaded[j], i + kAhead + 1);",
+    ),
+    Mutant(
+        "any last frame ends a path",
+        "lattice.cu",
+        "to_end = to_t == frames && to_u == labels;",
+        "to_end = to_t == frames;",
+    ),
+    Mutant("sums not brought back to [1, 2)", "scaled.cuh", "a.e + power};", "a.e};"),
+    Mutant(
+        "posterior with its own node's beta",
+        "lattice.cu",
+        "walk.Kept(a - u + shape.dt[k], u + shape.du[k])",
+        "walk.Kept(a - u + shape.dt[k], u)",
+    ),
+)
+
+# Caught by test_launches.py.
+BY_SUITE = (
+    Mutant(
+        "a handler keeps silent about its launch",
+        "errors.h",
+        "return result.empty() ? ffi::Error::Success()",
+        "return result.size() < 9999 ? ffi::Error::Success()",
+    ),
+    Mutant(
+        "a handler launches on the default stream", "lattice_handlers.cc", "LatticeSums(stream,", "LatticeSums(nullptr,"
+    ),
+    Mutant(
+        "more shared memory than there is",
+        "lattice.h",
+        "(size_t{48} << 10) - kWarpBytes",
+        "(size_t{64} << 10) - kWarpBytes",
+    ),
+)

@@ -1,0 +1,43 @@
+"""Launches of the CUDA kernels built for the CPU that fail: JAX must raise an error that names the kernel."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from implementations import CUDA_ON_CPU
+
+import jax_rnnt
+
+pytestmark = pytest.mark.skipif(not CUDA_ON_CPU, reason="needs the CUDA kernels built for the CPU")
+
+NATIVE = sys.modules.get("jax_rnnt._native")
+LENGTHS = jnp.array([3, 2], jnp.int32), jnp.array([2, 1], jnp.int32)
+LOGITS = jnp.ones((2, 3, 3, 5), jnp.float32)
+TARGETS = jnp.array([[1, 2], [3, 4]], jnp.int32)
+
+
+@pytest.mark.parametrize(("launch", "kernel"), [(1, "ArcsForward"), (2, "LatticeSums"), (3, "ArcsBackward")])
+def test_a_launch_that_fails_is_an_error(launch, kernel):
+    step = jax.jit(
+        jax.value_and_grad(lambda x: jax_rnnt.rnnt_loss(x, TARGETS, *LENGTHS, blank=0, implementation="native"))
+    )
+    value, gradient = step(LOGITS)
+    NATIVE.fail_launch(launch)
+    says = rf"{kernel}<<<\d+, \d+, \d+ bytes>>>: too many resources"
+    with pytest.raises(
+        (ValueError, jax.errors.JaxRuntimeError), match=says
+    ):  # JAX takes either, by the way of the call
+        jax.block_until_ready(step(LOGITS))
+    again, gradient_again = step(LOGITS)
+    assert value == again and (gradient == gradient_again).all()
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_as_many_columns_as_shared_memory_holds_and_one_more(beyond):
+    moves = ((1, 0), (2, 0), (0, 1))
+    numbers, shared_bytes = NATIVE.lattice_memory(len(moves), 2)
+    columns = shared_bytes // (4 * numbers) + beyond
+    arcs = jnp.zeros((1, 1, columns, len(moves)), jnp.float32)
+    lengths = jnp.array([1], jnp.int32), jnp.array([columns - 1], jnp.int32)
+    assert jax_rnnt.lattice_cost(arcs, *lengths, moves, implementation="native") == 0  # there is one path, of zeros
