@@ -24,7 +24,8 @@ nb::capsule Capsule(T* handler) {
 
 NB_MODULE(_native, m) {
   m.attr("ffi_api_minor") = XLA_FFI_API_MINOR;
-  m.def("handlers", [] {
+
+  const auto handlers = [] {
     nb::dict cpu;
     cpu["arcs_forward"] = Capsule(jax_rnnt::ArcsForwardHandler);
     cpu["arcs_backward"] = Capsule(jax_rnnt::ArcsBackwardHandler);
@@ -42,10 +43,11 @@ NB_MODULE(_native, m) {
     platforms["cuda"] = cuda;
 #endif
     return platforms;
-  });
-  // What the kernels of a platform need from the custom call. "in_place": the gradient may overwrite the logits.
-  // "workspace": a further result to work in, where an utterance needs more memory than the kernel has.
-  m.def("traits", [] {
+  };
+  m.def("handlers", handlers, nb::sig("def handlers() -> dict[str, dict[str, object]]"),
+        "Capsules of XLA's FFI, by platform and operation.");
+
+  const auto traits = [] {
     nb::dict platforms;
     platforms["cpu"] = nb::list();
 #if defined(JAX_RNNT_CUDA)
@@ -55,11 +57,18 @@ NB_MODULE(_native, m) {
     platforms["cuda"] = cuda;
 #endif
     return platforms;
-  });
+  };
+  m.def("traits", traits, nb::sig("def traits() -> dict[str, list[str]]"),
+        "What the kernels of a platform need from the custom call. in_place: the gradient may overwrite the logits.\n"
+        "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
+
 #if defined(JAX_RNNT_CUDA)
-  m.def("lattice_memory", &jax_rnnt::cuda::Memory);
+  m.def(
+      "lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("arcs"), nb::arg("longest_step"),
+      "How many numbers the CUDA lattice kernel keeps for each column, and how many bytes of memory it has for them.");
 #endif
-  m.def("build_info", [] {
+
+  const auto build_info = [] {
     nb::dict info;
     info["simd"] = jax_rnnt::SimdLevel();
 #if defined(JAX_RNNT_CUDA)
@@ -69,5 +78,7 @@ NB_MODULE(_native, m) {
     info["cuda"] = cuda;
 #endif
     return info;
-  });
+  };
+  m.def("build_info", build_info, nb::sig("def build_info() -> dict[str, object]"),
+        "simd: the instruction set in use on this CPU; cuda: version of nvcc and architectures, where it was built.");
 }
