@@ -3,41 +3,28 @@
 #
 #   scripts/versions.sh [--keep] [NAME...] [-- ARGUMENTS OF PYTEST...]
 #
-# NAME is oldest, current or newest; all three if none is given. One wheel is built for each Python and installed, so
-# what is tested is what users get. All are run even if one fails, and then the command fails. With --keep an
-# environment that is there is taken as it is: quicker, when only tests have changed.
+# NAME is oldest, current, newest or nightly; the first three if none is given. One wheel is built for each Python and
+# installed, so what is tested is what users get. All are run even if one fails, and then the command fails. With --keep
+# an environment that is there is taken as it is: quicker, when only tests have changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/find_python.sh
 root=$PWD/build/versions
+nightly_index=https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/  # JAX's own, of its installation page
 
 requirement_of() {
   case $1 in
     oldest) echo "jax==0.6.2" ;;  # what pyproject.toml asks for
     current) echo "jax==0.10.2" ;;  # the last one for Python 3.11, and the one that README's numbers are from
-    newest) echo "jax" ;;
+    newest | nightly) echo "jax" ;;
   esac
 }
 
 pythons_of() {  # in order of preference
   case $1 in
     oldest | current) echo "3.11" ;;
-    newest) echo "3.13 3.12" ;;
+    newest | nightly) echo "3.13 3.12" ;;
   esac
-}
-
-find_python() {  # VERSION...: the first interpreter of these versions that runs, on PATH or among pyenv's
-  local version candidate
-  for version in "$@"; do
-    for candidate in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
-      # It has to run, and be what its name says: pyenv puts commands on PATH that only print an error.
-      if "$candidate" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
-        echo "$candidate"
-        return
-      fi
-    done
-  done
-  echo "versions.sh: no Python ${*// / or } on PATH or among pyenv's versions: install one" >&2
-  return 1
 }
 
 build_wheel() {  # PYTHON: prints the wheel's path; builds it once in a call of this script
@@ -57,6 +44,9 @@ make_environment() {  # NAME: leaves it in $root/NAME
   [ -x "$environment/bin/python" ] || "$python" -m venv "$environment"
   wheel=$(build_wheel "$environment/bin/python")
   "$environment/bin/pip" install --quiet --upgrade "$(requirement_of "$name")" "$wheel[test,examples]"
+  if [ "$name" = nightly ]; then
+    "$environment/bin/pip" install --quiet --upgrade --pre --no-deps --index-url "$nightly_index" jax jaxlib
+  fi
   "$environment/bin/pip" install --quiet --force-reinstall --no-deps "$wheel"  # the version may be that of an older one
 }
 
@@ -68,7 +58,7 @@ fi
 names=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   if [ -z "$(requirement_of "$1")" ]; then
-    echo "versions.sh: '$1' is none of oldest, current, newest; arguments of pytest go behind --" >&2
+    echo "versions.sh: '$1' is none of oldest, current, newest, nightly; arguments of pytest go behind --" >&2
     exit 2
   fi
   names+=("$1")

@@ -1,6 +1,7 @@
 """The compiled kernels: loads their module, decides whether this jaxlib can run it, registers it, describes it."""
 
 import importlib
+import importlib.metadata
 import pathlib
 import re
 import warnings
@@ -13,11 +14,25 @@ _PREFIX = "jax_rnnt_"
 _XLA_NAMES = {"cuda": "CUDA"}
 
 
+def _is_pure_python() -> bool:
+    """Whether the package was installed with JAX_RNNT_NATIVE=OFF."""
+    try:
+        wheel = importlib.metadata.distribution("jax_rnnt").read_text("WHEEL")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return wheel is not None and "Root-Is-Purelib: true" in wheel
+
+
+_PURE_PYTHON = _is_pure_python()
+
+
 def _load():
     """The compiled module, or None, and the reason why the kernels can't be used ("" if they can)."""
     try:
         module = importlib.import_module("jax_rnnt._native")
     except ImportError as error:
+        if _PURE_PYTHON:
+            return None, "jax_rnnt was installed without them, as pure Python (JAX_RNNT_NATIVE=OFF)"
         here = pathlib.Path(__file__).resolve().parents[1]  # the package
         if (here.parent / "CMakeLists.txt").is_file():
             return None, (
@@ -43,7 +58,8 @@ _module, _reason = _load()
 def _register() -> frozenset[str]:
     """Registers every handler of the module and returns the platforms that have kernels."""
     if _reason:
-        warnings.warn(f"jax_rnnt runs without its compiled kernels: {_reason}.", RuntimeWarning, stacklevel=2)
+        if not _PURE_PYTHON:
+            warnings.warn(f"jax_rnnt runs without its compiled kernels: {_reason}.", RuntimeWarning, stacklevel=2)
         return frozenset()
     platforms = _module.handlers()
     for platform, handlers in platforms.items():
