@@ -5,15 +5,21 @@ import sys
 
 # Nearly all the time of the suite is XLA's, which makes code fast that then runs once. These settings leave the
 # programs as they are (fusions, buffers, aliases, collectives) and have them translated to machine code in the quickest
-# way. Processes that tests start inherit them; what the environment says already holds.
+# way. Processes that tests start inherit them; what the environment says already holds: with
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite runs the programs that users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax
 import pytest
 
-if jax.__version_info__ < (0, 11):  # newer ones know this flag no more, and stop
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+if jax.config.read("jax_disable_most_optimizations"):
+    FLAGS = [
+        "--xla_cpu_parallel_codegen_split_count=1"
+    ]  # parts for several threads, which cost more than small programs
+    if jax.__version_info__ < (0, 11):  # newer ones know this flag no more, and stop
+        FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 # Before anything starts a backend. Strict promotion finds silent bf16 -> f32 and f32 -> f64 casts, rank promotion
 # accidental broadcasting: the two classic mistakes in a loss.
@@ -27,6 +33,35 @@ import implementations  # noqa: E402
 # The same examples on every run, so that a red run can be repeated; no deadline, because the first example compiles.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run also the cases that say what others say (marker full)")
+
+
+def pytest_report_header() -> str:
+    kind = "quickly compiled" if jax.config.read("jax_disable_most_optimizations") else "optimised"
+    return f"jax {jax.__version__}, {kind} programs, kernels: {implementations.jax_rnnt.native_available()}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what `full` marks, unless it is asked for, or there are no kernels to say the same."""
+    if config.getoption("--full") or not implementations.jax_rnnt.native_available():
+        return
+    left_out = {item for item in items if any(_is_one_of(item, mark.kwargs) for mark in item.iter_markers("full"))}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_one_of(item: pytest.Item, marked: dict) -> bool:
+    """Whether the case has all of the marked parameters; where a list is marked, one of its values."""
+    has = item.callspec.params if hasattr(item, "callspec") else {}
+    unknown = marked.keys() - has.keys()
+    assert not unknown, f"{item.nodeid} has no parameter {', '.join(sorted(unknown))} for the marker `full`"
+    return all(
+        getattr(has[name], "name", has[name]) in (wanted if isinstance(wanted, list) else [wanted])
+        for name, wanted in marked.items()
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -68,16 +68,11 @@ def arc_log_probs(
     y = x.copy()
     with np.errstate(invalid="ignore"):
         y[..., first:stop] = np.where(np.isneginf(norm)[..., None], -np.inf, x[..., first:stop] - norm[..., None])
-    out = np.full((*labels.shape, len(columns) + 1), np.nan)
-    for row in np.ndindex(*labels.shape):
-        label = int(labels[row])
-        if label == -2:
-            out[row] = -np.inf
-        elif -1 <= label < vocabulary:
-            out[row][:-1] = y[row][list(columns)]
-            out[row][-1] = y[row][label] if label >= 0 else -np.inf
-            if np.isnan(norm[row]):
-                out[row] = np.nan
+    known = (labels >= 0) & (labels < vocabulary)
+    of_label = np.take_along_axis(y, np.where(known, labels, 0)[..., None], -1)
+    out = np.concatenate([y[..., list(columns)], np.where(known[..., None], of_label, -np.inf)], -1)
+    out[~known & (labels != -1) | np.isnan(norm)] = np.nan
+    out[labels == -2] = -np.inf
     return out
 
 

@@ -10,12 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-for needed in ("flax", "optax", "soundfile"):
-    pytest.importorskip(needed, reason="the example's model needs the extra `examples`", exc_type=ImportError)
-
 WORKER = Path(__file__).with_name("distributed_worker.py")
 PROCESSES = 2
-SECONDS = 150  # for all of them, start and compilation included; they take about 20
+SECONDS = 150  # for all of them, start and compilation included; they take about 10
 
 
 def _free_port() -> int:
@@ -62,7 +59,7 @@ def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixtur
         print("", *lines, sep="\n  ")
     assert [line.split(",")[1] for line in lines] == [" 1 devices", " 4 devices", " 4 devices"]
     alone, *parts = (np.load(tmp_path / name) for name in ("alone.npz", "0.npz", "1.npz"))
-    assert alone["losses"][-1] < alone["losses"][0]
+    assert alone["losses"][-1] < 0.7 * alone["losses"][0]
     for part in parts:
         np.testing.assert_allclose(part["losses"], alone["losses"], rtol=1e-5)
         np.testing.assert_allclose(part["weights"], alone["weights"], rtol=1e-5, atol=1e-5)

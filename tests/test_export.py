@@ -100,6 +100,8 @@ def test_checks_are_exactly_what_export_asks_for(implementation: str) -> None:
     assert named <= set(jax_rnnt.ffi_targets())
 
 
+@pytest.mark.full(implementation="scan", platform="tpu")
+@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1, "blank": 0}])
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1, "blank": 0}], ids=["plain", "clamp"])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> None:
@@ -126,6 +128,7 @@ def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> N
         meshes.assert_close(actual, gradient)
 
 
+@pytest.mark.full(implementation="scan")
 def test_round_trip_of_a_divided_step(implementation: str) -> None:
     """Exported for eight devices: kernels keep their share, and the gradient lies where the logits do."""
     mesh = meshes.make_mesh(data=8)
@@ -140,6 +143,7 @@ def test_round_trip_of_a_divided_step(implementation: str) -> None:
     assert meshes.is_sharded_as(result[1], mesh, "data")
 
 
+@pytest.mark.full(implementation="scan")
 def test_round_trip_of_a_divided_vocabulary(implementation: str) -> None:
     mesh = meshes.make_mesh(data=2, model=4)
     specs = (P("data", None, None, "model"), *(P("data"),) * 3)

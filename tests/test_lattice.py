@@ -65,6 +65,7 @@ def enumerate_batch(log_probs, t_b, u_b, moves) -> tuple[np.ndarray, np.ndarray]
     return np.array([cost for cost, _ in rows]), np.array([posteriors for _, posteriors in rows])
 
 
+@pytest.mark.full(implementation="scan", name=["monotonic", "multi_blank", "too_long", "twice"])
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_path_enumeration(name: str, implementation: str) -> None:
     """Every ragged size up to 4 x 3, the end unreachable in some; arcs of -inf; NaN in whatever must not be read."""
@@ -84,6 +85,7 @@ def test_path_enumeration(name: str, implementation: str) -> None:
         check(implementation, moves, log_probs, T_B, U_B, expected, "float32")
 
 
+@pytest.mark.full(implementation="scan", seed=1)
 @pytest.mark.parametrize("seed", range(2))
 def test_random_move_sets(seed: int, implementation: str) -> None:
     rng = np.random.default_rng(100 + seed)
@@ -93,6 +95,7 @@ def test_random_move_sets(seed: int, implementation: str) -> None:
     check(implementation, moves, log_probs, T_B, U_B, enumerate_batch(log_probs, T_B, U_B, moves))
 
 
+@pytest.mark.full(implementation="scan", name="rnnt")
 @pytest.mark.parametrize(("name", "dtype"), [("rnnt", "float64"), ("rnnt", "float32"), ("tdt", "float32")])
 def test_longer_lattices(name: str, dtype: str, implementation: str) -> None:
     """Against the recursion, where paths are too many to list; scores far from normalised."""
@@ -104,6 +107,7 @@ def test_longer_lattices(name: str, dtype: str, implementation: str) -> None:
     check(implementation, moves, log_probs, t_b, u_b, expected, dtype)
 
 
+@pytest.mark.full(implementation="scan", name=["rnnt", "monotonic", "multi_blank"])
 @pytest.mark.parametrize("name", ["rnnt", "monotonic", "multi_blank", "jumps"])
 def test_few_frames_and_many_labels(name: str, implementation: str) -> None:
     """Diagonals that end while they still grow, a fifth of the arcs masked, and NaN wherever an arc leads nowhere."""
@@ -123,6 +127,8 @@ def test_few_frames_and_many_labels(name: str, implementation: str) -> None:
     check(implementation, moves, log_probs, t_b, u_b, expected, "float32")
 
 
+@pytest.mark.full(implementation="scan", name="rnnt", dtype="bfloat16")
+@pytest.mark.full(implementation="scan", name="tdt", dtype="float64")
 @pytest.mark.parametrize("name", ["rnnt", "tdt"])
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_gradient_is_minus_the_posteriors(name: str, dtype: str, implementation: str) -> None:
@@ -146,6 +152,7 @@ def test_gradient_is_minus_the_posteriors(name: str, dtype: str, implementation:
     assert (actual[expected == 0] == 0).all()
 
 
+@pytest.mark.full(implementation="scan", dtype="float16")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_types(dtype: str, implementation: str) -> None:
     moves = reference.RNNT
@@ -186,6 +193,7 @@ CORNERS = [  # t_b, u_b, cost, posteriors throughout (None: by the oracle)
 ]
 
 
+@pytest.mark.full(implementation="scan", name="monotonic")
 @pytest.mark.parametrize("name", ["rnnt", "monotonic", "jumps"])
 def test_corner_cases(name: str, implementation: str) -> None:
     moves = MOVE_SETS[name]
@@ -216,6 +224,7 @@ def test_not_finite_arcs_inside(name: str, value: float, implementation: str) ->
     check(implementation, moves, log_probs, t_b, u_b, expected)
 
 
+@pytest.mark.full(implementation="scan", name=["monotonic", "multi_blank", "too_long", "twice"])
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_a_large_score_elsewhere_is_not_seen(name: str, implementation: str) -> None:
     """A path's score may exceed 0 and differ from others by thousands; what is normalised stays exact."""
@@ -227,6 +236,7 @@ def test_a_large_score_elsewhere_is_not_seen(name: str, implementation: str) -> 
     np.testing.assert_allclose(posteriors, expected[1], atol=1e-9)
 
 
+@pytest.mark.full(implementation="scan")
 def test_a_move_far_longer_than_the_lattice_costs_nothing(implementation):
     # Its length must reach neither the memory of the recursion nor 32-bit arithmetic.
     log_probs = jnp.log(jnp.full((1, T, U + 1, 4), 0.25))

@@ -22,6 +22,7 @@ def long_batch(scale: float):
     return arrays, reference.rnnt_loss(*arrays)
 
 
+@pytest.mark.full(implementation="scan", scale=1.0)
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_long_utterances(scale: float, implementation: str) -> None:
     """At T = 1500 and U = 300 the cost is some thousands, and alpha + beta - cost in f32 would keep three digits."""
@@ -48,6 +49,7 @@ def test_overconfident_model(implementation: str) -> None:
     np.testing.assert_allclose(result.gradient, gradient, rtol=0, atol=atol)
 
 
+@pytest.mark.full(implementation="scan")
 def test_certain_model_at_length(implementation: str) -> None:
     """The other end: one path has all the mass, the cost is near 0 and must not be a difference of large numbers."""
     t, u, v = 700, 100, 8
@@ -68,6 +70,7 @@ def test_certain_model_at_length(implementation: str) -> None:
     np.testing.assert_allclose(result.gradient, gradient, rtol=0, atol=2e-5)
 
 
+@pytest.mark.full(implementation="scan")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 def test_error_is_that_of_the_lax_form(dtype: str, scale: float, implementation: str) -> None:

@@ -59,6 +59,7 @@ def test_clamp_has_no_forward_mode(mode: str, jit: bool) -> None:
         (jax.jit(derivative) if jit else derivative)(jnp.asarray(LOGITS), jnp.asarray(V))
 
 
+@pytest.mark.full(implementation="scan")
 def test_second_order_with_clamp_is_that_of_the_clipped_gradient(implementation: str) -> None:
     """Its Jacobian J, by differences of the oracle's: J v forward over reverse, J^T v reverse over reverse.
 
@@ -75,6 +76,7 @@ def test_second_order_with_clamp_is_that_of_the_clipped_gradient(implementation:
     assert np.abs(forward - reverse).max() > 0.01, "J is not symmetric"
 
 
+@pytest.mark.full(implementation="scan")
 def test_reverse_mode_with_clamp_passes_through_everything(implementation: str) -> None:
     """Recomputed, in a loop, in a batch: what only forward mode is refused must not stand in the way there."""
     total = functools.partial(_total, implementation=implementation)

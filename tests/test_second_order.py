@@ -37,6 +37,7 @@ def _oracle_hvp() -> np.ndarray:
     return (up - down) / (2 * h)
 
 
+@pytest.mark.full(implementation="scan", fused=False)
 @pytest.mark.parametrize("fused", [True, False])
 def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
     total = _total(implementation, fused)
@@ -62,6 +63,7 @@ def test_hessian_vector_products(implementation: str) -> None:
     np.testing.assert_allclose(reverse, forward, rtol=0, atol=1e-12)
 
 
+@pytest.mark.full(implementation="scan")
 def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
     """-inf logits must not turn the second derivative into NaN, as inf - inf in an autodiff of the lattice does."""
     x = LOGITS.copy()
@@ -79,6 +81,7 @@ def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
     np.testing.assert_allclose(hvp, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
 
 
+@pytest.mark.full(implementation="scan", moves=[reference.MONOTONIC])
 @pytest.mark.parametrize("moves", [reference.RNNT, reference.MONOTONIC], ids=["rnnt", "monotonic"])
 def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str) -> None:
     """A loss on posteriors (an alignment's expected position, say) is differentiable."""
@@ -105,6 +108,7 @@ def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str)
     assert (np.asarray(gradient)[1, 4:] == 0).all()
 
 
+@pytest.mark.full(implementation="scan")
 def test_vmap_of_hessian_vector_products(implementation: str) -> None:
     total = _total(implementation, True)
     x = jnp.asarray(LOGITS)

@@ -20,6 +20,9 @@ def partitioner(request: pytest.FixtureRequest):
         yield request.param
 
 
+@pytest.mark.full(implementation="scan", partitioner="gspmd")
+@pytest.mark.full(implementation="scan", options="log_probs")
+@pytest.mark.full(partitioner="gspmd", options=["clamp", "log_probs"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_step_with_divided_batch(options: str, partitioner: str, implementation: str) -> None:
     """One scalar crosses the mesh; every kernel sees its device's examples; the gradient lies where the logits do."""
@@ -40,6 +43,9 @@ def test_step_with_divided_batch(options: str, partitioner: str, implementation:
     assert meshes.is_sharded_as(gradient, mesh, "data")
 
 
+@pytest.mark.full(implementation="scan", partitioner="gspmd")
+@pytest.mark.full(implementation="scan", lengths=[("data",)])
+@pytest.mark.full(partitioner="gspmd", lengths=[()])
 @pytest.mark.parametrize("lengths", [(), ("data",)], ids=["replicated", "divided"])
 def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str, implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
@@ -54,6 +60,7 @@ def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str, implemen
     assert meshes.is_sharded_as(result, mesh, "data")
 
 
+@pytest.mark.full(implementation="scan")
 def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
     mesh = meshes.make_mesh(data=2, model=4)
     logits, *rest = meshes.batch()
@@ -67,6 +74,9 @@ def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
     assert meshes.is_sharded_as(gradient, mesh, ("data", "model"))
 
 
+@pytest.mark.full(implementation="scan", partitioner="gspmd")
+@pytest.mark.full(implementation="scan", size=3)
+@pytest.mark.full(partitioner="gspmd", size=3)
 @pytest.mark.parametrize("size", [13, 3], ids=lambda b: f"{b}_examples")
 def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
     """XLA pads the last devices' parts with whatever it likes: kernels get lengths and labels that mean nothing."""
@@ -87,6 +97,7 @@ def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
     meshes.assert_close(gradient, wanted)
 
 
+@pytest.mark.full(implementation="scan", partitioner="gspmd")
 def test_training_step_exchanges_no_more_than_weights(partitioner: str, implementation: str) -> None:
     """Data parallelism as users write it: what crosses the mesh is the loss and the gradients of replicated weights."""
     mesh = meshes.make_mesh(data=8)
@@ -110,6 +121,8 @@ def test_training_step_exchanges_no_more_than_weights(partitioner: str, implemen
         meshes.assert_close(a, b)
 
 
+@pytest.mark.full(implementation="scan", partitioner="gspmd")
+@pytest.mark.full(implementation="scan", dimension=1)
 @pytest.mark.parametrize("dimension", [1, 2], ids=["time", "labels"])
 def test_divided_lattice(dimension: int, partitioner: str, implementation: str) -> None:
     """Operation (1) reads each row where it lies; arrays of arcs cross the mesh, logits and gradient don't."""
@@ -130,6 +143,7 @@ def test_divided_lattice(dimension: int, partitioner: str, implementation: str) 
     assert meshes.is_sharded_as(gradient, mesh, *spec)
 
 
+@pytest.mark.full(implementation="scan")
 def test_batch_and_time_divided(implementation: str) -> None:
     mesh = meshes.make_mesh(data=4, time=2)
     logits, *rest = meshes.batch()
@@ -142,6 +156,7 @@ def test_batch_and_time_divided(implementation: str) -> None:
     meshes.assert_close(gradient, meshes.expected()[1])
 
 
+@pytest.mark.full(implementation="scan")
 def test_divided_vocabulary_without_its_name_is_still_right(implementation: str) -> None:
     """Without `vocab_axis_name` XLA brings whole rows together: slower, never wrong."""
     mesh = meshes.make_mesh(data=2, model=4)

@@ -27,6 +27,7 @@ def _spec(x) -> tuple:
 INTEGERS = {"all": (True, True, True), "none": (False, False, False), "lengths": (False, True, True)}
 
 
+@pytest.mark.full(implementation="scan", divided="lengths")
 @pytest.mark.parametrize("divided", INTEGERS)
 def test_shardings_propagate(divided: str, implementation: str) -> None:
     """In the type while tracing and in the arrays that come out; and still only a scalar crosses the mesh."""
@@ -55,6 +56,7 @@ def test_shardings_propagate(divided: str, implementation: str) -> None:
     assert meshes.is_sharded_as(gradient, mesh, "data")
 
 
+@pytest.mark.full(implementation="scan")
 def test_clamp_and_two_axes(implementation: str) -> None:
     mesh = _mesh(data=2, model=4)
     logits, *rest = meshes.batch()
@@ -78,6 +80,7 @@ def test_eager_calls(implementation: str) -> None:
     meshes.assert_close(loss, meshes.expected()[0])
 
 
+@pytest.mark.full(implementation="scan")
 def test_vmap_of_grad(implementation: str) -> None:
     mesh = _mesh(data=8)
     arrays = meshes.batch()
@@ -115,6 +118,7 @@ def test_what_cannot_be_divided_is_said(operation: str, implementation: str, rec
     assert "jax.sharding.reshard" in message, "and what to do"
 
 
+@pytest.mark.full(implementation="scan")
 def test_after_the_reshard_that_the_message_names(implementation: str) -> None:
     mesh = _mesh(model=8)
     logits, *rest = meshes.batch()
@@ -150,6 +154,7 @@ def test_divided_time_by_the_two_operations(implementation: str) -> None:
     assert _spec(gradient) == ("data", "time")
 
 
+@pytest.mark.full(implementation="scan")
 def test_scan_and_remat(implementation: str) -> None:
     mesh = _mesh(data=8)
     arrays = meshes.batch()

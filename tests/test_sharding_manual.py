@@ -44,6 +44,7 @@ def _assert_trees(actual, wanted) -> None:
         meshes.assert_close(a, b)
 
 
+@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1}])
 @CHECKED
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}], ids=["plain", "clamp"])
 def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementation: str) -> None:
@@ -109,6 +110,7 @@ def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> 
     _assert_trees((values, gradients), alone)
 
 
+@pytest.mark.full(implementation="scan", check_vma=False)
 @CHECKED
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"),)], ids=["time_is_auto", "batch_is_auto"])
 def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> None:
@@ -129,6 +131,7 @@ def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> Non
     assert program.largest_exchange() < logits.size // 8
 
 
+@pytest.mark.full(implementation="scan")
 def test_pmap(implementation: str) -> None:
     arrays = meshes.batch()
     divided = tuple(a.reshape(8, B // 8, *a.shape[1:]) for a in arrays)
@@ -148,6 +151,7 @@ def _stacked() -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     return tuple(np.stack([a, np.roll(a, 5, 0)]) for a in meshes.batch()), np.stack([wanted, np.roll(wanted, 5, 0)])
 
 
+@pytest.mark.full(implementation="scan", axis=1)
 @pytest.mark.parametrize("axis", [0, 1], ids=["mapped_axis", "batch_axis"])
 def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
     """Whichever of the mapped axis and the batch is divided, nothing but the loss crosses the mesh."""
@@ -172,6 +176,7 @@ def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
     assert meshes.is_sharded_as(each, mesh, *spec)
 
 
+@pytest.mark.full(implementation="scan")
 def test_vmap_with_spmd_axis_name(implementation: str) -> None:
     mesh = meshes.make_mesh(data=2, rest=4)
     stacked, wanted = _stacked()
@@ -181,6 +186,7 @@ def test_vmap_with_spmd_axis_name(implementation: str) -> None:
     meshes.assert_close(run(*arrays), wanted)
 
 
+@pytest.mark.full(implementation="scan")
 def test_vmap_of_shard_map(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
     stacked, wanted = _stacked()
@@ -188,6 +194,7 @@ def test_vmap_of_shard_map(implementation: str) -> None:
     meshes.assert_close(jax.jit(jax.vmap(mapped))(*stacked), wanted)
 
 
+@pytest.mark.full(implementation="scan", policy="dots")
 @pytest.mark.parametrize("policy", ["default", "dots"])
 def test_remat(policy: str, implementation: str) -> None:
     """A checkpointed joint and loss: gradients of divided data and of replicated weights, and no gathered logits."""
@@ -202,6 +209,7 @@ def test_remat(policy: str, implementation: str) -> None:
     _assert_trees(run(weights, *arrays), _model_expected())
 
 
+@pytest.mark.full(implementation="scan", manual=False)
 @pytest.mark.parametrize("manual", [False, True], ids=["auto", "manual"])
 def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
@@ -222,6 +230,7 @@ def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
     assert meshes.is_sharded_as(result, mesh, "data")
 
 
+@pytest.mark.full(implementation="scan")
 @pytest.mark.parametrize("manual", [False, True], ids=["auto", "manual"])
 def test_donated_logits(manual: bool, implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
@@ -235,6 +244,7 @@ def test_donated_logits(manual: bool, implementation: str) -> None:
     assert donated.is_deleted()
 
 
+@pytest.mark.full(implementation="scan")
 def test_forward_mode_and_hessian_vector_products(implementation: str) -> None:
     """Second derivatives of a divided batch are those of the whole one."""
     mesh = meshes.make_mesh(data=8)

@@ -62,6 +62,7 @@ def decode(model: Transducer, frames: np.ndarray, t_b: int) -> list[int]:
     return transcript
 
 
+@pytest.mark.full(implementation="scan")
 def test_learns_to_copy(implementation: str) -> None:
     # Users' code promotes as usual: the strictness of this suite is for the library.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -62,6 +62,7 @@ def test_eager_equals_jit(implementation: str) -> None:
         _close(call(*arrays), gradient[0])
 
 
+@pytest.mark.full(implementation="scan")
 def test_value_and_grad_with_aux_arguments(implementation: str) -> None:
     logits, *rest = (a[0] for a in _groups(1))
 
@@ -76,6 +77,7 @@ def test_value_and_grad_with_aux_arguments(implementation: str) -> None:
     assert aux == 4
 
 
+@pytest.mark.full(implementation="scan", axes=[(0, 0, 0, 0), (-1, -1, -1, -1)])
 @pytest.mark.parametrize("axes", [(0, 0, 0, 0), (2, 1, 0, 1), (-1, -1, -1, -1)], ids=str)
 def test_vmap_over_any_axis(axes: tuple[int, ...], implementation: str) -> None:
     arrays = _groups(3)
@@ -86,6 +88,7 @@ def test_vmap_over_any_axis(axes: tuple[int, ...], implementation: str) -> None:
     _close(actual, np.moveaxis(gradient, 0, axes[0]))
 
 
+@pytest.mark.full(implementation="scan", axes=[(None, 0, 0, 0), (None, None, 0, None)])
 @pytest.mark.parametrize("axes", [(0, None, None, None), (None, 0, 0, 0), (None, None, 0, None)], ids=str)
 def test_vmap_with_shared_arguments(axes: tuple, implementation: str) -> None:
     """Unmapped operands are broadcast, and the gradient of a shared one is the sum."""
@@ -108,6 +111,7 @@ def test_nested_vmap_and_vmap_of_grad(implementation: str) -> None:
     _close(actual, gradient.reshape(2, 3, *gradient.shape[1:]))
 
 
+@pytest.mark.full(implementation="scan")
 def test_vmap_over_single_examples(implementation: str) -> None:
     """One utterance at a time, mapped: what a user does whose model is written for one."""
     arrays = tuple(a[0] for a in _groups(1))
@@ -120,6 +124,7 @@ def test_vmap_over_single_examples(implementation: str) -> None:
     _close(jax.vmap(jax.grad(one))(*arrays), gradient)
 
 
+@pytest.mark.full(implementation="scan")
 def test_vmap_of_clamped_gradient(implementation: str) -> None:
     arrays = _groups(3)
     _, gradient = _expected(arrays)
@@ -153,6 +158,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.full(implementation="scan", policy=["nothing", "dots"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_remat_of_joint_and_loss(policy: str, implementation: str) -> None:
     """The common way to save memory: the joint's output is not kept but made again in the backward pass."""
@@ -170,6 +176,7 @@ def test_remat_of_joint_and_loss(policy: str, implementation: str) -> None:
         _close(a, b)
 
 
+@pytest.mark.full(implementation="scan")
 def test_accumulation_in_a_scan(implementation: str) -> None:
     """Gradients of micro-batches, added up in lax.scan, and the gradient of a loss that is itself a scan."""
     arrays = _groups(3)
@@ -191,6 +198,7 @@ def test_accumulation_in_a_scan(implementation: str) -> None:
     _close(jax.jit(jax.grad(scanned))(arrays[0]), gradient)
 
 
+@pytest.mark.full(implementation="scan")
 def test_while_cond_and_map(implementation: str) -> None:
     arrays = _groups(3)
     cost, _ = _expected(arrays)
@@ -202,6 +210,7 @@ def test_while_cond_and_map(implementation: str) -> None:
     _close(chosen(False), 0.0)
 
 
+@pytest.mark.full(implementation="scan")
 def test_donated_logits(implementation: str) -> None:
     """With donation the gradient may be written over the logits; the numbers stay the same."""
     arrays = tuple(a[0] for a in _groups(1))
@@ -210,6 +219,7 @@ def test_donated_logits(implementation: str) -> None:
     _close(grad(arrays[0] + 0.0, *arrays[1:]), expected)
 
 
+@pytest.mark.full(implementation="scan")
 def test_a_second_backward_is_right(implementation: str) -> None:
     """Residuals are not overwritten: peers multiply saved gradients in place, and their second backward is wrong."""
     logits, *rest = (a[0] for a in _groups(1))
@@ -222,6 +232,7 @@ def test_a_second_backward_is_right(implementation: str) -> None:
         _close(logits, _groups(1)[0][0])
 
 
+@pytest.mark.full(implementation="scan")
 def test_loss_object_as_static_and_as_pytree_argument(implementation: str) -> None:
     arrays = tuple(a[0] for a in _groups(1))
     loss = jax_rnnt.RNNTLoss(clamp=0.5, reduction="none", implementation=implementation)
@@ -252,6 +263,7 @@ def test_debug_nans_finds_a_nan(implementation: str) -> None:
         jax.block_until_ready(jax.jit(_costs(implementation))(logits.at[0, 0, 0, 0].set(jnp.nan), *rest))
 
 
+@pytest.mark.full(implementation="scan")
 def test_without_jit(implementation: str) -> None:
     """A debugger's mode: the operations themselves are compiled nevertheless, because they are what runs."""
     arrays = tuple(a[0] for a in _groups(1))
@@ -270,6 +282,7 @@ def test_debug_infs_leaves_finite_results_alone(implementation: str) -> None:
             jax.block_until_ready(jax.jit(_costs(implementation))(jnp.full_like(logits, -jnp.inf), *rest))
 
 
+@pytest.mark.full(implementation="scan")
 def test_shapes_without_values(implementation: str) -> None:
     """eval_shape and lowering need no arrays."""
     x = jax.ShapeDtypeStruct((2, T, U + 1, V), jnp.bfloat16)

@@ -73,6 +73,7 @@ def test_signature_is_torchaudios() -> None:
     assert fields[:4] == options
 
 
+@pytest.mark.full(implementation="scan")
 def test_loss_object_is_the_function(implementation: str) -> None:
     logits, targets = random_batch("loss_object", blank=0)
     arrays = jnp.asarray(logits, jnp.float32), targets, lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
@@ -140,6 +141,7 @@ def _x64_off() -> contextlib.AbstractContextManager:
     return disable_x64()
 
 
+@pytest.mark.full(implementation="scan")
 def test_two_calls_agree_bit_for_bit(implementation: str) -> None:
     """Nothing depends on how threads happen to share the work."""
     size = LARGER["many_rows"]

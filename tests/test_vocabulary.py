@@ -72,6 +72,7 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
     meshes.assert_close(result[1], gradient * WEIGHTS[:, None, None, None])
 
 
+@pytest.mark.full(implementation="scan", options=[{"fused": False}])
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
 def test_values_and_gradients(options: dict, mode: str, implementation: str) -> None:
@@ -82,6 +83,7 @@ def test_values_and_gradients(options: dict, mode: str, implementation: str) -> 
     assert meshes.is_sharded_as(result[1], _mesh(), *SPEC)
 
 
+@pytest.mark.full(implementation="scan", blank=[0])
 @pytest.mark.parametrize("blank", [0, LOCAL, -LOCAL - 1])
 def test_blank_in_every_part(blank: int, implementation: str) -> None:
     """And by default, in all other tests, -1, in the last one."""
@@ -230,6 +232,7 @@ def test_bfloat16(implementation: str) -> None:
     np.testing.assert_allclose(np.asarray(gradient, np.float64), unit, rtol=0.51 * eps, atol=1e-5 * abs(WEIGHTS).max())
 
 
+@pytest.mark.full(implementation="scan")
 @MODES
 def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
     """The joint's last matrix divided by columns, as it is in use: gradients of all weights against one device."""
@@ -307,6 +310,7 @@ def test_transformations(implementation: str) -> None:
         meshes.assert_close(total(stacked), wanted.sum(0))
 
 
+@pytest.mark.full(implementation="scan")
 def test_one_device_along_the_axis(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8, model=1)
     with meshes.current_mesh(mesh):
