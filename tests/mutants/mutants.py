@@ -1,0 +1,381 @@
+"""The mutants of run.py: mistakes that are easily made in a loss, and the tests that must notice them."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    before: str  # must occur exactly once
+    after: str
+    tests: str  # arguments of pytest, in the folder of the tests
+
+    @property
+    def is_native(self) -> bool:
+        return self.file.startswith("cpp/")
+
+
+ARCS = "test_arcs.py -k 'native and (vocabulary_sizes or windows or dtypes or masked or zero_cotangents)'"
+LATTICE = "test_lattice.py -k 'native and (enumeration or corner or inside or few_frames)'"
+LAX_LATTICE = "test_lattice.py -k 'scan and (enumeration or corner)'"
+CASES = "test_cases.py -k 'native and float32'"
+LOSSES = "test_losses.py"
+OPTIONS = "test_losses_options.py"
+SOURCES = "test_sources.py"
+RNNT_GRADIENT = "test_gradients.py -k 'native and cotangents'"
+
+MUTANTS = (
+    # --- labels, lengths and examples ---
+    Mutant(
+        "a frame more than T_b",
+        "jax_rnnt/core/node_labels.py",
+        "inside = jnp.arange(t_max, dtype=jnp.int32)[None, :, None] < t_b",
+        "inside = jnp.arange(t_max, dtype=jnp.int32)[None, :, None] <= t_b",
+        "test_node_labels.py",
+    ),
+    Mutant(
+        "a label more than U_b",
+        "jax_rnnt/core/node_labels.py",
+        "used = u < u_b[:, None]",
+        "used = u <= u_b[:, None]",
+        "test_node_labels.py",
+    ),
+    Mutant(
+        "a label length of U + 1 is allowed",
+        "jax_rnnt/core/node_labels.py",
+        "(u_b >= u1)",
+        "(u_b > u1)",
+        "test_node_labels.py",
+    ),
+    Mutant(
+        "an invalid label costs the whole batch",
+        "jax_rnnt/core/node_labels.py",
+        "jnp.any(used & wrong, axis=1)",
+        "jnp.any(used & wrong)",
+        "test_isolation.py",
+    ),
+    # --- gradients ---
+    Mutant(
+        "sign of the clipped gradient",
+        "jax_rnnt/core/pipeline.py",
+        "-_weighted(posterior, static) * ct",
+        "_weighted(posterior, static) * ct",
+        RNNT_GRADIENT,
+    ),
+    Mutant(
+        "clamp after the scale",
+        "jax_rnnt/core/pipeline.py",
+        "jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], labels.shape)",
+        "jnp.full(labels.shape, static.clamp, cotangent.dtype)",
+        RNNT_GRADIENT,
+    ),
+    Mutant(
+        "a cotangent of 0 times NaN, with a clamp",
+        "jax_rnnt/core/pipeline.py",
+        "jnp.where(ct == 0, 0, -_weighted(posterior, static) * ct)",
+        "-_weighted(posterior, static) * ct",
+        SOURCES + " -k 'cotangents_of_0 and 0.05'",
+    ),
+    Mutant(
+        "a cotangent of 0 times NaN",
+        "jax_rnnt/ops/lattice.py",
+        "jnp.where(ct == 0, 0, -posterior * ct)",
+        "-posterior * ct",
+        LOSSES + " -k cotangents_of_0",
+    ),
+    Mutant(
+        "FastEmit weighs the blanks",
+        "jax_rnnt/core/loss.py",
+        "1.0 + fastemit_lambda if emits else 1.0",
+        "1.0 if emits else 1.0 + fastemit_lambda",
+        LOSSES + " -k 'fastemit and values'",
+    ),
+    Mutant(
+        "NaN of an entry is lost behind a loss's own scores",
+        "jax_rnnt/core/arc_scores.py",
+        "arcs = arcs + lax.stop_gradient(poison)",
+        "arcs = arcs + 0 * lax.stop_gradient(jnp.nan_to_num(poison))",
+        LOSSES + " -k 'tdt and values'",
+    ),
+    # --- losses and regularisers ---
+    Mutant(
+        "delay counted from T_b",
+        "jax_rnnt/core/arc_scores.py",
+        "((t_b - 1).astype(arcs.dtype) / 2)",
+        "(t_b.astype(arcs.dtype) / 2)",
+        LOSSES + " -k variants",
+    ),
+    Mutant(
+        "sign of sigma",
+        "jax_rnnt/core/arc_scores.py",
+        "arcs = arcs - self.sigma",
+        "arcs = arcs + self.sigma",
+        LOSSES + " -k 'multiblank and values'",
+    ),
+    Mutant(
+        "a wildcard over the last frame",
+        "jax_rnnt/core/wildcards.py",
+        "jumps = t < last_t",
+        "jumps = t <= last_t",
+        LOSSES + " -k 'wildcard_ends and values'",
+    ),
+    Mutant(
+        "a label of TDT that ends the path",
+        "jax_rnnt/losses/tdt.py",
+        "jnp.where(lands < t_b",
+        "jnp.where(lands <= t_b",
+        LOSSES + " -k 'tdt and values'",
+    ),
+    Mutant(
+        "index of a duration in place of its frames",
+        "jax_rnnt/losses/tdt.py",
+        "*((d, 1) for d in self.durations)",
+        "*((k, 1) for k, d in enumerate(self.durations))",
+        LOSSES + " -k 'tdt and values'",
+    ),
+    Mutant(
+        "the weighted mean divides by the batch",
+        "jax_rnnt/core/reduction.py",
+        "return _divided(total, jnp.sum(weights))",
+        "return total / costs.shape[0]",
+        OPTIONS + " -k reductions",
+    ),
+    Mutant(
+        "the mean over the volume forgets the weights",
+        "jax_rnnt/core/reduction.py",
+        "u_b.astype(costs.dtype) * weights",
+        "u_b.astype(costs.dtype)",
+        OPTIONS + " -k reductions",
+    ),
+    # --- transformations ---
+    Mutant(
+        "vmap forgets where its axis is",
+        "jax_rnnt/xla/primitive.py",
+        "else jax.numpy.moveaxis(a, d, 0)",
+        "else a.reshape(size, -1, *a.shape[2:])",
+        "test_transforms.py -k any_axis",
+    ),
+    Mutant(
+        "a result loses its sharding",
+        "jax_rnnt/xla/sharding.py",
+        "PartitionSpec(*spec[:batch_ndim], *replicated)",
+        "PartitionSpec(*(None,) * batch_ndim, *replicated)",
+        "test_sharding_explicit.py -k 'propagate or eager'",
+    ),
+    Mutant(
+        "the partitioner is told of no dimension to divide",
+        "jax_rnnt/xla/sharding.py",
+        "ir.StringAttr.get(str(batch_ndim))",
+        "ir.StringAttr.get(str(0))",
+        "test_sharding_auto.py -k 'divided_batch and gspmd'",
+    ),
+    Mutant(
+        "Shardy may divide rows",
+        "jax_rnnt/xla/sharding.py",
+        'replicate = f" need_replication={{{private}}}" if private else ""',
+        'replicate = ""',
+        "test_sharding_auto.py -k 'shardy and native' test_sharding_manual.py -k native",
+    ),
+    Mutant(
+        "the norm of a device's part alone",
+        "jax_rnnt/logits/divided.py",
+        "total = lax.psum(jnp.concatenate([owned, exponentials], axis=-1), self.axis_name)",
+        "total = jnp.concatenate([lax.psum(owned, self.axis_name), lax.pmax(exponentials, self.axis_name)], axis=-1)",
+        "test_vocabulary.py -k 'values_and_gradients and native'",
+    ),
+    Mutant(
+        "cotangents are not summed over devices",
+        "jax_rnnt/logits/divided.py",
+        "return lax.psum(cotangent, self.axis_name)",
+        "return cotangent",
+        "test_vocabulary.py -k 'values_and_gradients and native'",
+    ),
+    # --- sources ---
+    Mutant(
+        "rows of a packed frame overlap",
+        "jax_rnnt/logits/packed.py",
+        "start + t * width + u, rows)",
+        "start + t * (width - 1) + u, rows)",
+        "test_packed.py",
+    ),
+    Mutant(
+        "the last utterance does not fit its rows",
+        "jax_rnnt/logits/packed.py",
+        "stop <= rows)",
+        "stop < rows)",
+        "test_packed.py",
+    ),
+    Mutant(
+        "pruned ranges go back",
+        "jax_rnnt/logits/pruned.py",
+        "forward = lax.cummin(jnp.minimum(best, last), axis=1, reverse=True)",
+        "forward = jnp.minimum(best, last)",
+        "test_pruned.py",
+    ),
+    Mutant(
+        "additive rows are shifted by one maximum",
+        "jax_rnnt/ops/sum_norms.py",
+        "norm - top_a[..., :, None] - top_b[..., None, :]",
+        "norm - top_a[..., :, None]",
+        SOURCES + " -k additive",
+    ),
+    Mutant(
+        "additive norms that have underflowed are kept",
+        "jax_rnnt/ops/sum_norms.py",
+        "least = math.log(width) + math.log(info.tiny) - math.log(info.eps)",
+        "least = math.log(width) + math.log(info.tiny) - 2 * math.log(1 / info.eps)",
+        "test_additive.py -k 'norms or peaks'",
+    ),
+    Mutant(
+        "the filling of the last tile counts",
+        "jax_rnnt/logits/tiles.py",
+        "real = start + jnp.arange(rows, dtype=jnp.int32) < count",
+        "real = start + jnp.arange(rows, dtype=jnp.int32) <= count",
+        "test_joint.py -k tiles_do_not_matter",
+    ),
+    Mutant(
+        "one dropout mask for all nodes",
+        "jax_rnnt/logits/joint.py",
+        "jax.vmap(jax.random.fold_in, (None, 0))(key, place)",
+        "jax.vmap(jax.random.fold_in, (None, 0))(key, 0 * place)",
+        "test_joint.py -k dropout",
+    ),
+    # --- alignment and decoding ---
+    Mutant(
+        "the last of equal arcs, in the lax form",
+        "jax_rnnt/ops/lax_best_path.py",
+        "(score[1] > best[1])",
+        "(score[1] >= best[1])",
+        "test_best_path.py -k 'ties and scan'",
+    ),
+    Mutant(
+        "equal hypotheses keep the probability of the best",
+        "jax_rnnt/tools/prefixes.py",
+        "top + jnp.log(total)",
+        "top",
+        "test_decoding.py -k 'wide_beam and (rnnt or monotonic)'",
+    ),
+    Mutant(
+        "length normalisation by the labels alone",
+        "jax_rnnt/tools/hypotheses.py",
+        "(at.length + 1).astype(score.dtype) ** length_normalization",
+        "jnp.maximum(at.length, 1).astype(score.dtype) ** length_normalization",
+        "test_decoding.py -k normalisation",
+    ),
+    Mutant(
+        "emission times count from 1",
+        "jax_rnnt/tools/emission.py",
+        "t = lax.broadcasted_iota(emitted.dtype, emitted.shape, 1) + 1",
+        "t = lax.broadcasted_iota(emitted.dtype, emitted.shape, 1) + 2",
+        "test_emission.py -k enumeration",
+    ),
+    Mutant(
+        "a label beyond the length is an error",
+        "jax_rnnt/tools/edit_distance.py",
+        "(i < of_x)",
+        "(i <= of_x)",
+        "test_mwer.py -k distance",
+    ),
+    # --- the lax forms ---
+    Mutant(
+        "arcs over the end",
+        "jax_rnnt/ops/lax_lattice.py",
+        "lands_at_end = (t + dt == t_b) &",
+        "lands_at_end = (t + dt >= t_b) &",
+        LAX_LATTICE,
+    ),
+    Mutant(
+        "an entry more than the window",
+        "jax_rnnt/ops/lax_arcs.py",
+        "(entry < window[1])",
+        "(entry <= window[1])",
+        "test_arcs.py -k 'scan and window'",
+    ),
+    Mutant(
+        "gradient of an invalid row without a cotangent",
+        "jax_rnnt/ops/lax_arcs.py",
+        "jnp.where((invalid & asked)[..., None]",
+        "jnp.where(invalid[..., None]",
+        "test_arcs.py -k 'scan and zero_cotangents'",
+    ),
+    # --- the C++ kernels ---
+    Mutant("row maximum left out", "cpp/rows.h", "max[j] == -kInfinity<A> ? A(0) : max[j];", "A(0);", ARCS),
+    Mutant("an entry of the overlap twice", "cpp/rows.h", "l >= kLanes - tail", "l >= kLanes - tail - 1", ARCS),
+    Mutant(
+        "cotangents of raw entries spread over the window",
+        "cpp/arcs.cc",
+        "total += IsInside(shape, k, label) ? cotangent[k] : A(0);",
+        "total += cotangent[k];",
+        ARCS,
+    ),
+    Mutant(
+        "an arc's own entry is not clipped",
+        "cpp/arcs.cc",
+        "grad[place] = Narrow<T>(Clip(own, limit));",
+        "grad[place] = Narrow<T>(own);",
+        RNNT_GRADIENT,
+    ),
+    Mutant(
+        "gradient of a broken row without a cotangent",
+        "cpp/arcs.cc",
+        "kind == Row::kPadding || std::all_of(ct, of_arcs, [](A c) { return c == 0; })",
+        "kind == Row::kPadding",
+        ARCS,
+    ),
+    Mutant(
+        "bfloat16 is cut, not rounded",
+        "cpp/float16.h",
+        "(bits + 0x7fffu + (bits >> 16 & 1u)) >> 16",
+        "bits >> 16",
+        ARCS,
+    ),
+    Mutant(
+        "labels without frames cost nothing",
+        "cpp/lattice_rules.h",
+        "labels_b == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>()",
+        "labels_b >= 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>()",
+        LATTICE,
+    ),
+    Mutant(
+        "an arc one frame beyond T_b",
+        "cpp/sweep.h",
+        "std::max(nodes.first, n + move.dt - frames + 1)",
+        "std::max(nodes.first, n + move.dt - frames)",
+        LATTICE,
+    ),
+    Mutant(
+        "NaN that only the backward half meets",
+        "cpp/lattice.cc",
+        "if (sweeps_[0]->poisoned || sweeps_[1]->poisoned) {",
+        "if (sweeps_[0]->poisoned) {",
+        LATTICE,
+    ),
+    Mutant(
+        "crossing arcs of the longest move forgotten",
+        "cpp/lattice.cc",
+        "std::max<int64_t>(0, middle - move.step())",
+        "std::max<int64_t>(0, middle - 1)",
+        LATTICE,
+    ),
+    Mutant(
+        "a zero in float32 becomes a number",
+        "cpp/packed.h",
+        "return {m == 0.0 ? kZero : value};",
+        "return {value};",
+        LATTICE,
+    ),
+    Mutant(
+        "threads leave out the last row",
+        "cpp/parallel.h",
+        "(*f)(IndexRange{c * grain, std::min(n, (c + 1) * grain)});",
+        "(*f)(IndexRange{c * grain, std::min(n - 1, (c + 1) * grain)});",
+        "test_values.py -k 'native and larger'",
+    ),
+    Mutant(
+        "the last of equal arcs",
+        "cpp/best_path.cc",
+        "for (int64_t k = 0;; ++k) {\n      const Move& move",
+        "for (int64_t k = s.shape.num_arcs() - 1;; --k) {\n      const Move& move",
+        "test_best_path.py -k 'ties and native'",
+    ),
+)
