@@ -18,6 +18,8 @@ from test_sources import RNNT
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 TDT = next(loss for loss in losses.PLAIN if loss.name == "tdt")
 T_B, U_B = np.array([T, 3, 4, 0], np.int32), np.array([U, 2, 0, 0], np.int32)
 BATCH = np.random.default_rng(0).integers(*losses.LABELS, (4, U)).astype(np.int32), T_B, U_B

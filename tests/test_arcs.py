@@ -13,6 +13,8 @@ import tolerances
 import jax_rnnt
 from jax_rnnt.ops.arcs import backward, forward
 
+pytestmark = pytest.mark.once
+
 Window = tuple[int, int] | None
 
 

@@ -69,6 +69,7 @@ def sequences(kind, most: int):
         yield from itertools.product(support.labels_of(kind), repeat=n)
 
 
+@pytest.mark.once
 @kinds
 def test_a_wide_beam_is_exact(kind):
     # Utterance 1 has three frames: with two labels a frame at most, all sequences of up to six.
@@ -99,6 +100,7 @@ def test_a_wide_beam_is_exact(kind):
         np.testing.assert_allclose(got[some], -cost[0], rtol=1e-10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", [MONOTONIC, TDT_MOVING], ids=lambda kind: kind.name)
 def test_a_beam_of_one_is_greedy_where_labels_take_frames(kind):
     found = beam_of(kind, beam=1)(*arrays_of(kind))
@@ -153,6 +155,7 @@ def test_times_are_those_of_the_best_path():
     assert found.times[0, 0, :1].tolist() == [2]
 
 
+@pytest.mark.once
 def test_internal_lm_is_subtracted():
     found = greedy_of(HAT, labels_per_frame=CAP, internal_lm_weight=0.7)(*arrays_of(HAT))
     assert_greedy(HAT, found, weight=0.7)
@@ -162,6 +165,7 @@ def test_internal_lm_is_subtracted():
         np.testing.assert_allclose(score, support.log_probability(HAT, 3, labels, 1, CAP, 0.7), rtol=1e-10)
 
 
+@pytest.mark.once
 def test_labels_are_limited():
     params, state, encoded, lengths = (x[3:4] if i else x for i, x in enumerate(arrays_of(RNNT)))
     found = beam_of(RNNT, beam=30, labels_per_frame=3, max_labels=2)(params, state, encoded[:, :1], lengths)

@@ -11,6 +11,8 @@ from reference_losses import Hat
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 
 def test_a_blank_far_ahead(implementation: str) -> None:
     """1 - sigmoid(18) is 0 in float32, and the cost is not infinite: labels keep all their digits."""

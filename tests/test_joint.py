@@ -26,6 +26,7 @@ def _on_joint(loss: LossUnderTest, **source) -> LossUnderTest:
     return dataclasses.replace(loss, call=call)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("loss", losses.LOSSES, ids=lambda loss: loss.name)
 def test_contract(loss: LossUnderTest) -> None:
     """All corners of all losses, against their definitions."""
@@ -33,6 +34,7 @@ def test_contract(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, cost, gradient)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("loss", losses.PLAIN[-2:], ids=lambda loss: loss.name)
 def test_clamp_and_cotangents(loss: LossUnderTest) -> None:
     """Clipped by element in the tile; an example whose cotangent is 0 has a gradient of 0, NaN in it or not."""
@@ -43,6 +45,7 @@ def test_clamp_and_cotangents(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, cost, gradient, clamp=0.05, cotangent=cotangent)
 
 
+@pytest.mark.once
 def test_lax_form() -> None:
     loss = losses.PLAIN[0]
     losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "scan"))
@@ -113,6 +116,7 @@ def test_tiles_do_not_matter(rows: int | None) -> None:
     _assert_close((cost, gradient), _expected())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtypes(dtype: str) -> None:
     """Gradients come in the operands' types, and small tiles lose nothing: they are summed in float32."""
@@ -124,6 +128,7 @@ def test_dtypes(dtype: str) -> None:
     _assert_close((cost, gradient), wanted, rtol)
 
 
+@pytest.mark.once
 def test_nan_stays_in_its_utterance() -> None:
     params, encoded, predicted = _operands()
     step = _with_gradient(_costs, tile_rows=16)
@@ -141,6 +146,7 @@ def _rows(expected, rows):
     return cost[rows], of_encoded[rows], of_predicted[rows]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_bad_utterance_can_be_masked(index: int) -> None:
     """With a cotangent of 0 it costs no one anything, though it fills up tiles: parameters stay finite."""
@@ -156,6 +162,7 @@ def test_a_bad_utterance_can_be_masked(index: int) -> None:
     _assert_close(gradient, losses.jit(jax.grad(total(dense, encoded)))(params))
 
 
+@pytest.mark.once
 def test_padding_is_not_read() -> None:
     params, encoded, predicted = _operands()
     frames, positions = np.arange(T)[None] >= LENGTHS[0][:, None], np.arange(U + 1)[None] > LENGTHS[1][:, None]
@@ -231,6 +238,7 @@ def _frugal(loss: LossUnderTest):
     return losses.jit(jax.grad(lambda x, *rest: jnp.sum(_on_joint(loss, gradient_budget=BUDGET).costs(x, *rest))))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("peaked", [0.0, 3.0, 12.0], ids=["random", "trained", "overfitted"])
 @pytest.mark.parametrize("loss", [losses.PLAIN[2], losses.PLAIN[3], losses.FASTEMIT], ids=lambda loss: loss.name)
 def test_gradient_budget_is_a_bound(loss: LossUnderTest, peaked: float) -> None:
@@ -295,6 +303,7 @@ def test_wrong_arguments(case: str) -> None:
         _costs(**arguments)
 
 
+@pytest.mark.once
 def test_too_many_nodes() -> None:
     shapes = jax.ShapeDtypeStruct((2**11, 2**10, D), "float32"), jax.ShapeDtypeStruct((2**11, 2**10, D), "float32")
     small = jax.ShapeDtypeStruct((2**11,), "int32")

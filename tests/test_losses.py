@@ -15,21 +15,25 @@ def test_values_and_gradients(loss: LossUnderTest, implementation: str) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, implementation))
 
 
+@pytest.mark.once
 @_each(losses.LOSSES)
 def test_float32(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "float32"), dtype="float32")
 
 
+@pytest.mark.once
 @_each([loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")])
 def test_bfloat16(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "bfloat16"), dtype="bfloat16")
 
 
+@pytest.mark.once
 @_each(losses.VARIANTS)
 def test_variants(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK))
 
 
+@pytest.mark.once
 @_each([*losses.PLAIN, losses.FASTEMIT, losses.ENDS])
 def test_clamp(loss: LossUnderTest) -> None:
     """The gradient at unit cotangent is clipped, and then multiplied by the cotangent, whatever its sign."""
@@ -38,6 +42,7 @@ def test_clamp(loss: LossUnderTest) -> None:
     losses.assert_matches(loss, *result, clamp=0.05, cotangent=cotangent)
 
 
+@pytest.mark.once
 @_each(losses.LOSSES)
 def test_cotangents_of_0_mask_what_is_bad(loss: LossUnderTest, implementation: str) -> None:
     examples = losses.batch(loss)

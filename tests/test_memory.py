@@ -7,6 +7,8 @@ import pytest
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 B, T, U, V = 32, 60, 15, 32
 NODES = B * T * (U + 1)
 

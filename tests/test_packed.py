@@ -11,6 +11,8 @@ from test_sources import RNNT
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 T_B = np.array([3, 0, 5, 2, T + 1, -1, 4, 2**31 - 1, 1], np.int32)
 U_B = np.array([2, 0, 0, U, 1, 2, -(2**31), 0, U + 1], np.int32)
 

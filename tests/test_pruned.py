@@ -11,6 +11,8 @@ from test_sources import RNNT
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 LENGTHS = ((T, U), (3, U), (2, U), (1, 2), (1, 0), (4, 1), (0, 0))
 
 

@@ -24,23 +24,28 @@ EVERY_SOURCE = _each("source", sources.SOURCES)
 
 
 @EVERY_SOURCE
-@_each("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss", [pytest.param(loss, id=loss.name, marks=[pytest.mark.once] * (loss is not RNNT)) for loss in LOSSES]
+)
 def test_values_and_gradients(loss: LossUnderTest, source: SourceUnderTest) -> None:
     sources.assert_matches(source, loss, *sources.evaluate(source, loss))
 
 
+@pytest.mark.once
 @EVERY_SOURCE
 @_each("loss", [RNNT])
 def test_lax_form(loss: LossUnderTest, source: SourceUnderTest) -> None:
     sources.assert_matches(source, loss, *sources.evaluate(source, loss, "scan"))
 
 
+@pytest.mark.once
 @EVERY_SOURCE
 @_each("loss", LAYOUTS)
 def test_float32(loss: LossUnderTest, source: SourceUnderTest) -> None:
     sources.assert_matches(source, loss, *sources.evaluate(source, loss, dtype="float32"), dtype="float32")
 
 
+@pytest.mark.once
 @EVERY_SOURCE
 @_each("loss", LAYOUTS)
 def test_clamp(loss: LossUnderTest, source: SourceUnderTest) -> None:
@@ -50,6 +55,7 @@ def test_clamp(loss: LossUnderTest, source: SourceUnderTest) -> None:
     sources.assert_matches(source, loss, *result, clamp=0.05, cotangent=cotangent)
 
 
+@pytest.mark.once
 @EVERY_SOURCE
 @_each("loss", LAYOUTS)
 @pytest.mark.parametrize("clamp", [-1.0, 0.05])

@@ -11,6 +11,8 @@ import pytest
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 nnx = pytest.importorskip("flax.nnx")
 optax = pytest.importorskip("optax")
 
