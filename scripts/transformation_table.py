@@ -159,7 +159,7 @@ class Report:
 def run(version: str, keep: list[str], tests: list[str], folder: Path) -> Report:
     file = folder / f"{version}.xml"
     # The family of reports in which a test case may have properties.
-    options = ["-q", "-o", "junit_family=xunit1", f"--junitxml={file}"]
+    options = ["-q", "--full", "-o", "junit_family=xunit1", f"--junitxml={file}"]
     command = [ROOT / "scripts" / "versions.sh", *keep, version, "--", *options, *tests]
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     if not file.exists():

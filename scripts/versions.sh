@@ -1,11 +1,12 @@
 #!/bin/bash
 # Runs the tests on the oldest, the current and the newest JAX, each in an environment of its own under build/versions:
 #
-#   scripts/versions.sh [--keep] [NAME...] [-- ARGUMENTS OF PYTEST...]
+#   scripts/versions.sh [--keep | --make] [NAME...] [-- ARGUMENTS OF PYTEST...]
 #
 # NAME is oldest, current, newest or nightly; the first three if none is given. One wheel is built for each Python and
 # installed, so what is tested is what users get. All are run even if one fails, and then the command fails. With --keep
-# an environment that is there is taken as it is: quicker, when only tests have changed.
+# an environment that is there is taken as it is: quicker, when only tests have changed. With --make the environments
+# are made and nothing is run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/find_python.sh
@@ -51,10 +52,12 @@ make_environment() {  # NAME: leaves it in $root/NAME
 }
 
 keep=false
-if [ "${1:-}" = --keep ]; then
-  keep=true
-  shift
-fi
+make_only=false
+case ${1:-} in
+  --keep) keep=true ;;
+  --make) make_only=true ;;
+esac
+if $keep || $make_only; then shift; fi
 names=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   if [ -z "$(requirement_of "$1")" ]; then
@@ -75,6 +78,10 @@ for name in "${names[@]}"; do
   started=$SECONDS
   $keep && [ -x "$root/$name/bin/pytest" ] || make_environment "$name"
   made=$SECONDS
+  if $make_only; then
+    results+=("$name: $((made - started)) s to install")
+    continue
+  fi
   which=$("$root/$name/bin/python" -c "import jax, platform as p; print('jax', jax.__version__, 'on Python', p.python_version())")
   echo "== $name: $which"
   outcome=passed

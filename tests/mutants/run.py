@@ -48,6 +48,7 @@ class Copy:
             if (ROOT / file).exists():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / file, folder / file)
+        self._is_stale = False  # whether a mutant's kernels are still built in
         self._module = folder / "jax_rnnt" / pathlib.Path(importlib.util.find_spec("jax_rnnt._native").origin).name
 
     def build(self) -> None:
@@ -75,15 +76,14 @@ class Copy:
         original = file.read_text()
         file.write_text(original.replace(mutant.before, mutant.after))
         try:
-            if mutant.is_native:
+            if mutant.is_native or self._is_stale:
                 self.build()
+            self._is_stale = mutant.is_native
             result = self.test(*shlex.split(mutant.tests))
         except subprocess.TimeoutExpired:
             return f"no end after {SECONDS} s"
         finally:
             file.write_text(original)
-            if mutant.is_native:
-                self.build()
         if result.returncode < 0:
             return f"signal {-result.returncode}"
         if result.returncode > 1:  # neither passed nor failed: nothing was run, or pytest itself broke
