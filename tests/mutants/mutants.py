@@ -41,10 +41,10 @@ MUTANTS = (
         "test_node_labels.py",
     ),
     Mutant(
-        "a label length of U + 1 is allowed",
+        "a length of T + 1 is allowed",
         "jax_rnnt/core/node_labels.py",
-        "(u_b >= u1)",
-        "(u_b > u1)",
+        "(t_b > t_max)",
+        "(t_b > t_max + 1)",
         "test_node_labels.py",
     ),
     Mutant(
