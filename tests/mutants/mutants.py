@@ -170,11 +170,18 @@ MUTANTS = (
         "test_sharding_auto.py -k 'divided_batch and gspmd'",
     ),
     Mutant(
-        "Shardy may divide rows",
-        "jax_rnnt/xla/sharding.py",
-        'replicate = f" need_replication={{{private}}}" if private else ""',
-        'replicate = ""',
-        "test_sharding_auto.py -k 'shardy and native' test_sharding_manual.py -k native",
+        "every device gets the whole batch",
+        "jax_rnnt/core/loss.py",
+        "batch = PartitionSpec(axes)",
+        "batch = PartitionSpec()",
+        "test_joint_transforms.py -k stays_where_it_is",
+    ),
+    Mutant(
+        "a device takes its part of the vocabulary for the whole",
+        "jax_rnnt/core/loss.py",
+        "width = source.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))",
+        "width = source.shape[-1]",
+        "test_vocabulary.py -k 'values_and_gradients and native'",
     ),
     Mutant(
         "the norm of a device's part alone",
