@@ -28,5 +28,5 @@ napoleon_custom_sections = [("Raises (in the loss)", "Raises")]
 html_theme = "furo"
 html_title = f"jax_rnnt {release}"
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False

@@ -77,7 +77,7 @@ def lattice(axis: plt.Axes, moves: Moves, path: Moves) -> None:
     axis.plot(*end, "s", color="black", markersize=6)
     axis.set(xlim=(-0.5, FRAMES + 0.5), ylim=(-0.15 * max(blanks) - 0.1, len(WORD) + 0.3), aspect="equal")
     axis.set_xticks(range(FRAMES + 1), [*(f"frame {t}" for t in range(FRAMES)), "end"])
-    axis.set_yticks(range(len(WORD) + 1), [f'"{WORD[:u]}"' for u in range(len(WORD) + 1)])
+    axis.set_yticks(range(len(WORD) + 1), ["nothing", *(f'"{WORD[:u]}"' for u in range(1, len(WORD) + 1))])
     bare(axis)
 
 
