@@ -44,8 +44,8 @@ CUDA = "cuda_on_cpu"  # in the names of tests that ran the CUDA kernels on the C
 HEADER = """\
 # The losses and their tests
 
-Written by `python scripts/loss_table.py` from reports of the tests; don't edit. A cell says how many cases passed.
-Those of the last column run the CUDA kernels on the CPU.
+`python scripts/loss_table.py` writes this page from reports of the tests; do not edit it. A cell says how many cases
+passed. The cases of the last column run the CUDA kernels on the CPU.
 """
 
 

@@ -205,9 +205,14 @@ class Table:
 HEADER = """\
 # Transformations
 
-Written by `python scripts/transformation_table.py`, which runs the tests; don't edit. A cell says how many test cases
-passed on eight host devices of the CPU; *refused*: there is an error that says why, and the tests assert it; *not
-there*: JAX does not have it in that version. Export for cuda and tpu is compiled to StableHLO, and not run.
+`python scripts/transformation_table.py` runs the tests and writes this page; do not edit it. A cell says how many test
+cases passed on eight host devices of the CPU. *Refused* means that an error says why, and that the tests assert it.
+*Not there* means that JAX does not have it in that version. Export for cuda and tpu is compiled to StableHLO, and not
+run.
+
+All of these cases take dense logits. `tests/test_sources_transforms.py` and `tests/test_joint_transforms.py` do the
+same for [sources of logits](sources.md#meshes-transformations-limits): `vmap`, remat, `shard_map`, divided batches,
+export, and forward mode and second order for the sources that have them.
 """
 
 
