@@ -233,5 +233,12 @@ def _magnitudes() -> None:
     add("overconfident_and_wrong", 300 * np.sign(logits), targets, (37, 20), (2, 1))
 
 
-for _part in (_ordinary, _sizes, _corners, _not_finite, _bad_integers, _integer_types, _magnitudes):
+def _names_of(part) -> set[str]:
+    before = set(CASES)
+    part()
+    return CASES.keys() - before
+
+
+INTEGER_TYPES = _names_of(_integer_types)
+for _part in (_ordinary, _sizes, _corners, _not_finite, _bad_integers, _magnitudes):
     _part()

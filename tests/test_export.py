@@ -169,6 +169,7 @@ print(float(value), float(abs(gradient).sum()), hits)
 """
 
 
+@pytest.mark.full(implementation="scan")
 def test_persistent_compilation_cache(implementation: str, tmp_path) -> None:
     """Another process loads the compiled step, custom calls and all, and gets the same numbers."""
     settings = {

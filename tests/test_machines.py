@@ -81,6 +81,7 @@ def test_one_processor() -> None:
     run("one")
 
 
+@pytest.mark.full(threads="1")
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
 def test_small_pools(threads: str) -> None:
     run("all", NPROC=threads)  # XLA reads it before it counts processors

@@ -51,6 +51,7 @@ def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
     np.testing.assert_allclose(linear(jnp.asarray(-3.0 * DIRECTION)), -3.0 * slope, rtol=1e-12)
 
 
+@pytest.mark.full(implementation="scan")
 def test_hessian_vector_products(implementation: str) -> None:
     """Forward over reverse, and reverse over reverse; they agree with each other far better than with a difference."""
     total = _total(implementation, fused=True)
@@ -81,7 +82,7 @@ def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
     np.testing.assert_allclose(hvp, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
 
 
-@pytest.mark.full(implementation="scan", moves=[reference.MONOTONIC])
+@pytest.mark.full(implementation="scan")
 @pytest.mark.parametrize("moves", [reference.RNNT, reference.MONOTONIC], ids=["rnnt", "monotonic"])
 def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str) -> None:
     """A loss on posteriors (an alignment's expected position, say) is differentiable."""

@@ -68,6 +68,7 @@ def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementat
     assert set(program.collectives()) == {("all-reduce", ())}
 
 
+@pytest.mark.full(implementation="scan", check_vma=False)
 @CHECKED
 def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -> None:
     """Inside with check_vma JAX sums the gradient of what is replicated itself; without it, that is up to the user."""
@@ -93,6 +94,7 @@ def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -
     _assert_trees(jax.jit(outside)(weights, *data), _model_expected())
 
 
+@pytest.mark.full(implementation="scan", check_vma=False)
 @CHECKED
 def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> None:
     """Operands that do not vary beside logits that do: an ensemble, one member a device, one batch for all."""

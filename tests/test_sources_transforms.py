@@ -121,8 +121,12 @@ def test_hessian_vector_products(source: Callable) -> None:
     x, *rest = _arrays(RNNT.width)
     v, h = np.random.default_rng(1).normal(size=x.shape), tolerances.FINITE_STEP
     gradient = jax.grad(lambda x: (_costs(source, RNNT, x, *rest) * WEIGHTS).sum())
-    forward = losses.jit(lambda x, v: jax.jvp(gradient, (x,), (v,))[1])(x, v)
-    reverse = losses.jit(jax.grad(lambda x: (gradient(x) * v).sum()))(x)
+
+    @losses.jit
+    def products(x, v):
+        return jax.jvp(gradient, (x,), (v,))[1], jax.grad(lambda x: (gradient(x) * v).sum())(x)
+
+    forward, reverse = products(x, v)
     up, down = (_expected(source, RNNT, x + s * v)[1] for s in (h, -h))
     assert np.abs(forward).max() > 0.1
     for product in (forward, reverse):

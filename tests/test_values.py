@@ -97,6 +97,8 @@ LARGER = {
 }
 
 
+@pytest.mark.full(implementation="scan", name=["one_utterance", "more_labels_than_frames"])
+@pytest.mark.full(implementation="scan", dtype="bfloat16")
 @pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in LARGER), ("many_rows", "bfloat16")])
 def test_larger_shapes(name: str, dtype: str, implementation: str) -> None:
     size = LARGER[name]

@@ -72,6 +72,7 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
     meshes.assert_close(result[1], gradient * WEIGHTS[:, None, None, None])
 
 
+@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1}], mode=["unchecked"])
 @pytest.mark.full(implementation="scan", options=[{"fused": False}])
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
@@ -137,6 +138,7 @@ def _corner_cases() -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
     return (logits, targets, t_b, u_b), where
 
 
+@pytest.mark.full(implementation="scan", clamp=0.1)
 @MODES
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_corner_cases(clamp: float, mode: str, implementation: str) -> None:
@@ -260,6 +262,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         meshes.assert_close(a, b)
 
 
+@pytest.mark.full(implementation="scan", check_vma=False)
 @pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
 def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     """Each device's gradient of the loss with respect to its own logits, all devices holding one and the same loss."""
@@ -270,6 +273,7 @@ def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     meshes.assert_close(jax.jit(mapped)(*meshes.batch()), meshes.expected()[1])
 
 
+@pytest.mark.full(implementation="scan", reduction="mean")
 @pytest.mark.parametrize(
     ("reduction", "kind"), [("mean", AxisType.Auto), ("sum", AxisType.Explicit), ("none", AxisType.Explicit)], ids=str
 )
