@@ -90,7 +90,8 @@ def rnnt_loss(
         forward mode and no second derivative.
 
     Returns:
-      A scalar, or ``[B]`` for "none": float64 for float64 logits, else float32. The gradient has the dtype of ``logits``.
+      A scalar, or ``[B]`` for "none": float64 for float64 logits, else float32. The gradient has the dtype of the
+      logits.
 
       ======================================================== ========= ========================================
       case                                                     cost      gradient
