@@ -2,9 +2,10 @@
 
     python scripts/check_nvcc.py [--architectures 80,90] [--loops]
 
-Checks: no spilled registers and no local memory in any kernel, registers within BUDGETS, and in the machine code of the
-row kernels 128-bit loads (and stores) of the logits. Prints for each kernel, for one architecture, its registers, how
-many warps a multiprocessor holds, and with --loops the instructions of the main loop per logit.
+Checks: no spilled registers and no local memory in any kernel, registers within BUDGETS, in the machine code of the row
+kernels 128-bit loads (and stores) of the logits, and the rules of ptx_rules.py. Prints for each kernel, for one
+architecture, its registers, how many warps a multiprocessor holds, and with --loops the instructions of the main loop
+per logit.
 
 Needs nvcc (on the path, in $CUDA_PATH or in /usr/local/cuda) and cuobjdump with nvdisasm (there, or from the wheels
 nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm).
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from typing import NamedTuple
+
+import ptx_rules
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
@@ -89,6 +92,9 @@ def tool(name: str) -> str:
 def compile_for(source: str, architecture: str, folder: pathlib.Path) -> tuple[pathlib.Path, list[Kernel], list[str]]:
     cubin = folder / f"{source}-{architecture}.cubin"
     command = [tool("nvcc"), "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(ROOT / "cpp"), "-cubin"]
+    kept = folder / cubin.stem  # what nvcc makes on its way, of which the PTX is read
+    kept.mkdir()
+    command += ["--keep", "--keep-dir", str(kept)]
     command += [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-o", str(cubin), str(ROOT / "cuda" / f"{source}.cu")]
     log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     kernels, faults, symbol = [], [], ""
@@ -100,6 +106,8 @@ def compile_for(source: str, architecture: str, folder: pathlib.Path) -> tuple[p
                 faults.append(f"sm_{architecture} {demangle(symbol)}: {line.strip()}")
         elif found := re.search(r"Used (\d+) registers", line):
             kernels.append(Kernel(architecture, *demangle(symbol), int(found[1])))
+    for ptx in kept.glob("*.ptx"):
+        faults += [f"sm_{architecture} {f}" for f in ptx_rules.faults(ptx.read_text(), architecture)]
     return cubin, kernels, faults
 
 

@@ -22,7 +22,7 @@ void CheckArcs(int64_t rows, int64_t width, int64_t shift, const std::vector<Cas
   Array<A> wide(rows * width), expected(rows * width);
   const int kind_of_row = static_cast<int>(random() % 3);
   for (int64_t i = 0; i < rows * width; ++i) {
-    const int special = kind_of_row == 0 ? static_cast<int>(random() % 400) : 400;
+    const int special = kind_of_row == 0 ? static_cast<int>(random() % std::max<int64_t>(400, 10 * width)) : 400;
     logits[shift + i] = Narrow<T>(special == 0 ? kInf : special == 1 ? kNaN : special < 9 ? -kInf : normal(random));
   }
   for (int64_t v = 0; v < width; ++v) logits[shift + rows / 2 * width + v] = Narrow<T>(-kInf);
@@ -90,7 +90,7 @@ void Check() {
   }
   // Longer than 32 vectors of each of 32 lanes, the most that one word has bits for; the ends of windows lie beyond.
   const int64_t bits = 32 * 32 * 16 / static_cast<int64_t>(sizeof(T)), width = bits + bits / 2 + 3;
-  CheckArcs(4, width, 0,
+  CheckArcs(9, width, 0,
             {{2, {0, width}, false}, {cuda::kMaxColumns, {7, bits + 90}, false}, {3, {bits + 5, width + 99}, true}},
             random);
 }

@@ -1,4 +1,4 @@
-// check_arcs_large.cc: operation 1 in one type, CHECK_TYPE, on arrays of more than 2^31 entries. Of a launch only the
+// check_arcs_large.cc: operation 1 in one type, CHECK_TYPE, on arrays of more than 2^32 entries. Of a launch only the
 // first and the last blocks are run, and of the arrays only what those touch takes memory.
 #include "../../cuda/arcs.h"
 #include "check.h"
@@ -12,10 +12,10 @@ using A = Compute<T>::Type;
 constexpr double kTolerance = sizeof(A) == 8 ? 1e-12 : 3e-6;
 constexpr int64_t kRows = 8;  // that are compared, at each end; a block has at least as many
 
-// More than 2^31 logits and log-probabilities, in more than 2^24 blocks, which have more than 2^32 threads.
+// More than 2^32 logits and log-probabilities, in more than 2^24 blocks, which have more than 2^32 threads.
 void CheckManyRows() {
-  constexpr int64_t rows = (int64_t{1} << 29) + 37, width = 5;
-  const int64_t columns[] = {0, 3, 1, 4}, arcs = 5;
+  constexpr int64_t rows = (int64_t{1} << 29) + 37, width = 9;
+  const int64_t columns[] = {0, 3, 1, 8, 5, 2, 6, 4}, arcs = 9;
   const ArcsShape shape{width, width, columns, arcs - 1, {0, width}};
   const OnlyEnds ends(3);
   std::mt19937 random(5);

@@ -1,4 +1,4 @@
-// check_lattice_large.cc: operation 2 in one type, CHECK_TYPE, on arrays of more than 2^31 entries. Of a launch only
+// check_lattice_large.cc: operation 2 in one type, CHECK_TYPE, on arrays of more than 2^32 entries. Of a launch only
 // the first and the last blocks are run, and of the arrays only what those touch takes memory.
 #include "../../cuda/lattice.h"
 #include "check.h"
@@ -64,15 +64,15 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_workspace, b
 }
 
 void Check() {
-  constexpr int64_t kMost = int64_t{1} << 31;
+  constexpr int64_t kMost = int64_t{1} << 32;
   for (const auto& moves : {std::vector<Move>{{1, 0}, {0, 1}}, {{1, 0}, {2, 0}, {0, 1}}}) {
     const auto n = static_cast<int64_t>(moves.size());
     const LatticeShape small = Shape(kFrames, kColumns, moves);
-    for (const bool with_workspace : {false, true}) {
-      CheckLarge(small, kMost / small.size() + 9, with_workspace, true);
-    }
-    CheckLarge(Shape(kMost / n / 40, 50, moves), 3, false, false);          // the second begins behind 2^31 entries
-    CheckLarge(Shape(kFrames, kMost / n / 2 + 99, moves), 2, true, false);  // its last frame begins there
+    CheckLarge(small, kMost / small.size() + 9, false, true);
+    // The last utterance's place in the workspace is in 32 bits one of the first's.
+    CheckLarge(small, kMost / cuda::Remembered(small) + 2, true, true);
+    CheckLarge(Shape(kMost / n / 40, 50, moves), 3, false, false);              // the second begins behind 2^32 entries
+    CheckLarge(Shape(kFrames, kMost / 2 / n / 2 + 99, moves), 2, true, false);  // its last frame begins behind 2^31
   }
 }
 

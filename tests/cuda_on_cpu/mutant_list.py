@@ -225,3 +225,35 @@ BY_SUITE = (
         "(size_t{64} << 10) - kWarpBytes",
     ),
 )
+
+# Caught by scripts/ptx_rules.py.
+BY_NVCC = (
+    Mutant("float16 toward zero, by nvcc", "device.cuh", "__float2half_rn(x)", "__float2half_rz(x)", ("Half",)),
+    Mutant(
+        "bfloat16 toward zero, by nvcc", "device.cuh", "__float2bfloat16_rn(x)", "__float2bfloat16_rz(x)", ("BFloat16",)
+    ),
+    Mutant(
+        "logits through the read-only cache, in place",
+        "device.cuh",
+        "Read(reinterpret_cast<const uint4*>(from))",
+        "__ldg(reinterpret_cast<const uint4*>(from))",
+    ),
+    Mutant(
+        "values that wait among the posteriors through the read-only cache",
+        "lattice.cu",
+        "Halves{Read(node), Read(node + 1)}",
+        "Halves{__ldg(node), __ldg(node + 1)}",
+    ),
+    Mutant(
+        "no launch bounds",
+        "arcs.cu",
+        "__launch_bounds__(kThreads) BackwardKernel",
+        "BackwardKernel",
+    ),
+    Mutant(
+        "launch bounds below the launch",
+        "arcs.cu",
+        "__launch_bounds__(kThreads) ForwardKernel",
+        "__launch_bounds__(kThreads / 2) ForwardKernel",
+    ),
+)

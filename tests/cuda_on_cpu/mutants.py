@@ -3,8 +3,9 @@
     python tests/cuda_on_cpu/mutants.py [WORDS]
 
 WORDS: only the mutants whose names have them. Each mutant is built watched (build.py) and run in three orders of
-threads until something catches it. Those of the handlers are called through JAX. Prints what caught each. The kernels
-unbroken must pass everything, which check_cuda.sh sees to.
+threads until something catches it. Those of the handlers are called through JAX. Those that g++ cannot see are compiled
+by nvcc, where there is one, and held to scripts/ptx_rules.py. Prints what caught each. The kernels unbroken must pass
+everything, which check_cuda.sh and check_nvcc.py see to.
 """
 
 import concurrent.futures
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from mutant_list import BY_CHECK, BY_SUITE, Mutant
+from mutant_list import BY_CHECK, BY_NVCC, BY_SUITE, Mutant
 
 from build import (
     HERE,
@@ -28,10 +29,14 @@ from build import (
     check_jobs,
     compiled,
     kernel_jobs,
+    kernels,
     link,
     reference_jobs,
     runtime_jobs,
 )
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from ptx_rules import faults
 
 ORDERS = ("forward", "reverse", "5")
 TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error")
@@ -110,9 +115,22 @@ def caught_by_suite(mutant: Mutant, folder: pathlib.Path) -> str | None:
     return first_telling(result.stdout + result.stderr, "") if result.returncode != 0 else None
 
 
+def caught_by_nvcc(mutant: Mutant, folder: pathlib.Path) -> str | None:
+    cuda, ptx = sources(folder, mutant.types, mutant), folder / "kernels.ptx"
+    for source in (p for p in kernels(cuda, mutant.operation) if p.suffix == ".cu"):
+        command = ["nvcc", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(ROOT / "cpp"), "-ptx"]
+        subprocess.run([*command, "-arch=sm_90", "-o", str(ptx), str(source)], check=True)
+        if found := faults(ptx.read_text(), "90"):
+            return "PTX, " + found[0].partition(": ")[2]
+    return None
+
+
 def main() -> None:
     words = sys.argv[1:]
-    chosen = [m for m in (*BY_CHECK, *BY_SUITE) if all(w in m.name for w in words)]
+    by_nvcc = BY_NVCC if shutil.which("nvcc") else ()
+    if not by_nvcc:
+        print(f"{len(BY_NVCC)} mutants are not made: there is no nvcc")
+    chosen = [m for m in (*BY_CHECK, *BY_SUITE, *by_nvcc) if all(w in m.name for w in words)]
     counts = {m.name: (ROOT / "cuda" / m.file).read_text().count(m.old) for m in chosen}
     if gone := [f"{m.file}: {m.name}: {m.old!r} occurs {counts[m.name]} times" for m in chosen if counts[m.name] != 1]:
         sys.exit("mutants whose text must occur once, and does not:\n" + "\n".join(gone))
@@ -122,7 +140,8 @@ def main() -> None:
 
         def catcher(mutant: Mutant) -> str | None:
             own = folder / re.sub(r"\W", "_", mutant.name)
-            return (caught_by_suite if mutant in BY_SUITE else check.catcher)(mutant, own)
+            how = caught_by_suite if mutant in BY_SUITE else caught_by_nvcc if mutant in BY_NVCC else check.catcher
+            return how(mutant, own)
 
         survivors = []
         for mutant, caught in zip(chosen, pool.map(catcher, chosen), strict=True):
