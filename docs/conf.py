@@ -14,6 +14,7 @@ author = copyright = "the authors of jax_rnnt"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 nitpicky = True
+highlight_language = "none"
 
 myst_heading_anchors = 3
 
@@ -23,7 +24,6 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Raises (in the loss)", "Raises")]
 
 html_theme = "furo"
 html_title = f"jax_rnnt {release}"

@@ -48,9 +48,9 @@ class AdditiveLogits(Source):
     ``clamp`` bounds the gradient with respect to each sum ``am[b, t] + lm[b, u]``. It makes the sums one frame at a
     time, and is refused where a scale is not 0.
 
-    Raises (in the loss):
-      TypeError: if a dtype is wrong, or a scale is no static number.
-      ValueError: if a shape does not match, or with ``clamp`` and a scale.
+    Raises:
+      TypeError: in the loss, if a dtype is wrong, or a scale is no static number.
+      ValueError: in the loss, if a shape does not match, or with ``clamp`` and a scale.
 
     References:
       Kuang et al., Pruned RNN-T for fast, memory-efficient ASR training, 2022 (arXiv:2206.13236).

@@ -62,9 +62,9 @@ class JointLogits(Source):
     There is no forward mode and no second derivative. ``vocab_axis_name`` is refused. ``vmap`` runs the elements of the
     mapped axis one after another.
 
-    Raises (in the loss):
-      TypeError: if ``joint`` closes over an array, or a dtype is wrong.
-      ValueError: if a shape does not match, or an option is out of its range.
+    Raises:
+      TypeError: in the loss, if ``joint`` closes over an array, or a dtype is wrong.
+      ValueError: in the loss, if a shape does not match, or an option is out of its range.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -35,9 +35,9 @@ class PackedLogits(Source):
 
     On a mesh, use it inside ``shard_map``: each device then packs its own utterances.
 
-    Raises (in the loss):
-      TypeError: if a dtype is wrong.
-      ValueError: if a shape does not match, or ``frames`` or ``labels`` is negative.
+    Raises:
+      TypeError: in the loss, if a dtype is wrong.
+      ValueError: in the loss, if a shape does not match, or ``frames`` or ``labels`` is negative.
 
     Example:
       >>> import jax.numpy as jnp

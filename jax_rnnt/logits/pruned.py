@@ -31,9 +31,9 @@ class PrunedLogits(Source):
         [0, U], at a frame before T_b, costs NaN.
       labels: static, U, the width of the targets.
 
-    Raises (in the loss):
-      TypeError: if a dtype is wrong.
-      ValueError: if a shape does not match, or ``labels`` is negative.
+    Raises:
+      TypeError: in the loss, if a dtype is wrong.
+      ValueError: in the loss, if a shape does not match, or ``labels`` is negative.
 
     References:
       Kuang et al., Pruned RNN-T for fast, memory-efficient ASR training, 2022 (arXiv:2206.13236).

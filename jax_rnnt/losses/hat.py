@@ -72,7 +72,8 @@ def hat_loss(
               p(y | t, u) = (1 - \sigma(x_{t,u,\varnothing}))
                             \frac{e^{x_{t,u,y}}}{\sum_{v \ne \varnothing} e^{x_{t,u,v}}}
 
-    The paths, and the sum over them, are those of :func:`rnnt_loss`.
+    The paths, and the sum over them, are those of :func:`rnnt_loss`. There is no ``fused_log_softmax``: the two
+    normalisations are what the loss is.
 
     Args:
       logits: ``[B, T, U+1, V]``, as in :func:`rnnt_loss`.
@@ -81,8 +82,7 @@ def hat_loss(
       target_lengths: ``[B]``, the labels U_b.
       blank: the blank, the first or the last entry of the vocabulary. The default is the last one; it is 0 in k2.
       clamp, reduction, weights, fastemit_lambda, delay_penalty, sigma: as in :func:`rnnt_loss`.
-      wildcard, wildcard_weight, zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`. There is no
-        ``fused_log_softmax``: the two normalisations are what the loss is.
+      wildcard, wildcard_weight, zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

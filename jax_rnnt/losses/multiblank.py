@@ -70,7 +70,8 @@ def multiblank_rnnt_loss(
                                 \prod_{(t,u) \to (t+d_i,u)} p(\varnothing_i | t, u)
                                 \prod_{(t,u) \to (t,u+1)} p(y_{u+1} | t, u)
 
-    over the paths :math:`\pi` from (0, 0) that land exactly on :math:`(T_b, U_b)`.
+    over the paths :math:`\pi` from (0, 0) that land exactly on :math:`(T_b, U_b)`. There is no ``wildcard``, because a
+    wildcard stands beside a single blank.
 
     Args:
       logits: ``[B, T, U+1, V]``, as in :func:`rnnt_loss`; V counts the big blanks.
@@ -84,8 +85,7 @@ def multiblank_rnnt_loss(
       durations: the frames that each of ``big_blanks`` takes, at least 1.
       sigma: logit under-normalisation: the score of every arc is lowered by this number. The paper trains with 0.05.
       clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty: as in :func:`rnnt_loss`.
-      zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`. There is no ``wildcard``, because one
-        stands beside a lone blank.
+      zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

@@ -114,7 +114,8 @@ def tdt_loss(
                                 \prod_{(t,u) \to (t+d,u+1)} p(y_{u+1} | t, u)\, p(d | t, u)
 
     over the paths :math:`\pi` from (0, 0) that land exactly on :math:`(T_b, U_b)`. A label may take any of the
-    durations, a blank those above 0. As in NeMo the last arc of a path is a blank.
+    durations, a blank those above 0. As in NeMo the last arc of a path is a blank. There is no
+    ``wildcard``, because a wildcard stands beside a single blank.
 
     Args:
       logits: ``[B, T, U+1, V + D]``, as in :func:`rnnt_loss`: V tokens, then D durations, as NeMo's joint emits them.
@@ -131,7 +132,7 @@ def tdt_loss(
         batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
       key: a JAX random key, which makes that choice; required if ``omega`` is above 0.
       clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
-        :func:`rnnt_loss`. There is no ``wildcard``, because one stands beside a lone blank.
+        :func:`rnnt_loss`.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.
