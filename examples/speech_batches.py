@@ -29,18 +29,19 @@ def on_device(arrays: Arrays[np.ndarray]) -> Arrays[jax.Array]:
     return Arrays(*jax.device_put(tuple(arrays), rows_of(len(arrays.samples))))
 
 
-class Batch(NamedTuple):
-    arrays: Arrays[np.ndarray]
-    utterances: list[Utterance]  # the real rows, in order
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
     """Utterances of like length and the one shape that all their batches are padded to."""
 
     utterances: list[Utterance]
     samples: int
     labels: int
+
+
+class Batch(NamedTuple):
+    arrays: Arrays[np.ndarray]
+    utterances: list[Utterance]  # the real rows, in order
+    bucket: Bucket
 
 
 def make_buckets(utterances: Sequence[Utterance], count: int) -> list[Bucket]:
@@ -112,7 +113,7 @@ class Batches:
                 f"{len(self._in_a_row)} audio files in a row can't be used, and a batch is left without an utterance:"
                 f" {summary(self._in_a_row)}"
             )
-        return Batch(arrays, loaded)
+        return Batch(arrays, loaded, bucket)
 
     def training(self, seed: int, first_step: int) -> Iterator[Batch]:
         """Batches without end, from the given step on: step s is batch s % len(self) of epoch s // len(self).

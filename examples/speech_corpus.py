@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -19,6 +20,7 @@ ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 BLANK = 0  # class 0 of the model; character i of ALPHABET is class i + 1
 VOCABULARY = len(ALPHABET) + 1
 AUDIO_SUFFIXES = (".flac", ".wav")
+WORD_TIMES = "words.ctm"  # in the root of a corpus: where its words are, if that is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,27 @@ class Utterance:
     @property
     def speaker(self) -> str:
         return self.id.split("-")[0]
+
+
+class Word(NamedTuple):
+    text: str
+    start: float  # seconds
+    end: float
+
+
+def ctm_lines(utterance: str, words: Iterable[Word]) -> list[str]:
+    """Lines of NIST's CTM: utterance, channel, start, duration, word."""
+    return [f"{utterance} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text}\n" for word in words]
+
+
+def word_starts(root: Path) -> dict[str, list[float]]:
+    """In seconds, by utterance: those that `WORD_TIMES` tells, if there is such a file."""
+    starts: dict[str, list[float]] = {}
+    file = root / WORD_TIMES
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        utterance, _, start, *_ = line.split()
+        starts.setdefault(utterance, []).append(float(start))
+    return starts
 
 
 def encode(text: str) -> np.ndarray:

@@ -8,31 +8,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from speech_batches import Batch, on_device
-from speech_corpus import BLANK, Utterance, decode
-from speech_features import HOP, SAMPLE_RATE
-from speech_model import CONTEXT, STACK, Transducer
+from speech_corpus import BLANK, Utterance, Word, decode
+from speech_model import CONTEXT, Transducer
 
 import jax_rnnt
-
-FRAME = STACK * HOP / SAMPLE_RATE  # seconds
-
-
-class Word(NamedTuple):
-    text: str
-    start: float  # seconds
-    end: float
 
 
 class Recognised(NamedTuple):
     utterance: Utterance
     text: str
     words: list[Word]
-
-    def ctm(self) -> list[str]:
-        """Lines of NIST's CTM: utterance, channel, start, duration, word."""
-        return [
-            f"{self.utterance.id} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}" for word in self.words
-        ]
 
 
 @nnx.jit
@@ -45,9 +30,9 @@ def greedy_decode(model: Transducer, audio: jax.Array, samples: jax.Array) -> ja
 
     frames, lengths = model.encoder(audio, samples)
     return jax_rnnt.greedy_decode(
-        jax_rnnt.RNNTLoss(blank=BLANK),
+        model.objective.function(),
         predictor,
-        Transducer.join,
+        lambda model, frame, prediction: model.join(frame, prediction),
         model,
         jnp.full((len(audio), CONTEXT), BLANK, jnp.int32),
         model.encoder_projection(frames),
@@ -59,14 +44,15 @@ def recognise(model: Transducer, batch: Batch) -> list[Recognised]:
     arrays = on_device(batch.arrays)
     found = jax.device_get(greedy_decode(model, arrays.audio, arrays.samples))
     rows = zip(batch.utterances, found.labels, found.lengths, found.times, strict=False)  # filler rows come last
-    return [with_words(utterance, labels[:n], times[:n]) for utterance, labels, n, times in rows]
+    frame = model.seconds_per_frame
+    return [with_words(utterance, labels[:n], times[:n], frame) for utterance, labels, n, times in rows]
 
 
-def with_words(utterance: Utterance, labels: Sequence[int], times: Sequence[int]) -> Recognised:
+def with_words(utterance: Utterance, labels: Sequence[int], times: Sequence[int], frame: float) -> Recognised:
     """A word lasts from the frame of its first character to that of its last one."""
     text = decode(labels)
     words = [
-        Word(match[0], times[match.start()] * FRAME, (times[match.end() - 1] + 1) * FRAME)
+        Word(match[0], times[match.start()] * frame, (times[match.end() - 1] + 1) * frame)
         for match in re.finditer("[^ ]+", text)
     ]
     return Recognised(utterance, text, words)

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from speech_corpus import BLANK, VOCABULARY
-from speech_features import HOP, MELS, WINDOW, Lengths, log_mel, num_frames
+from speech_features import HOP, MELS, SAMPLE_RATE, WINDOW, Lengths, log_mel, num_frames
 from speech_mesh import axes_of_rows, by_rows, over_vocabulary
+from speech_objective import PLAIN, STACK, Objective
 
 import jax_rnnt
 
-STACK = 4  # feature frames in one encoder frame: 40 ms
 CONTEXT = 2  # previous labels that the predictor sees
 SHORTEST = WINDOW + (STACK - 1) * HOP  # samples of audio that make one encoder frame
 
@@ -31,9 +31,9 @@ class Sizes:
     dropout: float = 0.1
 
 
-def encoder_frames(samples: Lengths) -> Lengths:
+def encoder_frames(samples: Lengths, stack: int = STACK) -> Lengths:
     """Encoder frames of so many samples."""
-    return num_frames(samples) // STACK
+    return num_frames(samples) // stack
 
 
 class FeedForward(nnx.Module):
@@ -88,8 +88,9 @@ class ConformerBlock(nnx.Module):
 class Encoder(nnx.Module):
     """Stacked log-mel frames through conformer blocks. The convolutions tell the attention what is near."""
 
-    def __init__(self, sizes: Sizes, rngs: nnx.Rngs):
-        self.project = nnx.Linear(STACK * MELS, sizes.width, rngs=rngs)
+    def __init__(self, sizes: Sizes, stack: int, rngs: nnx.Rngs):
+        self.stack = stack
+        self.project = nnx.Linear(stack * MELS, sizes.width, rngs=rngs)
         blocks = [ConformerBlock(sizes, rngs) for _ in range(sizes.layers)]
         self.blocks = nnx.List(blocks) if hasattr(nnx, "List") else blocks  # until flax 0.12 a plain list is a module's
 
@@ -98,44 +99,57 @@ class Encoder(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Audio [B, N] with lengths [B] to encoder frames [B, T, width] with lengths [B]."""
         features, _ = by_rows(log_mel, audio, samples)
-        lengths = encoder_frames(samples)
-        time = features.shape[1] // STACK
-        x = self.project(features[:, : time * STACK].reshape(features.shape[0], time, STACK * MELS))
+        lengths = encoder_frames(samples, self.stack)
+        time = features.shape[1] // self.stack
+        x = self.project(features[:, : time * self.stack].reshape(features.shape[0], time, self.stack * MELS))
         valid = jnp.arange(time)[None, :] < lengths[:, None]
         for block in self.blocks:
             x = block(x, valid, rngs)
         return x, lengths
 
 
+class Joint(nnx.Module):
+    def __init__(self, width: int, classes: int, rngs: nnx.Rngs):
+        self.output = nnx.Linear(width, classes, rngs=rngs)
+
+    def __call__(self, frame: jax.Array, prediction: jax.Array) -> jax.Array:
+        """Projected encoder frames and predictions, broadcast against each other, to logits [..., classes].
+
+        On a mesh with an axis "model" there may be more classes, whose logits are -inf.
+        """
+        return over_vocabulary(self.output, jnp.tanh(frame + prediction))
+
+
 class Transducer(nnx.Module):
-    def __init__(self, sizes: Sizes, rngs: nnx.Rngs):
-        self.encoder = Encoder(sizes, rngs)
+    def __init__(self, sizes: Sizes, rngs: nnx.Rngs, objective: Objective = PLAIN):
+        self.objective = objective
+        self.encoder = Encoder(sizes, objective.stack, rngs)
         self.embedding = nnx.Embed(VOCABULARY, sizes.joint, rngs=rngs)
         self.predictor = nnx.Linear(CONTEXT * sizes.joint, sizes.joint, rngs=rngs)
         self.encoder_projection = nnx.Linear(sizes.width, sizes.joint, rngs=rngs)
         self.predictor_projection = nnx.Linear(sizes.joint, sizes.joint, use_bias=False, rngs=rngs)
-        self.output = nnx.Linear(sizes.joint, VOCABULARY, rngs=rngs)
+        self.join = Joint(sizes.joint, objective.classes, rngs)
+        if objective.loss == "pruned":
+            self.simple_encoder = nnx.Linear(sizes.joint, objective.classes, rngs=rngs)
+            self.simple_predictor = nnx.Linear(sizes.joint, objective.classes, rngs=rngs)
+
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.objective.stack * HOP / SAMPLE_RATE
 
     def predict(self, context: jax.Array) -> jax.Array:
         """The last labels [..., CONTEXT], blank where there are none yet, to [..., joint]."""
         embedded = self.embedding(context).reshape(*context.shape[:-1], -1)
         return self.predictor_projection(nnx.relu(self.predictor(embedded)))
 
-    def join(self, frame: jax.Array, prediction: jax.Array) -> jax.Array:
-        """Projected encoder frames and predictions, broadcast against each other, to logits [..., VOCABULARY].
-
-        On a mesh with an axis "model" there may be more classes, whose logits are -inf.
-        """
-        return over_vocabulary(self.output, jnp.tanh(frame + prediction))
-
     def not_yet_joined(self, frames: jax.Array, predictions: jax.Array) -> jax_rnnt.JointLogits:
         """The logits of frames [B, T, joint] and predictions [B, U + 1, joint], which the loss makes in tiles."""
-        graph, params = nnx.split(self.output)
+        joint = jax_rnnt.nnx_joint(self.join)
+        return jax_rnnt.JointLogits(*joint, frames, predictions, batch_axis_names=axes_of_rows(len(frames)))
 
-        def joint(params, frame: jax.Array, prediction: jax.Array) -> jax.Array:
-            return nnx.merge(graph, params)(jnp.tanh(frame + prediction))
-
-        return jax_rnnt.JointLogits(joint, params, frames, predictions, batch_axis_names=axes_of_rows(len(frames)))
+    def simple_parts(self, frames: jax.Array, predictions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B, T, classes] and [B, U + 1, classes], whose sums are the logits of the simple loss."""
+        return self.simple_encoder(frames), self.simple_predictor(predictions)
 
     def parts(
         self, audio: jax.Array, samples: jax.Array, labels: jax.Array, rngs: nnx.Rngs | None = None
@@ -154,6 +168,6 @@ class Transducer(nnx.Module):
     def __call__(
         self, audio: jax.Array, samples: jax.Array, labels: jax.Array, rngs: nnx.Rngs | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits [B, T, U + 1, VOCABULARY] and logit lengths [B]; see `parts`."""
+        """Logits [B, T, U + 1, classes] and logit lengths [B]; see `parts`."""
         frames, predictions, lengths = self.parts(audio, samples, labels, rngs)
         return self.join(frames[:, :, None], predictions[:, None]), lengths

@@ -1,16 +1,12 @@
 """The picture at the end of a run: its loss, its error rate, and how the loss aligned one utterance."""
 
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import matplotlib
 import numpy as np
-from flax import nnx
-from speech_batches import Arrays, on_device
-from speech_corpus import BLANK
-from speech_features import HOP, SAMPLE_RATE, log_mel
-from speech_model import STACK, Transducer
+from speech_alignment import Alignment
+from speech_decode import Recognised
+from speech_model import Transducer
 from speech_problems import whole_file
 
 import jax_rnnt
@@ -19,44 +15,13 @@ matplotlib.use("Agg")  # writes files, needs no display
 from matplotlib import pyplot
 
 
-class Alignment(NamedTuple):
-    features: np.ndarray  # [F, MELS]
-    posteriors: np.ndarray  # [T, U + 1, 2]: blank, label
-    frames: np.ndarray  # [U]: where the best path emits each label
-    arcs: np.ndarray  # [T + U]: what it takes
-    cost: float
-
-
-@nnx.jit
-def _align(model: Transducer, arrays: Arrays[jax.Array]) -> tuple[jax.Array, ...]:
-    logits, lengths = model(arrays.audio, arrays.samples, arrays.labels)
-    lattice = jax_rnnt.loss_lattice(logits, arrays.labels, lengths, arrays.label_lengths, blank=BLANK)
-    cost, posteriors = jax_rnnt.lattice_posteriors(*lattice)
-    best = jax_rnnt.lattice_best_path(*lattice)
-    features, _ = log_mel(arrays.audio, arrays.samples)
-    return features, posteriors, best.frames, best.arcs, cost
-
-
-def align(model: Transducer, arrays: Arrays[np.ndarray], row: int) -> Alignment:
-    """How the loss aligns one row of a batch with its transcript: every arc's posterior, and the best path."""
-    samples, labels = int(arrays.samples[row]), int(arrays.label_lengths[row])
-    one = Arrays(
-        arrays.audio[row : row + 1, :samples],
-        arrays.samples[row : row + 1],
-        arrays.labels[row : row + 1, :labels],
-        arrays.label_lengths[row : row + 1],
-    )
-    *drawn, cost = (x[0] for x in jax.device_get(_align(model, on_device(one))))
-    return Alignment(*drawn, float(cost))
-
-
 def draw(
     file: Path,
     losses: list[float],
     error_rates: list[tuple[int, float]],
+    model: Transducer,
     alignment: Alignment,
-    text: str,
-    recognised: str,
+    recognised: Recognised,
 ) -> None:
     """Writes the picture: loss and error rate over steps; the labels of one utterance over time, and its lattice."""
     figure, axes = pyplot.subplot_mosaic(
@@ -64,11 +29,12 @@ def draw(
         layout="constrained",
     )  # fmt: skip
     _draw_loss(axes["loss"], losses, error_rates)
-    on = {"labels": text, "seconds_per_frame": STACK * HOP / SAMPLE_RATE}
-    mel = {"features": alignment.features, "features_per_frame": STACK}
-    jax_rnnt.plot_alignment(alignment.frames, **mel, **on, axes=axes["mel"])
-    jax_rnnt.plot_lattice(alignment.posteriors, alignment.arcs, **on, axes=axes["lattice"])
-    axes["mel"].set_title(f"“{text}”, recognised as “{recognised}”", pad=28)  # above the labels
+    text = recognised.utterance.text
+    on = {"labels": text, "seconds_per_frame": model.seconds_per_frame}
+    mel = {"features": alignment.features, "features_per_frame": model.objective.stack}
+    jax_rnnt.plot_alignment(alignment.frames, alignment.durations, **mel, **on, axes=axes["mel"])
+    jax_rnnt.plot_lattice(alignment.posteriors, alignment.arcs, alignment.moves, **on, axes=axes["lattice"])
+    axes["mel"].set_title(f"“{text}”, recognised as “{recognised.text}”", pad=28)  # above the labels
     axes["mel"].set(xlabel="", xticklabels=[], xlim=axes["lattice"].get_xlim())
     axes["lattice"].set_title(f"posterior lattice, cost {alignment.cost:.3f} nats")
     with whole_file(file) as unfinished:

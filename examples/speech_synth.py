@@ -9,12 +9,13 @@ import ctypes
 import io
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from speech_corpus import WORD_TIMES, Word, ctm_lines
 from speech_features import SAMPLE_RATE
 from speech_problems import UserError
 
@@ -38,6 +39,25 @@ RATE_PARAMETER = 1
 PITCH_PARAMETER = 3
 CHARS_UTF8 = 1
 POSITION_CHARACTER = 1
+EVENT_LIST_TERMINATED, EVENT_WORD = 0, 1
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # ms
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    ]
+
+
+class Speech(NamedTuple):
+    audio: np.ndarray  # float [N] at SAMPLE_RATE within [-1, 1]
+    word_starts: list[float]  # seconds
 
 
 class Synthesiser:
@@ -65,12 +85,15 @@ class Synthesiser:
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # by default the time of day
         self._rate = rate
         self._pieces: list[bytes] = []
-        callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._word_starts: list[float] = []
+        callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
         self._callback = callback_type(self._receive)  # kept: the library holds a bare pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, wave: int | None, samples: int, events: Any) -> int:
-        del events
+    def _receive(self, wave: int | None, samples: int, events: Sequence[_Event]) -> int:
+        for event in _until_terminated(events):
+            if event.type == EVENT_WORD:
+                self._word_starts.append(event.sample / self._rate)
         if wave and samples > 0:
             self._pieces.append(ctypes.string_at(wave, 2 * samples))
         return 0  # go on
@@ -78,23 +101,32 @@ class Synthesiser:
     def variants(self) -> list[str]:
         return sorted(path.name for path in (self._data / "voices" / "!v").iterdir())
 
-    def say(self, text: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarray:
-        """Speaks `text`; float array [N] at SAMPLE_RATE within [-1, 1]. `pitch` is 0 to 99, 50 as the voice has it."""
+    def say(self, text: str, voice: str, words_per_minute: int, pitch: int) -> Speech:
+        """Speaks `text`. `pitch` is 0 to 99, 50 as the voice has it."""
         library = self._library
         self._check(library.espeak_SetVoiceByName(voice.encode()), f"voice {voice!r}")
         self._check(library.espeak_SetParameter(RATE_PARAMETER, words_per_minute, 0), f"rate {words_per_minute}")
         self._check(library.espeak_SetParameter(PITCH_PARAMETER, pitch, 0), f"pitch {pitch}")
         self._pieces.clear()
+        self._word_starts.clear()
         data = text.encode() + b"\0"
         status = library.espeak_Synth(data, len(data), 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None)
         self._check(status, f"text {text!r}")
         audio = np.frombuffer(b"".join(self._pieces), np.int16) / 32768
-        return np.clip(self._resample(audio, SAMPLE_RATE, self._rate), -1, 1)
+        return Speech(np.clip(self._resample(audio, SAMPLE_RATE, self._rate), -1, 1), list(self._word_starts))
 
     @staticmethod
     def _check(status: int, what: str) -> None:
         if status != 0:
             raise UserError(f"espeak-ng refused {what}: status {status}")
+
+
+def _until_terminated(events: Sequence[_Event]) -> Iterator[_Event]:
+    """Those of a bare pointer."""
+    for event in events:
+        if event.type == EVENT_LIST_TERMINATED:
+            return
+        yield event
 
 
 def split_variants(variants: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -127,13 +159,17 @@ def synthesise(folder: Path, train: int, held_out: int, seed: int) -> tuple[Path
 def _write_corpus(
     root: Path, synthesiser: Synthesiser, variants: Sequence[str], count: int, random_state: random.Random
 ) -> None:
-    """Writes `count` utterances, the variants taking turns, as root/SPEAKER/ACCENT/SPEAKER-ACCENT-NUMBER.wav."""
+    """Writes `count` utterances, the variants taking turns, as root/SPEAKER/ACCENT/SPEAKER-ACCENT-NUMBER.wav.
+
+    root/words.ctm says when the synthesiser began each word.
+    """
     root.mkdir(parents=True)
+    times: list[str] = []
     for number in range(count):
         variant = variants[number % len(variants)]
         accent = random_state.choice(ACCENTS)
         text = " ".join(random_state.choice(DIGITS) for _ in range(random_state.randint(1, 5)))
-        audio = synthesiser.say(
+        speech = synthesiser.say(
             text, f"{accent}+{variant}", random_state.randint(*WORDS_PER_MINUTE), random_state.randint(*PITCH)
         )
         speaker, chapter = (name.replace("-", "").replace(" ", "") for name in (variant, accent))
@@ -142,7 +178,10 @@ def _write_corpus(
         name = f"{speaker}-{chapter}-{number:05d}"
         # Through memory: a full disk is then an OSError, where soundfile fails an assertion.
         wave = io.BytesIO()
-        soundfile.write(wave, audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        soundfile.write(wave, speech.audio, SAMPLE_RATE, format="WAV", subtype="PCM_16")
         (chapter_folder / f"{name}.wav").write_bytes(wave.getvalue())
         with open(chapter_folder / f"{speaker}-{chapter}.trans.txt", "a", encoding="utf-8") as transcript:
             transcript.write(f"{name} {text}\n")
+        ends = [*speech.word_starts[1:], len(speech.audio) / SAMPLE_RATE]
+        times += ctm_lines(name, map(Word, text.split(), speech.word_starts, ends))
+    (root / WORD_TIMES).write_text("".join(times))

@@ -4,6 +4,9 @@ By default on spoken digits that espeak-ng synthesises on the spot, evaluated on
 with `--data DIR` on a LibriSpeech-style folder. Writes checkpoints, metrics.json, picture.png and, in heldout.ctm, the
 words that it recognised with their times, to `--out`.
 
+`--loss` chooses one of the library's losses, `--joint` whether the logits of all nodes are made at once (dense), a tile
+of nodes at a time (fused), or those of the nodes that are not padding (packed). It recognises by what it trained with.
+
 `--devices 8` divides each batch over 8 devices (on a CPU it makes them), `--devices 8 --mesh data=4,model=2` the
 vocabulary of the joint network over 2 of them as well. The losses are those of one device.
 """
@@ -17,29 +20,29 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     import jax
-    import jax.numpy as jnp
     import jiwer
     import numpy as np
     import optax
     from flax import nnx
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from speech_batches import Arrays, Batches, make_buckets, on_device
+    from speech_alignment import accuracy, align, word_start_errors
+    from speech_batches import Arrays, Batches, Bucket, make_buckets, on_device
     from speech_checkpoints import Checkpoints
-    from speech_corpus import BLANK, Utterance, hold_out_speakers, read_corpus
+    from speech_corpus import Utterance, ctm_lines, hold_out_speakers, read_corpus, word_starts
     from speech_decode import recognise
     from speech_features import SAMPLE_RATE
-    from speech_mesh import DATA, MODEL, parse_mesh, replicate, use_devices, vocabulary_parts
-    from speech_model import SHORTEST, Sizes, Transducer
-    from speech_problems import ProblemLog, UserError, whole_file
-    from speech_report import align, draw
+    from speech_loss import batch_loss
+    from speech_mesh import DATA, parse_mesh, replicate, use_devices
+    from speech_model import SHORTEST, Sizes, Transducer, encoder_frames
+    from speech_objective import JOINTS, LOSSES, Objective
+    from speech_problems import Problem, ProblemLog, UserError, whole_file
+    from speech_report import draw
     from speech_synth import synthesise
-
-    import jax_rnnt
 except ModuleNotFoundError as missing:
     sys.exit(f'train_speech.py needs {missing.name}: pip install ".[examples]" in the folder of the source')
 
@@ -71,11 +74,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         " data=4,model=2; an axis without a number gets the devices that are left (default: %(default)s)",
     )
     parser.add_argument(
-        "--joint",
-        choices=("dense", "fused"),
-        default="dense",
-        help="fused: the loss makes the logits a tile at a time, and they need no memory (default: %(default)s)",
+        "--loss",
+        choices=LOSSES,
+        default="rnnt",
+        help="pruned: a simple loss says on which nodes rnnt works; monotonic has frames of half the length, since it"
+        " emits at most one character a frame (default: %(default)s)",
     )
+    parser.add_argument("--joint", choices=JOINTS, default="dense", help="see above (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--width", type=positive, default=Sizes.width, help="of the conformer; a multiple of its heads")
     parser.add_argument("--layers", type=positive, default=Sizes.layers)
@@ -88,8 +93,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_data(args: argparse.Namespace, report: ProblemLog) -> tuple[list[Utterance], list[Utterance]]:
-    """(training, held-out) utterances."""
+class Data(NamedTuple):
+    training: list[Utterance]
+    heldout: list[Utterance]
+    heldout_word_starts: dict[str, list[float]]  # the true ones, in seconds, by utterance, as far as they are known
+
+
+def load_data(args: argparse.Namespace, objective: Objective, report: ProblemLog) -> Data:
+    """Utterances without a path are left out of the training, where they cost +inf."""
     data, heldout_data = args.data, args.heldout_data
     if data is None:
         name = f"digits-{args.train_utterances}-{args.heldout_utterances}-seed{args.seed}"
@@ -97,39 +108,44 @@ def load_data(args: argparse.Namespace, report: ProblemLog) -> tuple[list[Uttera
     samples = range(SHORTEST, args.max_seconds * SAMPLE_RATE + 1)
     training = read_corpus(data, samples, report)
     if heldout_data is None:
-        return hold_out_speakers(training, args.seed)
-    return training, read_corpus(heldout_data, samples, report)
+        training, heldout = hold_out_speakers(training, args.seed)
+    else:
+        heldout = read_corpus(heldout_data, samples, report)
+    possible = []
+    for utterance in training:
+        frames = encoder_frames(utterance.samples, objective.stack)
+        if len(utterance.text) <= objective.most_labels(frames):
+            possible.append(utterance)
+        else:
+            report(Problem(utterance.path, "too fast", f"{len(utterance.text)} characters in {frames} frames"))
+    if not possible:
+        raise UserError(f"{data}: every utterance has more characters than --loss {args.loss} can emit in its frames")
+    return Data(possible, heldout, word_starts(heldout_data or data))
+
+
+def warmup_steps(args: argparse.Namespace) -> int:
+    return min(100, args.steps // 5)
 
 
 def make_optimizer(model: Transducer, args: argparse.Namespace) -> nnx.Optimizer:
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, args.learning_rate, warmup_steps=min(100, args.steps // 5), decay_steps=args.steps
+        0.0, args.learning_rate, warmup_steps=warmup_steps(args), decay_steps=args.steps
     )
     return nnx.Optimizer(
         model, optax.chain(optax.clip_by_global_norm(5.0), optax.adamw(schedule, weight_decay=1e-3)), wrt=nnx.Param
     )
 
 
-def batch_loss(
-    model: Transducer, arrays: Arrays[jax.Array], rngs: nnx.Rngs | None = None, joint: str = "dense"
-) -> jax.Array:
-    """The mean cost of the real rows. Filler rows cost 0 and are not counted."""
-    frames, predictions, logit_lengths = model.parts(arrays.audio, arrays.samples, arrays.labels, rngs)
-    if joint == "fused":
-        logits = model.not_yet_joined(frames, predictions)
-    else:
-        logits = model.join(frames[:, :, None], predictions[:, None])
-    divided_over = MODEL if vocabulary_parts() > 1 else None
-    rnnt_loss = jax_rnnt.RNNTLoss(blank=BLANK, reduction="sum", vocab_axis_name=divided_over)
-    total = rnnt_loss(logits, arrays.labels, logit_lengths, arrays.label_lengths)
-    return total / jnp.maximum(jnp.sum(arrays.samples > 0), 1)
-
-
-@functools.partial(nnx.jit, static_argnames="joint")
+@functools.partial(nnx.jit, static_argnames="nodes")
 def train_step(
-    model: Transducer, optimizer: nnx.Optimizer, arrays: Arrays[jax.Array], key: jax.Array, joint: str
+    model: Transducer,
+    optimizer: nnx.Optimizer,
+    arrays: Arrays[jax.Array],
+    key: jax.Array,
+    warmth: jax.Array,
+    nodes: int | None,
 ) -> jax.Array:
-    loss, gradients = nnx.value_and_grad(functools.partial(batch_loss, joint=joint))(
+    loss, gradients = nnx.value_and_grad(functools.partial(batch_loss, nodes=nodes, warmth=warmth))(
         model, arrays, nnx.Rngs(dropout=key)
     )
     optimizer.update(model, gradients)
@@ -142,8 +158,14 @@ def word_error_rate(model: Transducer, batches: Batches, ctm: Path) -> float:
     if not found:
         raise UserError("no held-out utterance could be read: see the problems above")
     with whole_file(ctm) as unfinished:
-        unfinished.write_text("".join(line + "\n" for one in found for line in one.ctm()))
+        unfinished.write_text("".join(line for one in found for line in ctm_lines(one.utterance.id, one.words)))
     return jiwer.wer([one.utterance.text for one in found], [one.text for one in found])
+
+
+def most_nodes(bucket: Bucket, size: int, stack: int) -> int:
+    """Nodes of the lattices of any batch of so many utterances."""
+    nodes = (encoder_frames(utterance.samples, stack) * (len(utterance.text) + 1) for utterance in bucket.utterances)
+    return sum(sorted(nodes)[-size:])
 
 
 def check_losses(window: list[tuple[jax.Array, list[Utterance]]], first_step: int) -> list[float]:
@@ -171,6 +193,9 @@ def train(
     done = len(history["losses"])
     latest = history["losses"][-1] if done else float("nan")
     window: list[tuple[jax.Array, list[Utterance]]] = []
+    objective = model.objective
+    packed = training.buckets if objective.joint == "packed" else ()
+    nodes = {bucket: most_nodes(bucket, training.size, objective.stack) for bucket in packed}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -183,7 +208,10 @@ def train(
         clock = time.perf_counter()
         for step, batch in zip(range(done + 1, args.steps + 1), training.training(args.seed, done), strict=False):
             # The key of a step depends on its number alone, so that a resumed run draws what it would have drawn.
-            loss = train_step(model, optimizer, on_device(batch.arrays), jax.random.fold_in(key, step), args.joint)
+            step_key, warmth = jax.random.fold_in(key, step), np.float32(min(1, step / max(1, warmup_steps(args))))
+            loss = train_step(
+                model, optimizer, on_device(batch.arrays), step_key, warmth, nodes=nodes.get(batch.bucket)
+            )
             window.append((loss, batch.utterances))
             evaluate = step % args.evaluate_every == 0 or step == args.steps
             checkpoint = step % args.checkpoint_every == 0 or step == args.steps
@@ -217,26 +245,35 @@ def draw_picture(
     found = recognise(model, batch)[row]
     timed = "  ".join(f"{word.text} {word.start:.2f}-{word.end:.2f}" for word in found.words)
     console.print(f"{found.utterance.id}, in seconds: {timed}", markup=False, highlight=False, soft_wrap=True)
-    draw(
-        args.out / "picture.png",
-        history["losses"],
-        history["error_rates"],
-        align(model, batch.arrays, row),
-        found.utterance.text,
-        found.text,
-    )
+    alignment = align(model, batch)[row]
+    draw(args.out / "picture.png", history["losses"], history["error_rates"], model, alignment, found)
 
 
 def settings_of(args: argparse.Namespace, training: Sequence[Utterance]) -> dict[str, Any]:
     """What has to be the same when a run is continued."""
-    names = ("seed", "steps", "batch_size", "learning_rate", "width", "layers", "buckets")
+    names = ("seed", "steps", "batch_size", "learning_rate", "width", "layers", "buckets", "loss")
     digest = hashlib.sha256("\n".join(f"{u.id} {u.samples} {u.text}" for u in training).encode()).hexdigest()
     return {name: getattr(args, name) for name in names} | {
         "training data": f"{len(training)} utterances, sha256 {digest[:16]}"
     }
 
 
-def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> None:
+def report_alignment(
+    model: Transducer, heldout: Batches, starts: dict[str, list[float]], console: Console
+) -> dict[str, dict[str, float]]:
+    """Prints and returns how near to the truth the aligned words begin, where the truth is known."""
+    errors = word_start_errors(model, heldout.once(), starts) if starts else {}
+    found = {name: accuracy(of_words) for name, of_words in errors.items() if len(of_words)}
+    for name, of in found.items():
+        console.print(
+            f"word starts by {name}: {of['mean absolute']:.0f} ms off on average, {of['median']:+.0f} in the median;"
+            f" {of['within 50 ms']:.0%} within 50 ms, {of['within 100 ms']:.0%} within 100 ms",
+            soft_wrap=True,
+        )
+    return found
+
+
+def run(args: argparse.Namespace, objective: Objective, axes: dict[str, int], console: Console) -> None:
     started = time.perf_counter()
     if args.width % Sizes.heads:
         raise UserError(f"--width is {args.width}; it needs to be a multiple of {Sizes.heads}, the attention heads")
@@ -249,20 +286,21 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
         )
 
     problems = ProblemLog(args.out / "skipped.txt", console)
-    utterances = load_data(args, problems)
-    settings = settings_of(args, utterances[0])
-    voices = [sorted({utterance.speaker for utterance in part}) for part in utterances]
-    for name, part, speakers in zip(("training", "held out"), utterances, voices, strict=True):
+    data = load_data(args, objective, problems)
+    parts = data.training, data.heldout
+    settings = settings_of(args, data.training)
+    voices = [sorted({utterance.speaker for utterance in part}) for part in parts]
+    for name, part, speakers in zip(("training", "held out"), parts, voices, strict=True):
         seconds = sum(utterance.samples for utterance in part) / SAMPLE_RATE
         console.print(f"{name}: {len(part)} utterances, {len(speakers)} voices, {seconds:.0f} s of audio")
     if both := set(voices[0]) & set(voices[1]):
         console.print(f"note: {len(both)} voices are in both: {', '.join(sorted(both)[:5])}", markup=False)
     training, heldout = (
-        Batches(make_buckets(part, args.buckets), args.batch_size, problems, axes[DATA]) for part in utterances
+        Batches(make_buckets(part, args.buckets), args.batch_size, problems, axes[DATA]) for part in parts
     )
     prepared = time.perf_counter()
 
-    model = Transducer(Sizes(width=args.width, layers=args.layers), nnx.Rngs(args.seed))
+    model = Transducer(Sizes(width=args.width, layers=args.layers), nnx.Rngs(args.seed), objective)
     optimizer = make_optimizer(model, args)
     replicate(model, optimizer)
     history: dict[str, Any] = {"losses": [], "error_rates": [], "utterances": 0, "seconds": 0.0}
@@ -276,6 +314,7 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
 
         train(args, model, optimizer, training, heldout, history, save, console)
     draw_picture(args, model, heldout, history, console)
+    alignment = report_alignment(model, heldout, data.heldout_word_starts, console)
 
     total = time.perf_counter() - started
     metrics = {
@@ -284,10 +323,12 @@ def run(args: argparse.Namespace, axes: dict[str, int], console: Console) -> Non
         "losses": history["losses"],
         "seconds": {"data": prepared - started, "training": history["seconds"], "total": total},
         "utterances_per_second": history["utterances"] / history["seconds"],
-        "utterances": {"training": len(utterances[0]), "heldout": len(utterances[1])},
+        "utterances": {"training": len(data.training), "heldout": len(data.heldout)},
         "heldout_voices": voices[1],
         "skipped": dict(problems.counts),
+        "word starts in ms": alignment,
         "settings": settings,
+        "joint": args.joint,
         "mesh": axes,
     }
     with whole_file(args.out / "metrics.json") as unfinished:
@@ -306,10 +347,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         axes = parse_mesh(args.mesh, args.devices)
-        if args.joint == "fused" and axes.get(MODEL, 1) > 1:
-            raise UserError(f"--joint fused needs a vocabulary that is not divided, and --mesh is {args.mesh}")
+        objective = Objective(args.loss, args.joint)
+        objective.check(args.mesh, axes)
         with use_devices(axes):
-            run(args, axes, console)
+            run(args, objective, axes, console)
     except (UserError, OSError) as error:
         # Reading turns its own OSErrors into named problems, so what arrives here is about --out.
         sentence = f"{error.filename or args.out}: {error.strerror or error}" if isinstance(error, OSError) else error

@@ -16,13 +16,16 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "train_speech.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
 import soundfile as soundfile  # noqa: E402
+import speech_alignment as speech_alignment  # noqa: E402
 import speech_batches as speech_batches  # noqa: E402
 import speech_checkpoints as speech_checkpoints  # noqa: E402
 import speech_corpus as speech_corpus  # noqa: E402
 import speech_decode as speech_decode  # noqa: E402
 import speech_features as speech_features  # noqa: E402
+import speech_loss as speech_loss  # noqa: E402
 import speech_mesh as speech_mesh  # noqa: E402
 import speech_model as speech_model  # noqa: E402
+import speech_objective as speech_objective  # noqa: E402
 import speech_problems as speech_problems  # noqa: E402
 import speech_synth as speech_synth  # noqa: E402
 import train_speech as train_speech  # noqa: E402

@@ -114,7 +114,7 @@ def test_trains_on_a_folder_with_bad_files_in_it(start, hostile_corpus, tmp_path
     cut = root / "30" / "1" / "30-1-3.flac"
     cut.write_bytes(cut.read_bytes()[:200])
     out = tmp_path / "out"
-    code, printed = finish(start("--data", root, "--out", out, "--steps", 6, *TINY))
+    code, printed = finish(start("--data", root, "--out", out, "--steps", 6, "--loss", "tdt", *TINY))
     assert code == 0, printed
     metrics = metrics_of(out)
     assert metrics["utterances"] == {"training": 8, "heldout": 4}
@@ -154,6 +154,8 @@ def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
     assert code == 0, printed
     losses = metrics_of(whole)["losses"]
     assert len(losses) == 40
+    assert metrics_of(whole)["word starts in ms"]["best path"]["words"] > 10
+    assert "word starts by best path" in printed
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
     process = start("--out", killed, *steps, *data)

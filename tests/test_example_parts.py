@@ -1,7 +1,5 @@
 """The parts of examples/train_speech.py: synthesis, features, batches, gradients, decoding, checkpoints."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -36,15 +34,24 @@ def test_voices_are_held_out_by_family():
 
 def test_synthesised_speech_differs_by_voice_speed_and_pitch():
     synthesiser = speech_synth.Synthesiser()
-    plain = synthesiser.say("three nine", "en-us+m1", 160, 50)
+    plain = synthesiser.say("three nine", "en-us+m1", 160, 50).audio
     assert plain.ndim == 1 and 0.05 < np.abs(plain).max() <= 1
-    assert len(synthesiser.say("three nine", "en-us+m1", 240, 50)) < 0.9 * len(plain)
+    assert len(synthesiser.say("three nine", "en-us+m1", 240, 50).audio) < 0.9 * len(plain)
     for voice, pitch in (("en-us+m1", 80), ("en-us+f1", 50), ("en-gb-scotland+m1", 50)):
-        other = synthesiser.say("three nine", voice, 160, pitch)
+        other = synthesiser.say("three nine", voice, 160, pitch).audio
         shorter = min(len(plain), len(other))
         assert np.abs(plain[:shorter] - other[:shorter]).mean() > 0.01
     with pytest.raises(speech_problems.UserError, match="nowhere"):
         synthesiser.say("one", "nowhere", 160, 50)
+
+
+def test_the_synthesiser_tells_where_words_begin():
+    speech = speech_synth.Synthesiser().say("two two two two", "en-us+m1", 160, 50)
+    assert speech.word_starts[0] == 0
+    first, *others = np.diff(speech.word_starts)
+    np.testing.assert_allclose(others, first, rtol=0.05)
+    # The last one is spoken slowly, and silence follows.
+    assert 1 < (len(speech.audio) / speech_features.SAMPLE_RATE - speech.word_starts[-1]) / first < 2
 
 
 def test_features_ignore_padding_and_survive_silence():
@@ -131,19 +138,6 @@ def test_filler_rows_change_no_gradient(digits):
     assert all((leaf == 0).all() for leaf in map(np.asarray, nothing))
 
 
-def test_a_fused_joint_gives_the_same_gradient(digits):
-    (bucket,) = speech_batches.make_buckets(digits[:3], 1)
-    arrays = speech_batches.on_device(speech_batches.Batches([bucket], 4, pytest.fail).load(bucket, digits[:3]).arrays)
-    steps = [
-        nnx.jit(nnx.value_and_grad(functools.partial(train_speech.batch_loss, joint=joint)))
-        for joint in ("dense", "fused")
-    ]
-    dense, fused = (jax.tree.leaves(step(tiny_model(), arrays)) for step in steps)
-    for actual, wanted in zip(fused, dense, strict=True):
-        scale = float(np.abs(wanted).max())
-        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5 * scale + 1e-6)
-
-
 def test_padding_changes_no_logit(digits):
     model = tiny_model()
     (tight,) = speech_batches.make_buckets(digits[:3], 1)
@@ -167,7 +161,7 @@ def test_batched_decoding_is_the_plain_greedy_loop(digits):
     # A joint without training emits labels everywhere or nowhere; this bias makes it do both.
     bias = np.zeros(speech_corpus.VOCABULARY, np.float32)
     bias[speech_corpus.BLANK] = 0.35
-    model.output.bias[...] = bias
+    model.join.output.bias[...] = bias
     batches = speech_batches.Batches(speech_batches.make_buckets(digits[:3], 1), 4, pytest.fail)
     (batch,) = batches.once()
     arrays = speech_batches.on_device(batch.arrays)
@@ -198,11 +192,12 @@ def test_batched_decoding_is_the_plain_greedy_loop(digits):
 def test_words_have_the_times_of_their_characters(digits):
     # Frames of 40 ms: a word begins with its first character's and ends with its last one's.
     labels, times = speech_corpus.encode(" one  it's"), [0, 1, 4, 6, 7, 8, 20, 20, 22, 25]
-    found = speech_decode.with_words(digits[0], labels, times)
+    found = speech_decode.with_words(digits[0], labels, times, frame=0.04)
     assert [word.text for word in found.words] == ["one", "it's"]
     np.testing.assert_allclose([word[1:] for word in found.words], [(0.04, 0.28), (0.8, 1.04)])
     name = digits[0].id
-    assert found.ctm() == [f"{name} 1 0.04 0.24 one", f"{name} 1 0.80 0.24 it's"]
+    lines = speech_corpus.ctm_lines(name, found.words)
+    assert lines == [f"{name} 1 0.040 0.240 one\n", f"{name} 1 0.800 0.240 it's\n"]
 
 
 @pytest.mark.slow
