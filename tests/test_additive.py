@@ -100,6 +100,21 @@ def test_no_array_has_all_of_the_logits(scales: tuple[float, float], options: di
     assert max(sizes) < t * u1 * v / 8
 
 
+def test_the_gradient_takes_the_place_of_the_encoders_part() -> None:
+    """Exponentials and products stand for some of the frames at a time: less than half of ``am`` beside the results."""
+    t, u1, v = 320, 9, 1024
+    kinds = [((2, t, v), "float32"), ((2, u1, v), "float32"), ((2, u1 - 1), "int32"), ((2,), "int32"), ((2,), "int32")]
+
+    def total(am, lm, *batch):
+        return jax_rnnt.rnnt_loss(jax_rnnt.AdditiveLogits(am, lm), *batch, implementation=losses.QUICK)
+
+    abstract = [jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for shape, kind in kinds]
+    plan = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*abstract).compile().memory_analysis()
+    assert plan.output_size_in_bytes >= 4 * 2 * t * v, "the gradient is there"
+    print(f"temporaries {plan.temp_size_in_bytes / (4 * 2 * t * v):.2f} of am")
+    assert plan.temp_size_in_bytes < 4 * t * v
+
+
 def _smoothed_log_probs(am: np.ndarray, lm: np.ndarray, labels: int, lm_scale: float, am_scale: float) -> np.ndarray:
     """Of one utterance, [T, U+1, V], by k2's definition with the mean over the positions of the utterance."""
 

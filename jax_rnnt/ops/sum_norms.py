@@ -4,11 +4,13 @@ Each row is shifted by its maximum, so that no exponential overflows. Where the 
 apart, all their products are tiny, and what underflows counts. It is less than the smallest normal number for each of
 the V products, so a sum of at least ``V tiny / eps`` is as exact as its rounding: in float32 with V = 500 one that is
 65 nats below the maxima. If any sum is less, all are made by the definition, one t at a time. No array has both T U and
-V entries, forward or backward.
+V entries, forward or backward. Exponentials of ``a`` and what else has T V entries are made for some of the frames at a
+time, so that of this size there is ``a`` alone, and its gradient takes its place.
 """
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,21 @@ from jax_rnnt.xla.primitive import Operation
 from jax_rnnt.xla.sharding import match_manual_axes
 
 
-def _shifted(x: Array, usable: Array) -> tuple[Array, Array]:
-    """``exp(x - top)``, and ``top [...]``: the maximum of each row, or 0 where that is -inf.
+_TILES = 16
+"""Turns of a loop over the frames: few enough to take no time of their own, and each a small part of the memory."""
 
-    A row that is not usable counts as one of zeros.
-    """
+Carry = TypeVar("Carry")
+
+
+def _top(x: Array, usable: Array) -> Array:
+    """The maximum of each row, or 0 where that is -inf."""
     highest = lax.stop_gradient(jnp.max(x, axis=-1))
-    top = jnp.where(usable & (highest > -jnp.inf), highest, 0)
+    return jnp.where(usable & (highest > -jnp.inf), highest, 0)
+
+
+def _shifted(x: Array, usable: Array) -> tuple[Array, Array]:
+    """``exp(x - top)``, and ``top [...]``. A row that is not usable counts as one of zeros."""
+    top = _top(x, usable)
     return jnp.exp(_used(x, usable) - top[..., None]), top
 
 
@@ -69,10 +79,33 @@ def _over_frames(a: Array, frame: Callable[[Array], Array]) -> Array:
     return jnp.moveaxis(lax.map(frame, jnp.arange(a.shape[-2], dtype=jnp.int32)), 0, -2)
 
 
+def _over_tiles(frames: int, tile: Callable[[Carry, Array, int], Carry], carry: Carry) -> Carry:
+    """``carry = tile(carry, first frame, number of frames)`` until all frames had their turn, each once."""
+    size = max(1, -(-frames // _TILES))
+    whole, rest = divmod(frames, size)
+    if whole:
+        starts = size * jnp.arange(whole, dtype=jnp.int32)
+        carry, _ = lax.scan(lambda carry, start: (tile(carry, start, size), None), carry, starts)
+    return tile(carry, jnp.int32(whole * size), rest) if rest else carry
+
+
+def _slice(x: Array, start: Array, size: int, axis: int = -2) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, size, axis % x.ndim)
+
+
+def _updated(x: Array, update: Array, start: Array) -> Array:
+    return lax.dynamic_update_slice_in_dim(x, update, start, x.ndim - 2)
+
+
 def _norms(a: Array, b: Array, use_a: Array, use_b: Array) -> list[Array]:
-    exp_a, top_a = _shifted(a, use_a)
     exp_b, top_b = _shifted(b, use_b)
-    total = _product("...tv,...uv->...tu", exp_a, exp_b)
+    tops = _top(a, use_a)[..., :, None] + top_b[..., None, :]
+
+    def tile(total: Array, start: Array, size: int) -> Array:
+        exp_a, _ = _shifted(_slice(a, start, size), _slice(use_a, start, size, -1))
+        return _updated(total, _product("...tv,...uv->...tu", exp_a, exp_b), start)
+
+    total = _over_tiles(a.shape[-2], tile, _zeros_like(tops, a, b))
     # A sum of 0 has underflowed, unless a row holds nothing but -inf.
     empty = _is_empty(a, use_a)[..., :, None] | _is_empty(b, use_b)[..., None, :]
     inexact = jnp.any((total == 0) & ~empty) | _inexact(a.shape[-1], jnp.log(total))
@@ -86,7 +119,7 @@ def _norms(a: Array, b: Array, use_a: Array, use_b: Array) -> list[Array]:
 
         return _over_frames(a, frame)
 
-    return [lax.cond(inexact, exactly, lambda: jnp.log(total) + top_a[..., :, None] + top_b[..., None, :])]
+    return [lax.cond(inexact, exactly, lambda: jnp.log(total) + tops)]
 
 
 def _is_empty(x: Array, usable: Array) -> Array:
@@ -123,29 +156,36 @@ def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Ar
 
 def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> tuple[Array, Array]:
     """Of ``a`` and ``b``; exactly 0 for an example whose cotangents are 0."""
-    exp_a, top_a = _shifted(a, use_a)
     exp_b, top_b = _shifted(b, use_b)
-    log_sums = _log_sums(norm, top_a, top_b)
+    used_b = _used(b, use_b)
+    inexact = _inexact(a.shape[-1], _log_sums(norm, _top(a, use_a), top_b))
 
-    def exactly() -> tuple[Array, Array]:
-        used_b = _used(b, use_b)
+    def tile(carry: tuple[Array, Array], start: Array, size: int) -> tuple[Array, Array]:
+        of_a, of_b = carry  # the former holds ``a`` where the loop has not been, so that no other array is needed
+        rows, use = _slice(of_a, start, size), _slice(use_a, start, size, -1)
+        norms, cotangents = (_slice(x, start, size) for x in (norm, cotangent))
 
-        @jax.checkpoint
-        def frame(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
-            of_a, of_b = carry
-            each = _softmax(_frame(a, use_a, t) + used_b, _of_frame(norm, t)) * _of_frame(cotangent, t)[..., None]
-            of_frame = jnp.sum(each, axis=-2, keepdims=True)
-            return (lax.dynamic_update_index_in_dim(of_a, of_frame, t, of_a.ndim - 2), of_b + each), None
+        def exactly() -> tuple[Array, Array]:
+            @jax.checkpoint
+            def frame(of_b: Array, t: Array) -> tuple[Array, Array]:
+                each = _softmax(_frame(rows, use, t) + used_b, _of_frame(norms, t)) * _of_frame(cotangents, t)[..., None]
+                return of_b + each, jnp.sum(each, axis=-2)
 
-        start = _zeros_like(exp_a, cotangent), _zeros_like(exp_b, cotangent)
-        return lax.scan(frame, start, jnp.arange(a.shape[-2], dtype=jnp.int32))[0]
+            of_b, of_frames = lax.scan(frame, _zeros_like(b, cotangent), jnp.arange(size, dtype=jnp.int32))
+            return jnp.moveaxis(of_frames, 0, -2), of_b
 
-    def by_product() -> tuple[Array, Array]:
-        weight = cotangent * _one_over(log_sums)
-        of_a = exp_a * _product("...tu,...uv->...tv", weight, exp_b)
-        return of_a, exp_b * _product("...tu,...tv->...uv", weight, exp_a)
+        def by_product() -> tuple[Array, Array]:
+            exp_a, top_a = _shifted(rows, use)
+            weight = cotangents * _one_over(_log_sums(norms, top_a, top_b))
+            of_rows = exp_a * _product("...tu,...uv->...tv", weight, exp_b)
+            return of_rows, _product("...tu,...tv->...uv", weight, exp_a)
 
-    return lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)
+        of_rows, more = lax.cond(inexact, exactly, by_product)
+        return _updated(of_a, of_rows, start), of_b + more
+
+    start = match_manual_axes([a, cotangent])[0], _zeros_like(b, cotangent)
+    of_a, of_b = _over_tiles(a.shape[-2], tile, start)
+    return of_a, jnp.where(inexact, of_b, exp_b * of_b)
 
 
 def _zeros_like(x: Array, *others: Array) -> Array:
