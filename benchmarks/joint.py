@@ -11,12 +11,12 @@ some frames; a frame is the code of its label with noise, or only noise. It is t
 import argparse
 import functools
 import resource
-import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from steps import compiled, interleaved
 
 import jax_rnnt
 
@@ -132,23 +132,6 @@ def products(nodes: int, d: int, v: int):
     return lambda: run(hidden, rows, kernel)
 
 
-def compiled(function, arguments):
-    executable = jax.jit(function).lower(*arguments).compile()
-    return lambda: executable(*arguments), executable.memory_analysis().temp_size_in_bytes / 2**20
-
-
-def interleaved(calls: dict, rounds: int) -> dict[str, float]:
-    """The median milliseconds of each call, after one that is not counted."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if i:
-                samples[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(times) for name, times in samples.items()}
-
-
 def relative_error(actual, exact) -> float:
     """In the L2 norm over all of the joint's parameters."""
     pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(exact), strict=True))
@@ -163,15 +146,16 @@ def compare(kind: str, ragged: bool, shape: tuple[int, ...], arrays, rounds: int
     functions = steps | {"budget": jax.value_and_grad(with_budget, (0, 1, 2)), "dense loss": dense, "fused loss": fused}
     calls, memory = {}, {}
     for name, function in functions.items():
-        calls[name], memory[name] = compiled(function, arguments)
+        calls[name], memory[name], _ = compiled(function, *arguments)
     live = int(np.sum(t_b * (u_b + 1)))
-    ms = interleaved(calls | {"products": products(live, shape[3], shape[4])}, rounds)
+    seconds = interleaved(calls | {"products": products(live, shape[3], shape[4])}, rounds)
+    ms, mib = ({name: x * unit for name, x in of.items()} for of, unit in ((seconds, 1e3), (memory, 2**-20)))
     error = relative_error(calls["budget"]()[1][0], calls["fused"]()[1][0])
     print(
         f"| {'x'.join(map(str, shape))} | {kind} | {'ragged' if ragged else 'full'} | {ms['dense']:.0f} / "
-        f"{memory['dense']:.0f} | {ms['fused']:.0f} / {memory['fused']:.1f} | {ms['fused'] / ms['dense']:.2f} | "
+        f"{mib['dense']:.0f} | {ms['fused']:.0f} / {mib['fused']:.1f} | {ms['fused'] / ms['dense']:.2f} | "
         f"{ms['budget'] / ms['dense']:.2f} | {error:.0e} | {ms['fused'] / ms['products']:.2f} | "
-        f"{ms['fused loss'] / ms['dense loss']:.2f} | {memory['fused'] / memory['dense']:.1%} |",
+        f"{ms['fused loss'] / ms['dense loss']:.2f} | {mib['fused'] / mib['dense']:.1%} |",
         flush=True,
     )
 
@@ -180,13 +164,14 @@ def large() -> None:
     """One step on logits that no array could hold here."""
     shape = b, t, u, _, v = 16, 500, 150, 512, 4096
     arrays = operands("random", shape, 0)
-    call, memory = compiled(jax.value_and_grad(fused, (0, 1, 2)), (*arrays, *lengths(True, shape)))
+    call, memory, _ = compiled(jax.value_and_grad(fused, (0, 1, 2)), *arrays, *lengths(True, shape))
     start = time.perf_counter()
     value, _ = jax.block_until_ready(call())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"(B, T, U, D, V) = {shape}, ragged: {4 * b * t * (u + 1) * v / 1e9:.1f} GB of logits; loss {value:.1f}, "
-        f"{time.perf_counter() - start:.0f} s, temporaries {memory:.0f} MiB, peak resident memory {peak:.2f} GiB"
+        f"{time.perf_counter() - start:.0f} s, temporaries {memory / 2**20:.0f} MiB, peak resident memory "
+        f"{peak:.2f} GiB"
     )
 
 

@@ -9,12 +9,11 @@ tanh(e + p), then a linear layer from 256 entries to V; that of additive logits 
 
 import argparse
 import functools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from steps import compiled, interleaved
 
 import jax_rnnt
 
@@ -65,24 +64,6 @@ def inputs(b: int, t: int, u: int, v: int) -> tuple:
     full = jnp.full(b, t, jnp.int32), jnp.full(b, u, jnp.int32)
     ragged = rng.integers(t // 2, t + 1, b), rng.integers(int(0.4 * u), u + 1, b)
     return params, batch, full, tuple(jnp.asarray(x, jnp.int32) for x in ragged)
-
-
-def compiled(loss, *arguments):
-    step = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
-    plan = step.memory_analysis()
-    return lambda: step(*arguments), plan.temp_size_in_bytes + plan.output_size_in_bytes
-
-
-def interleaved(calls: dict, rounds: int) -> dict[str, float]:
-    """Median seconds of each call, after one that is not counted."""
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if i:
-                samples[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in samples.items()}
 
 
 def main() -> None:
