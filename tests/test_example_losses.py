@@ -85,7 +85,7 @@ def test_joints_give_the_same_loss_and_gradient(arrays):
 
 
 def test_pruning_everything_in_gives_the_whole_loss(arrays):
-    """All U + 1 positions are kept here, so the pruned loss is that of dense logits. The simple one hands over to it."""
+    """All U + 1 positions are kept, so the pruned loss is that of dense logits. The simple one hands over to it."""
     assert speech_objective.S_RANGE >= U + 1
     plain, pruned = model_of(), model_of("pruned")
     nnx.update(pruned.join, nnx.state(plain.join))
