@@ -64,7 +64,10 @@ def _without_padding(batch: Alignment, row: int, features: int, frames: int, lab
 def word_start_errors(
     model: Transducer, batches: Iterable[Batch], starts: Mapping[str, Sequence[float]]
 ) -> dict[str, np.ndarray]:
-    """In seconds, of every word: by the best path and by the expected times. `starts` are the true ones, by ID."""
+    """In seconds, by the best path and by the expected times; `starts` are the true ones, by ID.
+
+    Of every word but the first of an utterance, which begins where the audio does.
+    """
     errors: dict[str, list[float]] = {"best path": [], "expected time": []}
     frame = model.seconds_per_frame
     for batch in batches:
@@ -72,8 +75,8 @@ def word_start_errors(
             text = utterance.text
             if utterance.id not in starts or not np.isfinite(alignment.cost):  # or there is no path
                 continue
-            first = [i for i, character in enumerate(text) if character != " " and (i == 0 or text[i - 1] == " ")]
-            true = np.array(starts[utterance.id])
+            first = [i for i in range(1, len(text)) if text[i - 1] == " " != text[i]]
+            true = np.array(starts[utterance.id][1:])
             errors["best path"] += list(alignment.frames[first] * frame - true)
             errors["expected time"] += list(alignment.times[first] * frame - true)
     return {name: np.array(found) for name, found in errors.items()}

@@ -37,22 +37,16 @@ class BeamDecoder(Decoder):
       beam, length_normalization: as in :func:`beam_decode`.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> import jax_rnnt
-      >>> decoder = jax_rnnt.BeamDecoder(
-      ...     jax_rnnt.Loss(jax_rnnt.monotonic_rnnt_loss, blank=0),
-      ...     predictor=lambda params, state, label: (state, label),
-      ...     joint=lambda params, encoded, predicted: encoded,
-      ...     beam=2,
-      ...     max_labels=3,
-      ... )
-      >>> frames = jax.nn.one_hot(jnp.array([[2, 0, 3]]), 4)  # B = 1, T = 3, V = 4
-      >>> state = decoder.init(None, None, frames)
-      >>> for piece in (frames[:, :2], frames[:, 2:]):
-      ...     state = decoder.step(None, state, piece, jnp.array([piece.shape[1]]))
-      >>> decoder.hypotheses(state).labels
-      Array([[[ 2,  3, -1],
-              [ 2, -1, -1]]], dtype=int32)
+      >>> loss = jax_rnnt.Loss(jax_rnnt.monotonic_rnnt_loss, blank=0)
+      >>> decoder = jax_rnnt.BeamDecoder(loss, lambda _, s, label: (s, label), lambda _, e, p: e, beam=2, max_labels=3)
+      >>> one, two = jnp.array([[[0.0, 0, 2, 0]]]), jnp.array([[[0.0, 0, 0, 3]]])  # two pieces of one frame, V = 4
+      >>> state = decoder.step(None, decoder.init(None, None, one), one, jnp.array([1]))
+      >>> decoder.hypotheses(state).labels.tolist()  # so far
+      [[[2, -1, -1], [-1, -1, -1]]]
+      >>> decoder.hypotheses(decoder.step(None, state, two, jnp.array([1]))).labels.tolist()
+      [[[2, 3, -1], [3, -1, -1]]]
     """
 
     _: dataclasses.KW_ONLY

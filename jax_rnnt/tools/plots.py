@@ -97,7 +97,7 @@ def plot_lattice(
     image = axes.imshow(
         p.sum(axis=-1).T,  # a path leaves each of its nodes by one arc
         origin="lower", aspect="auto", interpolation="nearest", extent=(0, frames * unit, -0.5, columns - 0.5),
-        cmap="magma", vmin=0, vmax=1,
+        cmap="magma", vmin=0, vmax=1.4,  # what is on top would not stand out from the palest colours
     )  # fmt: skip
     emitted = p[..., [du > 0 for _, du in pairs]].sum(axis=-1)
     t, u = np.nonzero(emitted > 0.05)
@@ -111,7 +111,8 @@ def plot_lattice(
     axes.set_yticks(range(columns), names)
     axes.set(xlim=(0, frames * unit), ylim=(-0.5, columns - 0.5), ylabel="next label")
     axes.legend(loc="upper left")
-    axes.figure.colorbar(image, ax=axes, label="posterior probability of the node", pad=0.01)
+    bar = axes.figure.colorbar(image, ax=axes, label="posterior probability of the node", pad=0.01)
+    bar.ax.set_ylim(0, 1)
     return axes
 
 
@@ -142,22 +143,18 @@ def plot_alignment(
       labels: the texts of the labels, at least as many as there are; their numbers unless given.
       features: ``[F, M]``, a spectrogram to draw behind them.
       features_per_frame: the rows of ``features`` that a frame takes, that is, the encoder's subsampling.
-      seconds_per_frame: what a frame lasts; unless given, time is in frames.
-      axes: where to draw; a new figure unless given.
+      seconds_per_frame, axes: as in :func:`plot_lattice`.
 
     Returns:
-      The axes. On them a frame begins at its number, so frame 3 goes from 3 to 4.
+      The axes, with time as in :func:`plot_lattice`.
 
     Raises:
-      ImportError: if there are no ``axes`` and no matplotlib.
-      TypeError, ValueError: if an array is traced, or a shape does not match.
+      ImportError, TypeError, ValueError: as :func:`plot_lattice`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> import jax_rnnt
-      >>> batch = jnp.zeros((1, 9, 4, 5)), jnp.array([[3, 1, 2]]), jnp.array([9]), jnp.array([3])
-      >>> best = jax_rnnt.best_alignment(*batch, blank=0)
-      >>> axes = jax_rnnt.plot_alignment(best.frames[0], labels="cab", seconds_per_frame=0.04)  # doctest: +SKIP
+      >>> frames = [1, 1, 6]  # "c" and "a" at frame 1, "b" at frame 6
+      >>> axes = jax_rnnt.plot_alignment(frames, labels="cab", seconds_per_frame=0.04)  # doctest: +SKIP
       >>> axes.figure.savefig("alignment.png")  # doctest: +SKIP
     """
     at = _host("frames", frames, "U")
@@ -183,7 +180,7 @@ def plot_alignment(
         here, begin, colour = drawn[at[drawn] == t], t * unit, ("tab:red", "tab:blue")[place % 2]
         axes.axvline(begin, color=colour, linewidth=1)
         if (lasts[here] > 0).any():
-            axes.axvspan(begin, begin + lasts[here].max() * unit, color=colour, alpha=0.2, linewidth=0)
+            axes.axvspan(begin, begin + lasts[here].max() * unit, color=colour, alpha=0.12, linewidth=0)
         axes.annotate(
             between.join(names[u] for u in here), (begin, 1.0), xytext=(0, 3 + 11 * (place % 2)),
             xycoords=("data", "axes fraction"), textcoords="offset points", va="bottom", color=colour, fontsize=9,
