@@ -1,0 +1,36 @@
+"""Times the best path of lattices beside their cost alone: `python benchmarks/best_path.py`."""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from steps import compiled, interleaved
+
+import jax_rnnt
+
+SHAPES = "8x200x50,4x800x200,32x150x40,1x300x60,1x1500x300"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--shapes", default=SHAPES, help="B x T x U, with commas between them")
+    arguments = parser.parse_args()
+    print("| (B, T, U+1) | moves | cost, ms | best path, ms | ratio |\n|---|---|--:|--:|--:|")
+    for text in arguments.shapes.split(","):
+        b, t, u = map(int, text.split("x"))
+        for name, moves in (("RNN-T", jax_rnnt.RNNT_MOVES), ("monotonic", jax_rnnt.MONOTONIC_MOVES)):
+            arcs = np.random.default_rng(0).normal(size=(b, t, u + 1, 2)).astype(np.float32) - 2
+            lattice = jnp.asarray(arcs), jnp.full(b, t), jnp.full(b, u)
+            calls = {}
+            for side in (jax_rnnt.lattice_cost, jax_rnnt.lattice_best_path):
+                calls[side.__name__], *_ = compiled(lambda *x, of=side, m=moves: of(*x, m), *lattice)
+            seconds = interleaved(calls, arguments.rounds, min)
+            cost, path = (1e3 * seconds[side] for side in calls)
+            print(f"| ({b}, {t}, {u + 1}) | {name} | {cost:.2f} | {path:.2f} | {path / cost:.2f} |", flush=True)
+    print(f"\njax {jax.__version__}, the least of {arguments.rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()
