@@ -19,7 +19,6 @@ from jax import Array, lax
 from jax_rnnt.xla.primitive import Operation
 from jax_rnnt.xla.sharding import match_manual_axes
 
-
 _TILES = 16
 """Turns of a loop over the frames: few enough to take no time of their own, and each a small part of the memory."""
 
@@ -168,7 +167,8 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
         def exactly() -> tuple[Array, Array]:
             @jax.checkpoint
             def frame(of_b: Array, t: Array) -> tuple[Array, Array]:
-                each = _softmax(_frame(rows, use, t) + used_b, _of_frame(norms, t)) * _of_frame(cotangents, t)[..., None]
+                softmax = _softmax(_frame(rows, use, t) + used_b, _of_frame(norms, t))
+                each = softmax * _of_frame(cotangents, t)[..., None]
                 return of_b + each, jnp.sum(each, axis=-2)
 
             of_b, of_frames = lax.scan(frame, _zeros_like(b, cotangent), jnp.arange(size, dtype=jnp.int32))
