@@ -216,7 +216,10 @@ BY_SUITE = (
         "return result.size() < 9999 ? ffi::Error::Success()",
     ),
     Mutant(
-        "a handler launches on the default stream", "lattice_handlers.cc", "LatticeSums(stream,", "LatticeSums(nullptr,"
+        "a handler launches on the default stream",
+        "lattice_handlers.cc",
+        "LatticeSums(stream,",
+        "LatticeSums(batch < 0 ? stream : nullptr,",
     ),
     Mutant(
         "more shared memory than there is",

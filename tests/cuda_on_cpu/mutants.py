@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from ptx_rules import faults
 
 ORDERS = ("forward", "reverse", "5")
-TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error")
+TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error|DID NOT RAISE")
 
 
 def sources(folder: pathlib.Path, types: tuple[str, ...], mutant: Mutant | None = None) -> pathlib.Path:
@@ -110,9 +110,12 @@ def caught_by_suite(mutant: Mutant, folder: pathlib.Path) -> str | None:
     library = folder / "cuda_on_cpu.so"
     build_library(library, sources(folder, TYPES["arcs"], mutant), optimise=False)
     environment = {**os.environ, "JAX_RNNT_CUDA_ON_CPU": str(library)}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "test_launches.py")]
+    command = [sys.executable, "-m", "pytest", "-qxsp", "no:cacheprovider", str(HERE / "test_launches.py")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return first_telling(result.stdout + result.stderr, "") if result.returncode != 0 else None
+    lines = [line[1:] for line in result.stdout.splitlines() if line.startswith("E ")] or [
+        result.stdout + result.stderr
+    ]
+    return first_telling("\n".join(lines), "") if result.returncode != 0 else None
 
 
 def caught_by_nvcc(mutant: Mutant, folder: pathlib.Path) -> str | None:
