@@ -147,19 +147,19 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(content, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
-    steps = ("--steps", 40, "--checkpoint-every", 10, "--evaluate-every", 20)
+    steps = ("--steps", 20, "--checkpoint-every", 5, "--evaluate-every", 10)
     data = ("--train-utterances", 60, "--heldout-utterances", 10, "--max-seconds", 1, *TINY)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     code, printed = finish(start("--out", whole, *steps, *data))
     assert code == 0, printed
     losses = metrics_of(whole)["losses"]
-    assert len(losses) == 40
+    assert len(losses) == 20
     assert metrics_of(whole)["word starts in ms"]["best path"]["words"] > 10
     assert "word starts by best path" in printed
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
     process = start("--out", killed, *steps, *data)
-    while process.poll() is None and not (killed / "checkpoints" / "10").exists():
+    while process.poll() is None and not (killed / "checkpoints" / "5").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL, "it ended before it could be killed"
