@@ -221,12 +221,6 @@ BY_SUITE = (
         "LatticeSums(stream,",
         "LatticeSums(batch < 0 ? stream : nullptr,",
     ),
-    Mutant(
-        "more shared memory than there is",
-        "lattice.h",
-        "(size_t{48} << 10) - kWarpBytes",
-        "(size_t{64} << 10) - kWarpBytes",
-    ),
 )
 
 # Caught by scripts/ptx_rules.py.
