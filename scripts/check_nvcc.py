@@ -26,11 +26,13 @@ import ptx_rules
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-SOURCES = ("arcs", "lattice")
+SOURCES = ("arcs", "lattice_general", "lattice_pair")
 
 # Registers of a thread. Rows: 256 threads a block, at least two blocks a multiprocessor. Lattices: one warp, or up to
-# 512 threads a block, which leaves 128 a thread.
-BUDGETS = {"ForwardKernel": 72, "BackwardKernel": 96, "LatticeKernel": 128, "LatticeKernel, one warp": 176}
+# 512 threads a block, which leaves 128 a thread. Pairs: 256 or 512 threads, by the length of a chunk.
+BUDGETS = {"ForwardKernel": 72, "BackwardKernel": 96, "LatticeKernel": 128, "LatticeKernel, one warp": 176,
+           "PairKernel, 8": 176, "PairKernel, 4": 128}  # fmt: skip
+WARPS_OF_PAIR = {"8": 4, "4": 10}  # of a block: U = 40 and 140
 
 # Of a multiprocessor: registers; warps and blocks at most, where they are not 64 and 32.
 REGISTERS = 65536
@@ -50,15 +52,20 @@ class Kernel(NamedTuple):
 
     @property
     def one_warp(self) -> bool:
-        return self.kind == "LatticeKernel" and self.arguments.split(", ")[2] == "true"
+        return self.kind == "LatticeKernel" and self.arguments.split(", ")[1] == "true"
+
+    @property
+    def chunk(self) -> str | None:
+        return self.arguments.split(", ")[1] if self.kind == "PairKernel" else None
 
     @property
     def budget(self) -> int:
-        return BUDGETS[self.kind + (", one warp" if self.one_warp else "")]
+        return BUDGETS[self.kind + (", one warp" if self.one_warp else f", {self.chunk}" if self.chunk else "")]
 
     def warps(self) -> tuple[int, int]:
         """Warps that a multiprocessor holds, as far as registers decide, and how many it holds at most."""
         of_block = 1 if self.one_warp else 2 if self.kind == "LatticeKernel" else 8  # U = 40; 256 threads
+        of_block = WARPS_OF_PAIR[self.chunk] if self.chunk else of_block
         a_warp = -(-self.registers * 32 // 256) * 256
         most = WARPS.get(self.architecture, 64)
         blocks = min(REGISTERS // a_warp // of_block, most // of_block, BLOCKS.get(self.architecture, 32))
@@ -70,14 +77,14 @@ TYPES = {"f": "float", "d": "double", "NS_4HalfE": "Half", "NS_8BFloat16E": "BFl
 
 def demangle(symbol: str) -> tuple[str, str]:
     """Kind and template arguments of a kernel, from its mangled name."""
-    found = re.search(r"\d(ForwardKernel|BackwardKernel|LatticeKernel)I(.*?)EEEv", symbol)
+    found = re.search(r"\d(ForwardKernel|BackwardKernel|LatticeKernel|PairKernel)I(.*?)EEEv", symbol)
     if found is None:
         sys.exit(f"no kernel: {symbol}")
     kind, rest = found.groups()
-    kind_type = next(t for t in sorted(TYPES, key=len, reverse=True) if rest.startswith(t))
+    kind_type = next((t for t in sorted(TYPES, key=len, reverse=True) if rest.startswith(t)), "")
     values = re.findall(r"L([ib])(\d+)", rest.removeprefix(kind_type))
     words = [{"0": "false", "1": "true"}[v] if t == "b" else v for t, v in values]
-    return kind, ", ".join([TYPES[kind_type], *words])
+    return kind, ", ".join([TYPES[kind_type], *words] if kind_type else words)
 
 
 def tool(name: str) -> str:
@@ -89,13 +96,17 @@ def tool(name: str) -> str:
     return found or str(wheels[0])
 
 
-def compile_for(source: str, architecture: str, folder: pathlib.Path) -> tuple[pathlib.Path, list[Kernel], list[str]]:
-    cubin = folder / f"{source}-{architecture}.cubin"
-    command = [tool("nvcc"), "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(ROOT / "cpp"), "-cubin"]
+def compile_for(
+    source: pathlib.Path, architecture: str, folder: pathlib.Path
+) -> tuple[pathlib.Path, list[Kernel], list[str]]:
+    """The machine code, its kernels, and what is wrong with them. Headers are those beside the source."""
+    cubin = folder / f"{source.stem}-{architecture}.cubin"
+    headers = source.parent.parent / "cpp"
+    command = [tool("nvcc"), "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(headers), "-cubin"]
     kept = folder / cubin.stem  # what nvcc makes on its way, of which the PTX is read
     kept.mkdir()
     command += ["--keep", "--keep-dir", str(kept)]
-    command += [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-o", str(cubin), str(ROOT / "cuda" / f"{source}.cu")]
+    command += [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-o", str(cubin), str(source)]
     log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     kernels, faults, symbol = [], [], ""
     for line in log.splitlines():
@@ -163,7 +174,7 @@ def main() -> None:
     faults: list[str] = []
     shown = "90" if "90" in architectures else architectures[-1]
     with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [(s, a) for a in architectures for s in SOURCES]
+        jobs = [(ROOT / "cuda" / f"{s}.cu", a) for a in architectures for s in SOURCES]
         results = list(pool.map(lambda job: compile_for(*job, pathlib.Path(temporary)), jobs))
         codes = list(pool.map(lambda result: machine_code(result[0]), results))
     for (_, kernels, found), code in zip(results, codes, strict=True):
@@ -175,7 +186,7 @@ def main() -> None:
             if kernel.architecture == shown:
                 warps, most = kernel.warps()
                 line = f"sm_{shown} {kernel.name:40} {kernel.registers:3} registers, {warps} of {most} warps"
-                loop = loop_instructions(code[kernel.name]) if kernel.kind != "LatticeKernel" else None
+                loop = loop_instructions(code[kernel.name]) if kernel.name.startswith(("Forward", "Backward")) else None
                 if arguments.loops and loop:
                     line += f", {loop} instructions a loop, {loop / elements_a_loop(kernel.name):.1f} a logit"
                 print(line)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 import check_nvcc
+import cuda_cycles
 
 sys.path.insert(0, str(check_nvcc.ROOT / "tests"))
 from cuda_on_cpu import module
@@ -32,10 +33,6 @@ from jax_rnnt.ops import arcs, lattice  # noqa: E402
 # NVIDIA's data sheet of the H100 SXM: bytes a second, instructions of warps a second (132 multiprocessors, 4 a cycle).
 BANDWIDTH, CLOCK = 3.35e12, 1.755e9
 ISSUE = 132 * 4 * CLOCK
-# Cycles of a diagonal: what depends on the diagonal before, from one barrier to the next. An estimate from latencies:
-# two accesses to shared memory (60), a sum of scaled numbers and its normalisation (25 dependent instructions of 4 to
-# 6), the products (10), the barrier (30).
-DIAGONAL = 230
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +72,7 @@ def counted(function, *operands) -> dict[str, int]:
 def loops() -> dict[str, float]:
     """Instructions a logit in the main loop, by kernel."""
     with tempfile.TemporaryDirectory() as folder:
-        cubin, kernels, _ = check_nvcc.compile_for("arcs", "90", pathlib.Path(folder))
+        cubin, kernels, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
         code = check_nvcc.machine_code(cubin)
     return {k.name: check_nvcc.loop_instructions(code[k.name]) / check_nvcc.elements_a_loop(k.name) for k in kernels}
 
@@ -122,27 +119,41 @@ def rows_table(instructions: dict[str, float]) -> None:
             )
 
 
-def lattice_table() -> None:
+def pair_steps() -> dict[str, dict[str, cuda_cycles.Step]]:
+    """Of the kernels for RNN-T with posteriors: by template arguments and half, what a step takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = check_nvcc.ROOT / "cuda" / "lattice_pair.cu"
+        cubin, kernels, _ = check_nvcc.compile_for(source, "90", pathlib.Path(folder))
+        code = check_nvcc.machine_code(cubin)
+    return {k.arguments: {s.half: s for s in cuda_cycles.steps_of(k, code[k.name])} for k in kernels}
+
+
+def lattice_table(steps: dict[str, dict[str, cuda_cycles.Step]]) -> None:
     print("| shape | pass | diagonals | barriers of the block | a diagonal | bytes / (arcs + posteriors) | modelled |")
     print("|---|---|--:|--:|--:|--:|--:|")
-    for t, u in ((200, 50), (300, 60), (150, 40), (100, 20), (800, 200)):
+    for t, u in ((200, 50), (300, 60), (150, 40), (100, 20), (400, 120), (800, 200)):
         log_probs = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (1, t, u + 1, 2)), jnp.float32)
         lengths = jnp.array([t], jnp.int32), jnp.array([u], jnp.int32)
         static = {"moves": ((1, 0), (0, 1)), "implementation": "native"}
+        warps = -(-(u + 1) // 32)  # of a direction, as in LaunchPair of cuda/lattice_pair.cu
+        chunk = 8 if warps <= 4 else 4
         for name, operation, must in (
-            ("cost", lattice.cost, log_probs.nbytes),
+            ("cost", lattice.costs, log_probs.nbytes),
             ("posteriors", lattice.posteriors, 2 * log_probs.nbytes),
         ):
             counts = counted(functools.partial(operation, **static), log_probs, *lengths)
-            steps = (t + u + 1) // 2 if name == "cost" else t + u
             moved = 128 * (counts["segments_read"] + counts["segments_written"])
+            # A half: its steps in whole chunks, and the chunks by which the last warp is behind.
+            count = (-(-(t + u) // 2 // chunk) + warps) * chunk
+            halves = steps[f"1, {chunk}, {str(name == 'posteriors').lower()}"].values()
+            cycles = count * sum(step.cycles(-(-2 * warps // 4)) for step in halves)
             print(
                 f"| T={t}, U={u} | {name} | {t + u} | {counts['barriers']} | {counts['barriers'] / (t + u):.2f} "
-                f"| {moved / must:.2f} | {steps * DIAGONAL / CLOCK * 1e6:.0f} us |"
+                f"| {moved / must:.2f} | {cycles / CLOCK * 1e6:.0f} us |"
             )
 
 
 if __name__ == "__main__":
     rows_table(loops())
     print()
-    lattice_table()
+    lattice_table(pair_steps())

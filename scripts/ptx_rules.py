@@ -14,6 +14,8 @@ THREADS = (
     (r"(Forward|Backward)KernelI", 256),
     (r"LatticeKernelI.*?Lb1ELb", 32),
     (r"LatticeKernelI.*?Lb0ELb", 512),
+    (r"PairKernelILi\dELi8E", 256),
+    (r"PairKernelILi\dELi4E", 512),
 )
 # Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: the logits'.
 ALIASES = {"BackwardKernel": frozenset({0})}

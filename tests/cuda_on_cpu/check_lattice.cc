@@ -67,8 +67,8 @@ void Check() {
                                                      {{1, 0}, {2, 0}, {5, 0}, {0, 1}},
                                                      {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 2}},
                                                      {{2, 0}, {3, 2}}};
-  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},  {1, 5},   {9, 1},   {7, 4},  {12, 32},
-                                               {5, 33}, {40, 70}, {300, 9}, {3, 600}};
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {1, 5},   {9, 1},    {7, 4},   {12, 32}, {5, 33},
+                                               {40, 70}, {300, 9}, {60, 140}, {7, 300}, {3, 600}};
   for (const auto& moves : topologies) {
     for (const auto& [frames, columns] : sizes) CheckLattice(frames, columns, moves, random);
   }

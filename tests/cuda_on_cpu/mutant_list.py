@@ -15,16 +15,19 @@ class Mutant(NamedTuple):
     def operation(self) -> str:
         """By a file of the other operation, its part in the check shows it."""
         named = self.parts[0] if self.parts else self.file
-        return "lattice" if "lattice" in named or self.file == "scaled.cuh" else "arcs"
+        return "lattice" if "lattice" in named or self.file in ("scaled.cuh", "light.cuh", "strip.cuh") else "arcs"
 
 
 # Caught by values, by the watcher (races, bounds, alignment), by UBSan or by what the check demands of launches.
 BY_CHECK = (
     # Barriers and shuffles
-    Mutant("dropped block barrier", "lattice.cu", "      __syncthreads();\n", ""),
-    Mutant("dropped warp barrier", "lattice.cu", "      __syncwarp();\n", ""),
+    Mutant("dropped block barrier", "lattice_walk.cuh", "      __syncthreads();\n", ""),
+    Mutant("dropped warp barrier", "lattice_walk.cuh", "      __syncwarp();\n", ""),
     Mutant(
-        "no barrier behind a vote", "lattice.cu", "    Barrier();\n    for (int32_t n = 0;", "    for (int32_t n = 0;"
+        "no barrier behind a vote",
+        "lattice_walk.cuh",
+        "    Barrier();\n    for (int32_t n = 0;",
+        "    for (int32_t n = 0;",
     ),
     Mutant("half a warp in a mask", "arcs.cu", "__shfl_xor_sync(kWholeWarp, max,", "__shfl_xor_sync(0xffffu, max,"),
     Mutant(
@@ -39,10 +42,13 @@ BY_CHECK = (
         "kLanes / 2; distance > 0; distance /= 2) sum",
         "kLanes / 4; distance > 0; distance /= 2) sum",
     ),
-    Mutant("sum over a warp that is not there", "lattice.cu", "lane < warps ?", "lane <= warps ?"),
+    Mutant("sum over a warp that is not there", "lattice_walk.cuh", "lane < warps ?", "lane <= warps ?"),
     # Blocks that share what is one's own
     Mutant(
-        "one workspace for all utterances", "lattice.cu", "shape.workspace + b * shape.remembered", "shape.workspace"
+        "one workspace for all utterances",
+        "lattice_walk.cuh",
+        "shape.workspace + b * shape.remembered",
+        "shape.workspace",
     ),
     Mutant(
         "every lane writes the log-norm",
@@ -89,7 +95,7 @@ BY_CHECK = (
     ),
     Mutant(
         "sixteen moves",
-        "lattice.cu",
+        "lattice.cc",
         "for (size_t k = 0; k < shape.moves.size(); ++k) {",
         "for (size_t k = 0; k < shape.moves.size() && k < 16; ++k) {",
     ),
@@ -114,19 +120,19 @@ BY_CHECK = (
     ),
     Mutant(
         "utterances in 32 bits",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;",
         "size = static_cast<uint32_t>(shape.frames_max) * static_cast<uint32_t>(shape.columns * shape.num_arcs);",
     ),
     Mutant(
         "workspace in 32 bits",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "b * shape.remembered",
         "static_cast<uint32_t>(b) * static_cast<uint32_t>(shape.remembered)",
     ),
     Mutant(
         "nodes in 32 bits",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "return (int64_t{t} * shape.columns + u) * NumArcs();",
         "return static_cast<int32_t>(static_cast<uint32_t>((t * shape.columns + u) * NumArcs()));",
     ),
@@ -181,29 +187,72 @@ BY_CHECK = (
     # Lattices
     Mutant(
         "length not cut",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;",
         "return frames;",
     ),
-    Mutant("stale diagonal", "lattice.cu", "while (depth <= longest_step)", "while (depth < longest_step)"),
-    Mutant(
-        "arc asked for a step too late",
-        "lattice.cu",
-        "load(loaded[j], i + kAhead);",
-        "load(loaded[j], i + kAhead + 1);",
-    ),
+    Mutant("stale diagonal", "lattice.cc", "while (depth <= longest_step)", "while (depth < longest_step)"),
     Mutant(
         "any last frame ends a path",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "to_end = to_t == frames && to_u == labels;",
         "to_end = to_t == frames;",
     ),
     Mutant("sums not brought back to [1, 2)", "scaled.cuh", "a.e + power};", "a.e};"),
     Mutant(
         "posterior with its own node's beta",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "walk.Kept(a - u + shape.dt[k], u + shape.du[k])",
         "walk.Kept(a - u + shape.dt[k], u)",
+    ),
+    # Lattices of two arcs a node
+    Mutant(
+        "pair: dropped block barrier",
+        "lattice_pair.cu",
+        "        with_frames = next_frames;\n      }\n      __syncthreads();\n",
+        "        with_frames = next_frames;\n      }\n",
+    ),
+    Mutant(
+        "pair: results taken before they are there",
+        "lattice_pair.cu",
+        "            __syncwarp();\n            Node results",
+        "            Node results",
+    ),
+    Mutant(
+        "pair: arcs put where others still read",
+        "lattice_pair.cu",
+        "        __syncwarp();\n        strip.ForPlaces(",
+        "        strip.ForPlaces(",
+    ),
+    Mutant("pair: warps side by side", "lattice_pair.cu", "chunk = turn - warp;", "chunk = turn;"),
+    Mutant("pair: one chunk kept", "lattice_pair.cu", "kChunksKept = 4;", "kChunksKept = 1;"),
+    Mutant("pair: no end of all paths", "lattice_pair.cu", "BitCast<Node>(Light{1, 0})", "BitCast<Node>(Light{0, 0})"),
+    Mutant(
+        "pair: posterior with its own column's beta",
+        "lattice_pair.cu",
+        "other_right = ahead[(j + 1) * kTileWidth + 1]",
+        "other_right = ahead[(j + 1) * kTileWidth]",
+    ),
+    Mutant(
+        "pair: edges not divided by the total",
+        "lattice_pair.cu",
+        "    direction.HandOn();\n    __syncthreads();\n",
+        "    __syncthreads();\n",
+    ),
+    Mutant(
+        "pair: NaN not walked anew",
+        "lattice_pair.cu",
+        "if (walk.poisoned || total.e <= -kFarthest) {",
+        "if (total.e <= -kFarthest) {",
+    ),
+    Mutant(
+        "pair: masks not walked anew",
+        "lattice_pair.cu",
+        "if (walk.poisoned || total.e <= -kFarthest) {",
+        "if (walk.poisoned) {",
+    ),
+    Mutant(
+        "pair: shift beyond a word", "light.cuh", "Larger(Difference(least, most), -126)", "Difference(least, most)"
     ),
 )
 
@@ -237,7 +286,7 @@ BY_NVCC = (
     ),
     Mutant(
         "values that wait among the posteriors through the read-only cache",
-        "lattice.cu",
+        "lattice_walk.cuh",
         "Halves{Read(node), Read(node + 1)}",
         "Halves{__ldg(node), __ldg(node + 1)}",
     ),

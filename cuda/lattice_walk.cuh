@@ -1,36 +1,19 @@
-// lattice.cu: operation 2 on a GPU. A block walks one utterance, alpha and beta at once, a diagonal each a step.
+// lattice_walk.cuh: operation 2 of one utterance by one block, for any moves. alpha and beta at once, a diagonal each a
+// step.
 //
 // As on the CPU (cpp/lattice.h), alpha comes from the beginning and beta from the end; they meet in the middle, which
 // gives the cost, and each goes on over the other's half, where the other's values stand in the posteriors' array, and
-// turns its arcs into posteriors. A thread has a column u of the lattice (every blockDim-th one where columns are more
-// than threads). What other columns need of the last diagonals is kept in a ring of them; one barrier ends a step,
-// which in a block of one warp is no block barrier.
-#include "lattice.h"
+// turns its arcs into posteriors. A thread has every blockDim-th column u of the lattice. What other columns need of
+// the last diagonals is kept in a ring of them; one barrier ends a step, which in a block of one warp is no block
+// barrier.
+#pragma once
+
+#include "lattice_kernels.h"
 #include "scaled.cuh"
 
 namespace jax_rnnt::cuda {
-namespace {
 
-constexpr int kFewColumns = 32;    // one warp
-constexpr int kFewest = 12;        // blocks of one warp on a multiprocessor: at most 168 registers a thread
-constexpr int kManyColumns = 512;  // a thread has one at most; beyond, several
-
-template <class R>
-struct Utterances {
-  const R* arcs;
-  const int32_t* frames;
-  const int32_t* labels;
-  R* cost;
-  R* posteriors;  // or null
-  R* workspace;   // or null
-  int64_t remembered;
-  int32_t frames_max, columns;
-  int32_t num_arcs, depth;  // of the ring, a power of two above the longest step
-  int32_t dt[kMaxMoves], du[kMaxMoves];
-};
-
-// kArcs: how many arcs a node has; a thread then has one column at most. 0: any number of either.
-template <class R, int kArcs, bool kWarpOnly>
+template <class R, bool kWarpOnly>
 struct Walk {
   const Utterances<R>& shape;
   const R* arcs;           // of this utterance
@@ -45,7 +28,7 @@ struct Walk {
     R first, second;
   };
 
-  __device__ __forceinline__ int32_t NumArcs() const { return kArcs == 0 ? shape.num_arcs : kArcs; }
+  __device__ __forceinline__ int32_t NumArcs() const { return shape.num_arcs; }
 
   __device__ __forceinline__ static void Barrier() {
     if constexpr (kWarpOnly) {
@@ -78,22 +61,13 @@ struct Walk {
   // A value waits for its posteriors in the first two entries of its node.
   __device__ __forceinline__ void Keep(int32_t t, int32_t u, Scaled<R> value) const {
     R* node = posteriors + Node(t, u);
-    const Stored<R> stored = Stored<R>::From(value);
-    if constexpr (kArcs == 2) {
-      Write(reinterpret_cast<Stored<R>*>(node), stored);
-    } else {
-      const auto halves = BitCast<Halves>(stored);
-      Write(node, halves.first);
-      Write(node + 1, halves.second);
-    }
+    const auto halves = BitCast<Halves>(Stored<R>::From(value));
+    Write(node, halves.first);
+    Write(node + 1, halves.second);
   }
   __device__ __forceinline__ Stored<R> Kept(int32_t t, int32_t u) const {
     const R* node = posteriors + Node(t, u);
-    if constexpr (kArcs == 2) {
-      return Read(reinterpret_cast<const Stored<R>*>(node));
-    } else {
-      return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)});
-    }
+    return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)});
   }
 
   // Asks for the arcs of node (n - u, u) or, with kKept, for the value that waits there.
@@ -120,14 +94,12 @@ struct Walk {
     const int32_t t = n - u;
     if (!Inside(t, u)) return;
     Scaled<R> alpha = n == 0 ? One<R>() : Zero<R>();
-#pragma unroll
     for (int32_t k = 0; k < NumArcs(); ++k) {
       const int32_t dt = shape.dt[k], du = shape.du[k];
       if (Inside(t - dt, u - du)) alpha = alpha + Product(k, n - dt - du, u - du).Value();
     }
     alpha = Normalise(alpha);
     if (keep) Keep(t, u, alpha);
-#pragma unroll
     for (int32_t k = 0; k < NumArcs(); ++k) {
       bool to_end;
       const bool leads = Leads(k, t, u, to_end);
@@ -147,7 +119,6 @@ struct Walk {
     const int32_t t = n - u;
     if (!Inside(t, u)) return;
     Scaled<R> beta = Zero<R>();
-#pragma unroll
     for (int32_t k = 0; k < NumArcs(); ++k) {
       bool to_end;
       Scaled<R> product = Zero<R>();
@@ -267,110 +238,59 @@ struct Walk {
 };
 
 // `count` steps of both directions: alpha over diagonals alpha_begin, ... below alpha_end, beta from beta_begin down to
-// beta_end. What a step needs from memory is asked for kAhead steps before: it comes into registers where a thread has
-// one column and the number of arcs is known, else into the cache.
-template <bool kPosteriors, class R, int kArcs, bool kWarpOnly>
-__device__ __forceinline__ void Steps(Walk<R, kArcs, kWarpOnly>& walk, int32_t alpha_begin, int32_t alpha_end,
+// beta_end. What a step needs from memory is asked for kAhead steps before.
+template <bool kPosteriors, class R, bool kWarpOnly>
+__device__ __forceinline__ void Steps(Walk<R, kWarpOnly>& walk, int32_t alpha_begin, int32_t alpha_end,
                                       int32_t beta_begin, int32_t beta_end, bool keep, Scaled<R> total) {
-  using W = Walk<R, kArcs, kWarpOnly>;
   const int32_t alphas = alpha_end - alpha_begin, betas = beta_begin - beta_end + 1;
   const int32_t count = alphas > betas ? alphas : betas;
   const auto& shape = walk.shape;
-  constexpr int kAhead = kArcs == 0 || sizeof(R) == 4 ? 4 : 1;
-  if constexpr (kArcs == 0) {
-    for (int32_t i = 0; i < count; ++i) {
-      const int32_t a = alpha_begin + i, b = beta_begin - i;
-      for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.labels; u += static_cast<int32_t>(blockDim.x)) {
-        walk.template Ask<false>(a + kAhead, u);
-        walk.template Ask<false>(b - kAhead, u);
-        if constexpr (kPosteriors) {
-          walk.template Ask<true>(a + kAhead + shape.depth, u);  // the longest step is shorter than the ring
-          walk.template Ask<true>(b - kAhead, u);
-        }
-        if (i < alphas) {
-          const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(a - u, u) + k); };
-          const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]).Value(); };
-          walk.template AlphaStep<kPosteriors>(a, u, keep, total, raw, ahead);
-        }
-        if (i < betas && walk.Inside(b - u, u)) {
-          const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(b - u, u) + k); };
-          const Scaled<R> alpha = kPosteriors ? walk.Kept(b - u, u).Value() : Zero<R>();
-          walk.template BetaStep<kPosteriors>(b, u, keep, total, raw, alpha);
-        }
+  constexpr int kAhead = 4;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t a = alpha_begin + i, b = beta_begin - i;
+    for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.labels; u += static_cast<int32_t>(blockDim.x)) {
+      walk.template Ask<false>(a + kAhead, u);
+      walk.template Ask<false>(b - kAhead, u);
+      if constexpr (kPosteriors) {
+        walk.template Ask<true>(a + kAhead + shape.depth, u);  // the longest step is shorter than the ring
+        walk.template Ask<true>(b - kAhead, u);
       }
-      W::Barrier();
-    }
-  } else {
-    struct alignas(kArcs * sizeof(R)) Arcs {
-      R of[kArcs];
-    };
-    struct Loaded {
-      Arcs alpha_raw, beta_raw;
-      Stored<R> beta_ahead[kPosteriors ? kArcs : 1], alpha_own;  // fewer registers than Scaled
-    } loaded[kAhead];
-    const int32_t u = static_cast<int32_t>(threadIdx.x);
-    const auto load = [&](Loaded& to, int32_t i) {
-      const int32_t a = alpha_begin + i, b = beta_begin - i;
-      if (i < alphas && walk.Inside(a - u, u)) {
-        to.alpha_raw = Read(reinterpret_cast<const Arcs*>(walk.arcs + walk.Node(a - u, u)));
-        if constexpr (kPosteriors) {
-#pragma unroll
-          for (int k = 0; k < kArcs; ++k) {
-            const int32_t t = a - u + shape.dt[k], to_u = u + shape.du[k];
-            if (walk.Inside(t, to_u)) to.beta_ahead[k] = walk.Kept(t, to_u);
-          }
-        }
+      if (i < alphas) {
+        const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(a - u, u) + k); };
+        const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]).Value(); };
+        walk.template AlphaStep<kPosteriors>(a, u, keep, total, raw, ahead);
       }
       if (i < betas && walk.Inside(b - u, u)) {
-        to.beta_raw = Read(reinterpret_cast<const Arcs*>(walk.arcs + walk.Node(b - u, u)));
-        if constexpr (kPosteriors) to.alpha_own = walk.Kept(b - u, u);
-      }
-    };
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) load(loaded[j], j);
-    for (int32_t begin = 0; begin < count; begin += kAhead) {
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const int32_t i = begin + j;
-        if (i >= count) break;
-        const Loaded now = loaded[j];
-        load(loaded[j], i + kAhead);
-        if (i < alphas) {
-          walk.template AlphaStep<kPosteriors>(
-              alpha_begin + i, u, keep, total, [&](int32_t k) { return now.alpha_raw.of[k]; },
-              [&](int32_t k) { return now.beta_ahead[kPosteriors ? k : 0].Value(); });
-        }
-        if (i < betas) {
-          walk.template BetaStep<kPosteriors>(
-              beta_begin - i, u, keep, total, [&](int32_t k) { return now.beta_raw.of[k]; },
-              kPosteriors ? now.alpha_own.Value() : Zero<R>());
-        }
-        W::Barrier();
+        const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(b - u, u) + k); };
+        const Scaled<R> alpha = kPosteriors ? walk.Kept(b - u, u).Value() : Zero<R>();
+        walk.template BetaStep<kPosteriors>(b, u, keep, total, raw, alpha);
       }
     }
+    walk.Barrier();
   }
 }
 
-template <class R, int kArcs, bool kWarpOnly, bool kPosteriors>
-__global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, kWarpOnly ? kFewest : 1)
-    LatticeKernel(const __grid_constant__ Utterances<R> shape) {
-  JAX_RNNT_DYNAMIC_SHARED(shared);
-  const int64_t b = blockIdx.x, size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;
+template <bool kWarpOnly, class R>
+__device__ __forceinline__ Walk<R, kWarpOnly> WalkOf(const Utterances<R>& shape, int64_t b, bool posteriors,
+                                                     unsigned char* shared) {
+  const int64_t size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;
   R* memory =
       shape.workspace == nullptr ? reinterpret_cast<R*>(shared + kWarpBytes) : shape.workspace + b * shape.remembered;
   const int32_t frames = Read(shape.frames + b), labels = Read(shape.labels + b);
-  Walk<R, kArcs, kWarpOnly> walk{shape,
-                                 shape.arcs + b * size,
-                                 kPosteriors ? shape.posteriors + b * size : nullptr,
-                                 reinterpret_cast<Scaled<R>*>(shared),
-                                 reinterpret_cast<Stored<R>*>(memory),
-                                 frames,
-                                 labels,
-                                 LargestExponent(frames, labels)};
-  R* cost = shape.cost + b;
-  const auto outcome = FromLengths<R>(shape.frames_max, shape.columns, frames, labels);
-  if (outcome.known) return walk.Finish(outcome, cost);
-  const int32_t end = frames + labels, middle = end / 2 > 1 ? end / 2 : 1;
+  return {shape,
+          shape.arcs + b * size,
+          posteriors ? shape.posteriors + b * size : nullptr,
+          reinterpret_cast<Scaled<R>*>(shared),
+          reinterpret_cast<Stored<R>*>(memory),
+          frames,
+          labels,
+          LargestExponent(frames, labels)};
+}
+
+// The whole of an utterance that has frames.
+template <bool kPosteriors, class R, bool kWarpOnly>
+__device__ __forceinline__ void WalkThrough(Walk<R, kWarpOnly>& walk, R* cost) {
+  const int32_t labels = walk.labels, end = walk.frames + labels, middle = end / 2 > 1 ? end / 2 : 1;
   Steps<false>(walk, 0, middle, end - 1, middle, kPosteriors, Scaled<R>{});
   Scaled<R> share = Zero<R>();
   for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= labels; u += static_cast<int32_t>(blockDim.x)) {
@@ -390,61 +310,5 @@ __global__ void __launch_bounds__(kWarpOnly ? kFewColumns : kManyColumns, kWarpO
     if (threadIdx.x == 0) walk.WriteCost(cost, static_cast<double>(Read(cost)) + rest);
   }
 }
-
-int64_t Depth(int64_t longest_step) {
-  int64_t depth = 2;
-  while (depth <= longest_step) depth *= 2;
-  return depth;
-}
-
-}  // namespace
-
-std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step) {
-  return {2 * (num_arcs + 1) * Depth(longest_step), static_cast<int64_t>(kSharedBytes)};
-}
-
-int64_t Remembered(const LatticeShape& shape) { return Memory(shape.num_arcs(), shape.span).first * shape.columns; }
-
-template <class R>
-LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
-                         const int32_t* frames, const int32_t* labels, R* cost, R* posteriors, R* workspace) {
-  Utterances<R> utterances{};
-  utterances.arcs = arcs;
-  utterances.frames = frames;
-  utterances.labels = labels;
-  utterances.cost = cost;
-  utterances.posteriors = posteriors;
-  utterances.workspace = workspace;
-  utterances.remembered = Remembered(shape);
-  utterances.frames_max = static_cast<int32_t>(shape.frames);
-  utterances.columns = static_cast<int32_t>(shape.columns);
-  utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
-  utterances.depth = static_cast<int32_t>(Depth(shape.span));
-  for (size_t k = 0; k < shape.moves.size(); ++k) {
-    utterances.dt[k] = static_cast<int32_t>(shape.moves[k].dt);
-    utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
-  }
-  const size_t shared =
-      kWarpBytes + (workspace == nullptr ? static_cast<size_t>(utterances.remembered) * sizeof(R) : 0);
-  const auto launch = [&](auto arcs_a_node, auto warp_only) {
-    const int64_t columns = std::min<int64_t>(shape.columns, kManyColumns);
-    const unsigned threads = warp_only() ? kWarp : static_cast<unsigned>((columns + kWarp - 1) / kWarp * kWarp);
-    const auto kernel = posteriors == nullptr ? &LatticeKernel<R, arcs_a_node(), warp_only(), false>
-                                              : &LatticeKernel<R, arcs_a_node(), warp_only(), true>;
-    return Launch("LatticeSums", kernel, batch, threads, shared, stream, utterances);
-  };
-  constexpr std::integral_constant<int, 2> kTwo;
-  constexpr std::integral_constant<int, 0> kAny;
-  const bool two = utterances.num_arcs == 2 && shape.columns <= kManyColumns;
-  if (shape.columns <= kFewColumns) return two ? launch(kTwo, std::true_type{}) : launch(kAny, std::true_type{});
-  return two ? launch(kTwo, std::false_type{}) : launch(kAny, std::false_type{});
-}
-
-#define JAX_RNNT_INSTANTIATE(R)                                                                              \
-  template LaunchResult LatticeSums<R>(cudaStream_t, const LatticeShape&, int64_t, const R*, const int32_t*, \
-                                       const int32_t*, R*, R*, R*);
-JAX_RNNT_INSTANTIATE(float)
-JAX_RNNT_INSTANTIATE(double)
-#undef JAX_RNNT_INSTANTIATE
 
 }  // namespace jax_rnnt::cuda
