@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -31,6 +32,16 @@ struct dim3 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+
+// 2^x with the largest error that the hardware's may have, 2 ULP, up or down as the bits of x happen to be.
+inline float Exp2Approx(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  float result = static_cast<float>(std::exp2(static_cast<double>(x)));
+  const float towards = bits * 2654435761u >> 31 != 0 ? 2 * result : 0;
+  for (int i = 0; i < 2; ++i) result = std::nextafter(result, towards);
+  return result < std::numeric_limits<float>::min() ? 0 : result;
+}
 
 inline void __stwb(uint4* to, uint4 value) { *to = value; }
 
