@@ -4,9 +4,8 @@
     python scripts/cuda_counts.py build/cuda_on_cpu.so
 
 Bytes are counted by running the very kernels on the CPU: the 128-byte segments that each block reads and writes, each
-once a block, since they stay in its cache. Instructions are those of the main loop in nvcc's machine code for sm_90,
-rare branches included, so more than are executed. One utterance is run of each shape; rows are independent, so ratios
-are those of the whole batch.
+once a block, since they stay in its cache. Instructions are those of whole launches of nvcc's machine code for sm_90
+(row_instructions.py). One utterance is run of each shape; rows are independent, so ratios are those of the whole batch.
 """
 
 import dataclasses
@@ -17,6 +16,7 @@ import tempfile
 
 import check_nvcc
 import cuda_cycles
+import row_instructions
 
 sys.path.insert(0, str(check_nvcc.ROOT / "tests"))
 from cuda_on_cpu import module
@@ -69,23 +69,14 @@ def counted(function, *operands) -> dict[str, int]:
     return counts
 
 
-def loops() -> dict[str, float]:
-    """Instructions a logit in the main loop, by kernel."""
+def rows_code() -> dict[str, list[str]]:
+    """nvcc's machine code of the row kernels."""
     with tempfile.TemporaryDirectory() as folder:
-        cubin, kernels, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
-        code = check_nvcc.machine_code(cubin)
-    return {k.name: check_nvcc.loop_instructions(code[k.name]) / check_nvcc.elements_a_loop(k.name) for k in kernels}
+        cubin, _, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
+        return check_nvcc.machine_code(cubin)
 
 
-def kernel_of(kind: str, shape: Shape) -> str:
-    """The one that ForWidth in cuda/arcs.cu chooses."""
-    size = 16 // jnp.dtype(shape.dtype).itemsize
-    vectors = shape.v // size + (0 if shape.v % size == 0 else 2)
-    lanes = next((c for limit, c in ((8, "8, 1"), (16, "8, 2"), (32, "16, 2")) if vectors <= limit), "32, 4")
-    return f"{kind}<{'float' if shape.dtype == 'float32' else 'BFloat16'}, {lanes}>"
-
-
-def rows_table(instructions: dict[str, float]) -> None:
+def rows_table(code: dict[str, list[str]]) -> None:
     print("| shape | pass | must move | moves / must | instructions a logit | memory | instructions | bound by |")
     print("|---|---|--:|--:|--:|--:|--:|---|")
     for shape in SHAPES:
@@ -106,10 +97,11 @@ def rows_table(instructions: dict[str, float]) -> None:
                 2 * logits_bytes + per_row * 16,
             ),
         )
-        for name, operation, operands, more, must in runs:
+        with np.errstate(all="ignore"):
+            instructions = row_instructions.count(code, shape.v, shape.dtype)
+        for (name, operation, operands, more, must), per_logit in zip(runs, instructions, strict=True):
             counts = counted(functools.partial(operation, **static, **more), *operands)
             moved = 128 * (counts["segments_read"] + counts["segments_written"])
-            per_logit = instructions[kernel_of(name.title() + "Kernel", shape)]
             memory = shape.b * moved / BANDWIDTH
             issue = shape.rows * shape.v * per_logit / 32 / ISSUE
             bound = "memory" if memory > issue else "instructions"
@@ -154,6 +146,6 @@ def lattice_table(steps: dict[str, dict[str, cuda_cycles.Step]]) -> None:
 
 
 if __name__ == "__main__":
-    rows_table(loops())
+    rows_table(rows_code())
     print()
     lattice_table(pair_steps())

@@ -1,8 +1,8 @@
 """Runs nvcc's machine code for sm_90, warp by warp, on the CPU, and counts its instructions.
 
-As much of it as the kernels of operation 1 use for float32, bfloat16 and float16. Lanes that part are run one after the
-other, the one that is behind first; each turn counts as an instruction of the warp. What an instruction does was found out
-from listings and is held to the results of the kernels, not to a document.
+It knows the instructions that the kernels of operation 1 use for float32, bfloat16 and float16. Lanes that part are run
+one after the other, the one that is behind first; each turn counts as an instruction of the warp. What an instruction
+does was found out from listings. row_instructions.py holds it to the results of the kernels.
 """
 
 import re
@@ -62,6 +62,14 @@ def _bfloat16(x: np.ndarray) -> np.ndarray:
     bits = _bits(x)
     rounded = (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)
     return np.where(np.isnan(x), np.uint64(0x7FFF), rounded)
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    return _bfloat16(x).astype(np.uint16)
+
+
+def from_bfloat16(x: np.ndarray) -> np.ndarray:
+    return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 _COMPARE = {
@@ -134,7 +142,7 @@ class Warp:
         elif body.startswith("0x"):
             value = np.full(LANES, int(body, 16) if not second else 0, np.uint64)
         else:
-            number = {"+INF": np.inf, "INF": np.inf, "+QNAN": np.nan, "QNAN": np.nan}.get(body, None)
+            number = {"+INF": np.inf, "INF": np.inf, "+QNAN": np.nan, "QNAN": np.nan}.get(body)
             value = _bits(np.full(LANES, float(body) if number is None else number, np.float32))
         if half:
             value = value >> np.uint64(16 if half[1] == "H1" else 0) & np.uint64(0xFFFF)
@@ -282,7 +290,9 @@ class Warp:
             rest = rest[3:]
         elif "HI" in m:
             a, b, c, shift = rest[:4]
-            high = ((self.value(a) & MASK) | self.value(c) << np.uint64(32)) << np.uint64(int(shift, 16)) >> np.uint64(32)
+            high = (
+                ((self.value(a) & MASK) | self.value(c) << np.uint64(32)) << np.uint64(int(shift, 16)) >> np.uint64(32)
+            )
             total = high + self.value(b)
             rest = rest[4:]
         else:

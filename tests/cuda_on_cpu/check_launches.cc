@@ -11,6 +11,7 @@ namespace jax_rnnt::check {
 namespace {
 
 constexpr int64_t kTooMany = (int64_t{1} << 32) + 1;  // blocks; one in 32 bits
+constexpr int64_t kRowsOfBlock = 128;                 // at most
 
 #if defined(CHECK_ARCS)
 
@@ -30,7 +31,7 @@ void Check() {
       cuda_on_cpu_fail(1);
       ExpectRefused((*launch)(1, width), "arcs, V " + std::to_string(width) + ", no resources");
       cuda_on_cpu_fail(0);
-      ExpectRefused((*launch)(kTooMany * 32, width), "arcs, V " + std::to_string(width) + ", too many blocks");
+      ExpectRefused((*launch)(kTooMany * kRowsOfBlock, width), "arcs, V " + std::to_string(width) + ", too many blocks");
     }
   }
   Run(Forward(0, 9));  // has nothing to do

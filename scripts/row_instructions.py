@@ -1,0 +1,129 @@
+"""Counts the instructions of whole launches of operation 1's kernels, by running nvcc's machine code on the CPU.
+
+    python scripts/row_instructions.py
+
+Runs a few hundred rows of normal logits, with a label each and one static column, through the kernels that cuda/arcs.cu
+chooses. Counts all that a warp does, from its first instruction to its last. Holds the results to float64: so this also
+shows that nvcc's code is right. 2^x is exact here; on a GPU it is right within 2 ULP.
+"""
+
+import math
+import pathlib
+import struct
+import tempfile
+
+import check_nvcc
+import numpy as np
+import sass
+
+# As in cuda/arcs_forward.cuh and cuda/arcs_backward.cuh.
+FORWARD_THREADS, BACKWARD_THREADS, TILE_ENTRIES = 256, 128, 2048
+TYPES = {"float32": "float", "bfloat16": "BFloat16", "float16": "Half"}
+CASES = [(500, t) for t in TYPES] + [(1024, t) for t in TYPES] + [(513, "bfloat16")] + [(28, t) for t in TYPES]
+TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3, "float16": 6e-4}  # of a gradient
+ARCS = 2
+
+
+def lanes_and_unroll(width: int, itemsize: int) -> tuple[int, int]:
+    """What ForWidth in cuda/arcs.cu chooses."""
+    size = 16 // itemsize
+    vectors = width // size + (0 if width % size == 0 else 2)
+    many = 8 if itemsize == 4 else 4
+    table = ((8, (2, 4)), (16, (4, 4)), (32, (8, 4)), (512, (8, many)))
+    return next((choice for limit, choice in table if vectors <= limit), (32, many))
+
+
+def rows_operand(memory: sass.Memory, count: int, width: int, itemsize: int) -> bytes:
+    """The struct Rows of cuda/rows.cuh: logits, their end, labels, no offsets, sizes, columns, window, in a row."""
+    logits, labels = memory.addresses[:2]
+    pointers = struct.pack("<QQQQq", logits, logits + count * width * itemsize, labels, 0, count)
+    return pointers + struct.pack("<iii64iiiii", width, width, ARCS - 1, *[0] * 64, 0, width, 0, width) + bytes(4)
+
+
+def constants(operand: bytes) -> bytes:
+    return (bytes(sass.PARAMETERS) + operand).ljust(1 << 12, b"\0")
+
+
+def launch(code: dict, operand: bytes, memory: sass.Memory, blocks: int, threads: int) -> int:
+    """The instructions of all warps of a grid."""
+    total, bank = 0, constants(operand)
+    for block in range(blocks):
+        shared = np.full(1 << 16, 0xFF, np.uint8)
+        for warp in range(threads // sass.LANES):
+            total += sass.Warp(code, bank, memory, shared, block, warp).run()
+    return total
+
+
+def logits_of(dtype: str, count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """As stored, and as float64."""
+    x = np.random.default_rng(0).normal(0, 3, (count, width)).astype(np.float32)
+    if dtype == "bfloat16":
+        stored = sass.to_bfloat16(x)
+        return stored, sass.from_bfloat16(stored).astype(np.float64)
+    stored = x.astype(dtype)
+    return stored, stored.astype(np.float64)
+
+
+def require(what: str, got: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
+    error = np.abs(got - wanted).max()
+    if not error <= tolerance:
+        raise SystemExit(f"{what}: nvcc's code is off by {error:.3g}, more than {tolerance:.3g}")
+
+
+def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, float]:
+    """Instructions a logit, times the lanes of a warp: forward, backward."""
+    rows = 512 if width < 100 else 64
+    stored, x = logits_of(dtype, rows, width)
+    size = 16 // stored.itemsize
+    labels = np.random.default_rng(1).integers(1, width, rows).astype(np.int32)
+    row = np.arange(rows)
+    norm = np.log(np.exp(x).sum(-1))
+    log_probs = np.stack([x[:, 0], x[row, labels]], -1) - norm[:, None]
+
+    memory = sass.Memory(stored, labels, np.zeros((rows, ARCS), np.float32), np.zeros(rows, np.float32))
+    lanes, unroll = lanes_and_unroll(width, stored.itemsize)
+    code = sass.parse(codes[f"ForwardKernel<{TYPES[dtype]}, {lanes}, {unroll}>"])
+    operand = rows_operand(memory, rows, width, stored.itemsize) + struct.pack("<QQ", *memory.addresses[2:])
+    forward = launch(code, operand, memory, -(-rows * lanes // FORWARD_THREADS), FORWARD_THREADS)
+    what = f"V {width}, {dtype}"
+    require(f"{what}, log_norm", memory.array(memory.addresses[3], np.zeros(rows, np.float32)), norm, 2e-6)
+    require(f"{what}, log_probs", memory.array(memory.addresses[2], log_probs.astype(np.float32)), log_probs, 4e-6)
+
+    cotangent = -np.random.default_rng(2).random((rows, ARCS)).astype(np.float32)
+    norm = norm.astype(np.float32)
+    grad = -cotangent.sum(-1, dtype=np.float64)[:, None] * np.exp(x - norm.astype(np.float64)[:, None])
+    grad[:, 0] += cotangent[:, 0]
+    grad[row, labels] += cotangent[:, 1]
+    memory = sass.Memory(stored, labels, norm, cotangent, np.zeros_like(stored))
+    least = size // math.gcd(size, width)
+    tile_rows = least * max(1, min(TILE_ENTRIES // (least * width), sass.LANES // least))
+    tiles = -(-rows // tile_rows)
+    tile_bytes = -(-tile_rows * (16 + 8 + ARCS * 8) // 16) * 16
+    stride = sass.LANES * size
+    operand = rows_operand(memory, rows, width, stored.itemsize)
+    operand += struct.pack("<QQQQ", memory.addresses[2], memory.addresses[3], 0, memory.addresses[4])
+    operand += struct.pack("<iiq???x", tile_rows, tile_bytes, tiles, True, False, False)
+    operand += struct.pack("<IIii", -(-(1 << 31) // width), -(-(1 << 31) // ARCS), stride // width, stride % width)
+    blocks = -(-tiles // (BACKWARD_THREADS // sass.LANES))
+    code = sass.parse(codes[f"BackwardKernel<{TYPES[dtype]}>"])
+    backward = launch(code, operand, memory, blocks, BACKWARD_THREADS)
+    got = memory.array(memory.addresses[4], stored)
+    got = sass.from_bfloat16(got) if dtype == "bfloat16" else got
+    require(f"{what}, gradient", got.astype(np.float64), grad, TOLERANCE[dtype])
+    return tuple(n * sass.LANES / (rows * width) for n in (forward, backward))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin, _, _ = check_nvcc.compile_for("arcs", "90", pathlib.Path(folder))
+        codes = check_nvcc.machine_code(cubin)
+    print("| V | logits | forward | backward |")
+    print("|--:|---|--:|--:|")
+    for width, dtype in CASES:
+        forward, backward = count(codes, width, dtype)
+        print(f"| {width} | {dtype} | {forward:.1f} | {backward:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    with np.errstate(all="ignore"):
+        main()
