@@ -108,9 +108,11 @@ __device__ __forceinline__ void DescribeArc(const BackwardOperands<T>& operands,
   const int32_t r = operands.arcs(i), of_row = r * (rows.num_columns + 1), k = i - of_row;
   const Terms<A> terms = tile.terms[r];
   const int32_t label = Read(rows.labels + begin + r), arcs = ArcsOf(label, rows.num_columns);
-  const int32_t column = rows.Column(k, label), place = column - rows.Offset(begin + r);
+  bool has = terms.gradient != Gradient::kConstant && k < arcs;
+  const int32_t column = has ? rows.Column(k, label) : 0;  // an invalid label may be any number
+  const int32_t place = column - rows.Offset(begin + r);
   const bool inside = rows.window.Holds(column);
-  bool has = terms.gradient != Gradient::kConstant && k < arcs && place >= 0 && place < rows.width;
+  has = has && place >= 0 && place < rows.width;
   if (has) {
     A value = 0;
     if (inside && terms.gradient == Gradient::kSoftmax) {

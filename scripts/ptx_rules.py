@@ -1,8 +1,8 @@
 """What must hold of the kernels' PTX, because a C++ compiler that builds the same source reads it otherwise.
 
 * Each kernel states how many threads a block has at most, the number in THREADS.
-* A conversion to 16 bits rounds to nearest. bfloat16 has no instruction for sm_75: there the lower half must
-  be compared with half of the last place.
+* A conversion to 16 bits rounds to nearest. bfloat16 has no instruction for sm_75: there half of the last place, less
+  one, is added in integers.
 * No load goes through the read-only cache (ld.global.nc, which __ldg makes) where the kernel writes the same memory: to
   an array that it stores to, or to one whose memory a result may take (ALIASES).
 """
@@ -11,7 +11,8 @@ import re
 
 # Threads of a block, by the name and the first arguments of the kernel.
 THREADS = (
-    (r"(Forward|Backward)KernelI", 256),
+    (r"ForwardKernelI", 256),
+    (r"BackwardKernelI", 128),
     (r"LatticeKernelI.*?Lb1ELb", 32),
     (r"LatticeKernelI.*?Lb0ELb", 512),
     (r"PairKernelILi\dELi8E", 256),
@@ -20,7 +21,7 @@ THREADS = (
 # Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: the logits'.
 ALIASES = {"BackwardKernel": frozenset({0})}
 TO_16_BITS = re.compile(r"\bcvt((?:\.\w+)*)\.(?:b?f16|b?f16x2)\.f32\b")
-HALFWAY = re.compile(r"\bsetp\.\S+\s[^;]*-2147483648;")  # the lower 16 bits against half of the last place
+HALFWAY = re.compile(r"\badd\.s32\s[^;]*, 32767;")  # half of the last place, less one
 ENTRY = re.compile(r"^\s*(?:\.visible |\.weak )?\.entry (\w+)\(.*?^\}", re.MULTILINE | re.DOTALL)
 INSTRUCTION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([\w.]+)\s+([^;]*);", re.MULTILINE)
 REGISTER = re.compile(r"%rd\d+")

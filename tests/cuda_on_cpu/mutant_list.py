@@ -350,10 +350,8 @@ BY_SUITE = (
 
 # Caught by scripts/ptx_rules.py.
 BY_NVCC = (
-    Mutant("float16 toward zero, by nvcc", "device.cuh", "__float2half_rn(x)", "__float2half_rz(x)", ("Half",)),
-    Mutant(
-        "bfloat16 toward zero, by nvcc", "device.cuh", "__float2bfloat16_rn(x)", "__float2bfloat16_rz(x)", ("BFloat16",)
-    ),
+    Mutant("float16 toward zero, by nvcc", "device.cuh", '"cvt.rn.f16x2.f32"', '"cvt.rz.f16x2.f32"', ("Half",)),
+    Mutant("bfloat16 toward zero, by nvcc", "device.cuh", '"cvt.rn.bf16x2.f32"', '"cvt.rz.bf16x2.f32"', ("BFloat16",)),
     Mutant(
         "logits through the read-only cache, in place",
         "device.cuh",
@@ -368,14 +366,14 @@ BY_NVCC = (
     ),
     Mutant(
         "no launch bounds",
-        "arcs.cu",
-        "__launch_bounds__(kThreads) BackwardKernel",
-        "BackwardKernel",
+        "arcs_backward.cuh",
+        "__launch_bounds__(kBackwardThreads)",
+        "",
     ),
     Mutant(
         "launch bounds below the launch",
-        "arcs.cu",
-        "__launch_bounds__(kThreads) ForwardKernel",
-        "__launch_bounds__(kThreads / 2) ForwardKernel",
+        "arcs_forward.cuh",
+        "__launch_bounds__(kForwardThreads) ForwardKernel",
+        "__launch_bounds__(kForwardThreads / 2) ForwardKernel",
     ),
 )
