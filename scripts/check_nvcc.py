@@ -64,7 +64,7 @@ class Kernel(NamedTuple):
 
     def warps(self) -> tuple[int, int]:
         """Warps that a multiprocessor holds, as far as registers decide, and how many it holds at most."""
-        of_block = 1 if self.one_warp else 2 if self.kind == "LatticeKernel" else 8  # U = 40; 256 threads
+        of_block = 1 if self.one_warp else {"LatticeKernel": 2, "BackwardKernel": 4}.get(self.kind, 8)  # at U = 40
         of_block = WARPS_OF_PAIR[self.chunk] if self.chunk else of_block
         a_warp = -(-self.registers * 32 // 256) * 256
         most = WARPS.get(self.architecture, 64)

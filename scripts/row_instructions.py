@@ -115,7 +115,7 @@ def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, f
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        cubin, _, _ = check_nvcc.compile_for("arcs", "90", pathlib.Path(folder))
+        cubin, _, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
         codes = check_nvcc.machine_code(cubin)
     print("| V | logits | forward | backward |")
     print("|--:|---|--:|--:|")
