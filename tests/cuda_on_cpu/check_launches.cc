@@ -31,7 +31,8 @@ void Check() {
       cuda_on_cpu_fail(1);
       ExpectRefused((*launch)(1, width), "arcs, V " + std::to_string(width) + ", no resources");
       cuda_on_cpu_fail(0);
-      ExpectRefused((*launch)(kTooMany * kRowsOfBlock, width), "arcs, V " + std::to_string(width) + ", too many blocks");
+      ExpectRefused((*launch)(kTooMany * kRowsOfBlock, width),
+                    "arcs, V " + std::to_string(width) + ", too many blocks");
     }
   }
   Run(Forward(0, 9));  // has nothing to do
