@@ -33,8 +33,10 @@ struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
-// 2^x with the largest error that the hardware's may have, 2 ULP, up or down as the bits of x happen to be.
+// 2^x with the largest error that the hardware's may have, 2 ULP, up or down as the bits of x happen to be. 2^0 is 1
+// there, and so is the power of a subnormal number.
 inline float Exp2Approx(float x) {
+  if (std::fabs(x) < std::numeric_limits<float>::min()) return 1;
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   float result = static_cast<float>(std::exp2(static_cast<double>(x)));
