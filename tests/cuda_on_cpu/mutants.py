@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 
-from mutant_list import BY_CHECK, BY_NVCC, BY_SUITE, Mutant
-
 from build import (
     HERE,
     ROOT,
@@ -34,6 +32,7 @@ from build import (
     reference_jobs,
     runtime_jobs,
 )
+from mutant_list import BY_CHECK, BY_NVCC, BY_SUITE, Mutant
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from ptx_rules import faults
