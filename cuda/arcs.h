@@ -1,4 +1,4 @@
-// arcs.h: operation 1 on a GPU. What it computes stands in cpp/arcs.h.
+// arcs.h: operation 1 on a GPU. cpp/arcs.h says what it computes.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,10 @@
 // arcs_backward.cuh: the gradient of log-probabilities of arcs. A warp owns a tile of rows, as many as fill whole
 // vectors.
 //
-// So no two warps write into one vector, and no entry is written singly but those that arcs point to. What these will
-// hold is computed first, from the logits, because the gradient may take their place; it is written last. Tiles are
-// taken from the end of the array, which the forward kernel has read last: what of it is still in the L2 cache is not
-// read again.
+// So no two warps write into one vector, and only the entries that arcs point to are written one by one. The gradient
+// may overwrite the logits. So a warp first computes the entries that arcs point to, and writes them last. The kernel
+// takes tiles from the end of the array, because the forward kernel has read that part last: a part of it is still in
+// the L2 cache.
 #pragma once
 
 #include "rows.cuh"
@@ -25,15 +25,19 @@ struct Quotient {
   }
 };
 
-// What is computed of a row: scale * exp(x - shift), and cut to the limit.
-enum class Gradient : int32_t { kConstant, kArcs, kSoftmax };  // all entries `scale`; 0 but for arcs; everything
+// How the gradient of a row is computed: scale * exp(x - shift), clipped to the limit.
+enum class Gradient : int32_t {
+  kConstant,  // all entries are `scale`
+  kArcs,      // only the entries that arcs point to are not 0
+  kSoftmax,   // the softmax, and the arcs
+};
 template <class A>
 struct alignas(16) Terms {
   A shift, scale, limit;
   Gradient gradient;
 };
 
-// What a warp remembers of its tile, in shared memory.
+// The description of a warp's tile, in shared memory.
 template <class A>
 struct Tile {
   Terms<A>* terms;          // of each row
@@ -62,11 +66,11 @@ struct BackwardOperands {
   bool aligned;           // the arrays, to vectors
   bool windowed;          // the window is not the whole vocabulary
   bool clipped;           // there is a bound
-  Quotient width, arcs;   // by which lanes find their first row, and arcs theirs
-  int32_t ahead, beyond;  // rows and further entries that lanes go ahead, from a vector to their next one
+  Quotient width, arcs;   // to find the row of a lane's first vector, and the row of an arc
+  int32_t ahead, beyond;  // the distance from a lane's vector to its next one: whole rows, and further entries
 };
 
-// What the gradient of row r of a tile is made of, whose first row is `begin`. One lane looks at the row's arcs.
+// Describes the gradient of row r of a tile whose first row is `begin`. One lane reads the arcs of the row.
 template <class T, class A = typename Compute<T>::Type>
 __device__ __forceinline__ void DescribeRow(const BackwardOperands<T>& operands, int64_t begin, int32_t r,
                                             const Tile<A>& tile) {
@@ -100,7 +104,8 @@ __device__ __forceinline__ void DescribeRow(const BackwardOperands<T>& operands,
   tile.window[r] = window;
 }
 
-// Of arc i of a tile: where it points to, and the gradient there, from all arcs that do. The first of them has it.
+// For arc i of a tile: the place that it points to, and the gradient there. If several arcs point to one place, the
+// first of them has the sum.
 template <class T, class A = typename Compute<T>::Type>
 __device__ __forceinline__ void DescribeArc(const BackwardOperands<T>& operands, int64_t begin, int32_t i,
                                             const Tile<A>& tile) {
@@ -132,12 +137,12 @@ __device__ __forceinline__ void DescribeArc(const BackwardOperands<T>& operands,
   tile.place[i] = has ? place : -1;
 }
 
-// Where a vector lies: the row of its first entry, and how many entries of that row come before it.
+// The place of a vector: the row of its first entry, and how many entries of that row come before it.
 struct Position {
   int32_t row, before;
 };
 
-// The gradient of the entries from `first` on, which are of one row; the others keep theirs.
+// Replaces the entries from `first` on, which belong to one row, by their gradient. The entries before it stay.
 template <class T, class A, int kSize>
 __device__ __forceinline__ void Differentiate(const BackwardOperands<T>& operands, const Tile<A>& tile,
                                               const Terms<A>& terms, Position at, int32_t first, const A (&x)[kSize],
@@ -208,7 +213,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
       }
       if (v >= vectors) continue;
       terms[j] = tile.terms[position[j].row];
-      // A row without a gradient is not read, unless a vector of its neighbour reaches into it.
+      // A row whose gradient is 0 is not read, unless a vector of a neighbouring row reaches into it.
       if (terms[j].gradient == Gradient::kSoftmax || position[j].before > rows.width - kSize) {
         packs[j] = ReadPack(logits + int64_t{v} * kSize);
       }
@@ -230,7 +235,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
       WritePack(grad + int64_t{v} * kSize, PackOf<T>(g));
     }
   }
-  // What fills no vector at the array's end, and everything where XLA's arrays are not aligned.
+  // The entries at the array's end that fill no vector. If XLA's arrays are not aligned, all entries.
 #pragma unroll 1
   for (int64_t p = int64_t{vectors} * kSize + lane; p < entries; p += kWarp) {
     const auto row = static_cast<int32_t>(p / rows.width);

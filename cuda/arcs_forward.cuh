@@ -1,7 +1,7 @@
 // arcs_forward.cuh: log-probabilities of arcs. A group of lanes, at most a warp, reduces a row.
 //
-// The vectors of 16 bytes that a row is read in are aligned whatever its length. The first and the last of them reach
-// into the neighbouring rows, and what they hold of those counts as -inf.
+// A row is read in vectors of 16 bytes, which are aligned whatever the length of a row is. The first and the last
+// vector may reach into the neighbouring rows. Entries of those rows count as -inf.
 #pragma once
 
 #include "rows.cuh"
@@ -17,7 +17,8 @@ struct ForwardOperands {
   A *log_probs, *log_norm;
 };
 
-// The aligned vectors over the entries [row, row + width) of an array, which may reach beyond it at both its ends.
+// The aligned vectors that cover the entries [row, row + width) of an array. They may reach beyond both ends of the
+// row.
 template <class T>
 struct Vectors {
   static constexpr int kSize = Pack<T>::kSize;
@@ -25,7 +26,7 @@ struct Vectors {
   int32_t head;        // entries of it that are before the row
   int32_t stop;        // entries from the beginning to the end of the row
   int32_t begin,
-      count;  // of the vectors, those that the array has whole; the others are at most the first and the last
+      count;  // how many vectors lie in the array as a whole; only the first and the last may lie partly outside
 
   __device__ __forceinline__ Vectors(const T* row, int32_t width, const T* array, const T* array_end)
       : head(static_cast<int32_t>(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row)) % sizeof(Pack<T>) /
@@ -43,7 +44,7 @@ struct MaxAndSum {  // the maximum, and the sum of exp(x - max)
   A max, sum;
 };
 
-// What exponents are relative to: entries of -inf alone must still show a NaN among them.
+// The number that is subtracted from exponents. It is not -inf, so that a row of -inf still shows a NaN in it.
 template <class A>
 __device__ __forceinline__ A Origin(A max) {
   return max == -kInfinity<A> ? A(0) : max;
@@ -54,8 +55,8 @@ __device__ __forceinline__ void Raise(MaxAndSum<A>& all, A top) {
   if (top > all.max) all = {top, all.sum * ExpApprox(all.max - top)};
 }
 
-// Takes kUnroll vectors of a lane into account, which are on their way from memory at once: i and every kLanes-th
-// behind it. What they hold of other rows, and all of one that is not there, counts as -inf.
+// Adds kUnroll vectors of a lane: vector i and every kLanes-th one behind it. All of them are loaded before the first
+// is used. Entries of other rows, and vectors that do not exist, count as -inf.
 template <class T, int kLanes, int kUnroll, class A = typename Compute<T>::Type>
 __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t i, MaxAndSum<A>& all) {
   constexpr int kSize = Pack<T>::kSize;
@@ -90,7 +91,7 @@ __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t
   }
 }
 
-// Entries [first, stop) behind a vector's beginning, one at a time: what is left at the array's ends.
+// Adds the entries [first, stop) behind the beginning of a vector, one at a time. Only the ends of the array need this.
 template <class T, int kLanes, class A = typename Compute<T>::Type>
 __device__ __forceinline__ void ReduceEntries(const T* beginning, int32_t first, int32_t stop, MaxAndSum<A>& all) {
 #pragma unroll 1

@@ -1,4 +1,4 @@
-// arcs_handlers.cc: XLA's buffers to the kernels of arcs.h: limits and types, no arithmetic.
+// arcs_handlers.cc: passes XLA's buffers to the kernels of arcs.h. It checks limits and chooses types.
 #include "../cpp/arcs_operands.h"
 #include "arcs.h"
 #include "errors.h"

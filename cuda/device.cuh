@@ -1,8 +1,7 @@
-// device.cuh: what kernels use of CUDA beside the language: conversions, vectors of 16 bytes, sums over a group of
-// lanes.
+// device.cuh: basic functions of the kernels: conversions, vectors of 16 bytes, sums over a group of lanes.
 //
-// With JAX_RNNT_CUDA_ON_CPU the header cuda_on_cpu.h takes the place of CUDA's own: a C++ compiler then builds the
-// same kernels for the CPU. For its sake every access to global memory goes through Read and Write, which count there.
+// With JAX_RNNT_CUDA_ON_CPU the header cuda_on_cpu.h replaces CUDA's own, and a C++ compiler builds the same kernels
+// for the CPU. There Read and Write count accesses, so every access to global memory goes through them.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +36,7 @@ __device__ __forceinline__ void Write(T* to, T value) {
   *to = value;
 }
 
-// Asks for what is read some steps later.
+// Prefetches what a later step will read.
 template <class T>
 __device__ __forceinline__ void Prefetch([[maybe_unused]] const T* from) {
 #if defined(__CUDA_ARCH__)
@@ -45,8 +44,8 @@ __device__ __forceinline__ void Prefetch([[maybe_unused]] const T* from) {
 #endif
 }
 
-// Conversions by integer arithmetic; on the device by its own instructions, where it has them. They are written out,
-// because CUDA's functions for them differ between its versions.
+// Conversions by integer arithmetic, or by the device's instructions where it has them. The instructions are written
+// out, because CUDA's functions for them differ between versions of CUDA.
 template <class T>
 __device__ __forceinline__ typename Compute<T>::Type ToCompute(T x) {
   return Widen(x);
@@ -71,25 +70,25 @@ __device__ __forceinline__ Half FromCompute<Half>(float x) {
 #endif
 
 __device__ __forceinline__ float ExpOf(float x) { return expf(x); }
-__device__ __forceinline__ double ExpOf(double x) { return Exp(x); }  // CUDA's own spills registers
+__device__ __forceinline__ double ExpOf(double x) { return Exp(x); }  // CUDA's own function spills registers
 
-// exp by the unit that the hardware has for 2^x, which takes one instruction and a multiplication before it.
-// Valid range: all x; below -87.3, where the result is no normal number, it is 0. NaN gives NaN.
-// Max error: 3 + 0.62 |x| ULP, of which NVIDIA states 2 for the unit (its exp2f); the rest is the rounding of the
-// product.
+// exp by the hardware's instruction for 2^x, after one multiplication.
+// Valid range: all x. Below -87.3 the result is 0, because it would be no normal number. NaN gives NaN.
+// Max error: 3 + 0.62 |x| ULP. 2 ULP are those of the instruction, as NVIDIA states them for exp2f. The rest comes from
+// the rounding of the product.
 __device__ __forceinline__ float ExpApprox(float x) {
   const float power = x * static_cast<float>(kLog2E);
-#if defined(__CUDA_ARCH__)
+#if defined(JAX_RNNT_CUDA_ON_CPU)
+  return Exp2Approx(power);
+#else
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(power));
   return result;
-#else
-  return Exp2Approx(power);
 #endif
 }
 __device__ __forceinline__ double ExpApprox(double x) { return Exp(x); }
 
-// The larger one, or the one that is a number.
+// The larger one. If one of them is NaN, the other one.
 __device__ __forceinline__ float MaxOf(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double MaxOf(double a, double b) { return b > a ? b : a; }
 __device__ __forceinline__ int32_t MaxOf(int32_t a, int32_t b) { return b > a ? b : a; }
@@ -98,7 +97,7 @@ __device__ __forceinline__ int32_t MinOf(int32_t a, int32_t b) { return b < a ? 
 __device__ __forceinline__ float LogOf(float x) { return logf(x); }
 __device__ __forceinline__ double LogOf(double x) { return log(x); }
 
-// What a 128-bit access moves.
+// The entries that a 128-bit access moves.
 template <class T>
 struct Pack {
   static constexpr int kSize = sizeof(uint4) / sizeof(T);
@@ -112,11 +111,11 @@ __device__ __forceinline__ Pack<T> ReadPack(const T* from) {
 template <class T>
 __device__ __forceinline__ void WritePack(T* to, const Pack<T>& pack) {
   JAX_RNNT_COUNT_WRITE(to, sizeof(uint4));
-  // Not an assignment: nvcc takes that to pieces, and merges them with single entries' stores in another branch.
+  // Not an assignment: nvcc would split it, and merge the parts with stores of single entries in another branch.
   __stwb(reinterpret_cast<uint4*>(to), BitCast<uint4>(pack));
 }
 
-// The numbers of a vector, converted. Of two bfloat16 in a word each takes one instruction.
+// Converts the numbers of a vector. Each bfloat16 takes one instruction.
 template <class T>
 __device__ __forceinline__ void Unpack(const Pack<T>& pack, typename Compute<T>::Type (&x)[Pack<T>::kSize]) {
 #pragma unroll
@@ -134,7 +133,7 @@ __device__ __forceinline__ void Unpack(const Pack<BFloat16>& pack, float (&x)[Pa
   }
 }
 
-// A vector of converted numbers: two of 16 bits by one instruction, from sm_80 on.
+// Makes a vector of converted numbers. From sm_80 on, one instruction converts two numbers to 16 bits.
 template <class T>
 __device__ __forceinline__ Pack<T> PackOf(const typename Compute<T>::Type (&x)[Pack<T>::kSize]) {
   Pack<T> pack;

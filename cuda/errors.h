@@ -1,4 +1,4 @@
-// errors.h: what a handler of CUDA returns where its kernel could not be started.
+// errors.h: the error that a CUDA handler returns if its kernel could not be started.
 #pragma once
 
 #include <string>

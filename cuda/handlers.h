@@ -1,7 +1,7 @@
 // handlers.h: the custom calls of CUDA, as XLA's FFI sees them.
 //
-// They only put kernels on the stream, in grids that follow from shapes alone: XLA may record them once, in a command
-// buffer, and replay them.
+// They only put kernels on the stream, and the size of a grid depends on shapes alone. So XLA may record them once, in
+// a command buffer, and replay them.
 #pragma once
 
 #include "xla/ffi/api/ffi.h"

@@ -1,4 +1,4 @@
-// lattice.cu: operation 2 on a GPU: how much an utterance remembers, and which kernel walks it.
+// lattice.cc: operation 2 on a GPU: chooses the kernel, and says how much memory an utterance needs.
 #include "lattice_kernels.h"
 
 namespace jax_rnnt::cuda {

@@ -6,7 +6,7 @@ namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int64_t kFewColumns = 32;    // one warp
-constexpr int64_t kManyColumns = 512;  // threads of a block; beyond, a thread has several columns
+constexpr int64_t kManyColumns = 512;  // the largest number of threads; with more columns a thread has several
 constexpr int kFewest = 12;            // blocks of one warp on a multiprocessor: at most 168 registers a thread
 
 template <class R, bool kWarpOnly, bool kPosteriors>

@@ -1,4 +1,4 @@
-// lattice_handlers.cc: XLA's buffers to the kernel of lattice.h: limits, workspace and types, no arithmetic.
+// lattice_handlers.cc: passes XLA's buffers to the kernels of lattice.h. It checks limits and chooses types.
 #include "../cpp/lattice_operands.h"
 #include "errors.h"
 #include "handlers.h"

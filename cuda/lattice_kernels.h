@@ -1,4 +1,4 @@
-// lattice_kernels.h: the kernels that operation 2 is launched as, and what they are told. lattice.cu chooses.
+// lattice_kernels.h: the kernels of operation 2, and their parameters. lattice.cc chooses between them.
 #pragma once
 
 #include "lattice.h"

@@ -1,16 +1,17 @@
 // lattice_pair.cu: a lattice of two arcs a node, a blank (1, 0) and a label (0, 1) or (1, 1), in float.
 //
-// As in lattice_walk.cuh alpha and beta meet in the middle, and each goes on over the other's half. Here they are
-// walked by warps of their own, a lane a column, with values in registers (light.cuh) that go from lane to lane by
-// shuffles.
+// As in lattice_walk.cuh, alpha and beta meet in the middle, and each continues over the half of the other. Here alpha
+// and beta have separate warps, and each lane has one column. Values stay in registers (light.cuh) and go from lane to
+// lane by shuffles.
 //
-// Both directions count from where they begin: column u' and frame t' are u and t for alpha, U_b - u and T_b - t for
-// beta. A step takes the nodes of n' = t' + kSkew u', where kSkew is 1 if labels take no frame. Then every arc leads to
-// the step after. Steps are done kChunk at a time. A warp is a chunk behind the one that it takes values from, so that
-// one barrier a chunk is enough. Nodes of a chunk lie on diagonals, in memory on many rows; lanes that lie on a row
-// fetch them together, a chunk ahead, by way of a tile in shared memory, and bring results back the same way.
+// Both directions count from their own beginning: column u' and frame t' are u and t for alpha, U_b - u and T_b - t for
+// beta. A step takes the nodes with n' = t' + kSkew u', where kSkew is 1 if labels take no frame. Then every arc leads
+// to the next step. A chunk has kChunk steps. Each warp is one chunk behind the warp that it takes values from, so one
+// barrier for each chunk is enough. The nodes of a chunk lie on diagonals, that is, on many rows of memory. Lanes whose
+// nodes lie on one row read them together, one chunk ahead, and put them into a tile in shared memory. Results go back
+// to memory in the same way.
 //
-// What would need longer exponents, and what has NaN among its arcs, is walked anew by lattice_walk.cuh.
+// If a lattice needs longer exponents, or an arc is NaN or +inf, lattice_walk.cuh walks it again.
 #include "lattice_kernels.h"
 #include "lattice_walk.cuh"
 #include "light.cuh"
@@ -19,36 +20,36 @@
 namespace jax_rnnt::cuda {
 namespace {
 
-constexpr int kChunksKept = 4;                  // of what a warp hands on
-constexpr int64_t kLongest = int64_t{1} << 17;  // T + U + 1, for the bounds of light.cuh
+constexpr int kChunksKept = 4;                  // how many chunks of values a warp keeps for the next warp
+constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1: the bounds of light.cuh need it
 
 template <int kChunk>
 constexpr int kTile = kChunk * kTileWidth;
 
-// A warp's part of a direction.
+// One warp's part of one direction.
 template <int kSkew, int kChunk, bool kPosteriors>
 struct Direction {
   using Of = Strip<kSkew, kChunk>;
 
   Of strip;
   int32_t first, last;  // u' of the warp's first column; U_b
-  Node* tile;           // arcs of the chunk; then what becomes of them
-  Node* others;         // of the second half: the other direction's values, where a chunk's arcs lead (alpha), or begin
-  const Light* from;    // what the warp before hands on: kChunksKept chunks; a value a step, that of the step before
+  Node* tile;           // the arcs of the chunk, and then the results
+  Node* others;         // second half: the other direction's values, at the ends (alpha) or beginnings of arcs
+  const Light* from;    // the values of the warp before: kChunksKept chunks, each step with that of the step before it
   Light* to;
   bool beta;
-  int32_t warp;                        // which one of its direction
-  int32_t frames_blank, frames_label;  // of this lane's column: at how many frames the arc leads somewhere
-  float absent;                        // the blank elsewhere
-  float most;                          // an arc at most
-  Light own, out;                      // what goes to the next step of this column, and of the next one
-  bool special = false;                // whether an arc was not below `most`
+  int32_t warp;                        // its number in its direction
+  int32_t frames_blank, frames_label;  // this lane's column: at how many frames the arc leads to a node or the end
+  float absent;                        // the score of the blank at the other frames
+  float most;                          // the largest arc that light.cuh allows
+  Light own, out;                      // the values for the next step of this column, and of the next column
+  bool special = false;                // whether an arc was above `most`, or NaN
 
   struct Arcs {
     Light blank, label;
   };
 
-  // What the arcs of a lane's node at frame t are worth.
+  // The probabilities of the arcs of a lane's node at frame t.
   __device__ __forceinline__ Arcs Worth(Node raw, int32_t t) {
     constexpr float kNowhere = -std::numeric_limits<float>::infinity();
     const float blank = static_cast<uint32_t>(t) < static_cast<uint32_t>(frames_blank) ? raw.of[0] : absent;
@@ -58,7 +59,7 @@ struct Direction {
     return {ExpLight(blank), ExpLight(label)};
   }
 
-  // Steps n', n' + 1, ... What a step reads is read before the step before writes, and arcs are worked out by then.
+  // Steps n', n' + 1, ... of a chunk. While a step runs, the next step's operands are read and its arcs are computed.
   template <bool kBeta, bool kSecond>
   __device__ __forceinline__ void Steps(int32_t n, int32_t chunk) {
     const int32_t lane = strip.lane, t_first = n - kSkew * (first + lane);
@@ -104,18 +105,19 @@ struct Direction {
 
   __device__ __forceinline__ static float Posterior(Light paths, Light other) {
     const float p = paths.m * other.m * Pow2Light(Sum(paths.e, other.e));
-    return fminf(p, 1.0f);  // above 1 by rounding
+    return fminf(p, 1.0f);  // rounding may give more than 1
   }
 
-  // Begins a half at chunk 0; the barrier after it is the caller's.
+  // Gives the first value of a half to the next warp. The caller must call a barrier after it.
   __device__ __forceinline__ void HandOn() const {
     if (strip.lane == static_cast<int32_t>(kWarp) - 1) to[0] = out;
   }
 
-  // `chunks` chunks from step n' = begin on, while others do `longest`. Barriers: of all warps alike.
+  // Walks `chunks` chunks from step n' = begin on. Every warp calls as many barriers as `longest`, the larger number of
+  // chunks of both directions, demands.
   template <bool kSecond>
   __device__ __forceinline__ void Half(int32_t begin, int32_t chunks, int32_t longest, int32_t behind) {
-    uint32_t with_frames = 0;  // of the chunk that is in the tile
+    uint32_t with_frames = 0;  // for the chunk that is in the tile now
     for (int32_t turn = -1; turn < longest + behind; ++turn) {
       const int32_t chunk = turn - warp;
       if (chunk >= -1 && chunk < chunks && first <= last) {
@@ -159,7 +161,7 @@ struct Direction {
     }
   }
 
-  // The end of all paths is in no array.
+  // The end of all paths is in no array. This puts it into the tile.
   __device__ __forceinline__ void End(int32_t n) const {
     const int32_t j = strip.frames + kSkew * last - n - 1, column = last - first;
     if (beta || strip.lane != 0 || j < 0 || j >= kChunk || column < 0 || column >= kTileWidth) return;
@@ -172,15 +174,15 @@ constexpr size_t kBytesOfWarp = (kPosteriors ? 2 : 1) * kTile<kChunk> * sizeof(N
 template <int kChunk>
 constexpr int kHandedOn = kChunksKept * kChunk;
 
-// Of shared memory, behind what sums over a block take: tiles of each warp; what each hands on, and what the first one
-// gets; beta where the directions meet.
+// The bytes of shared memory: first those for sums over a block, then the tiles of each warp, then the values that each
+// warp gives to the next one (and those that the first warp gets), then beta where the directions meet.
 template <int kChunk, bool kPosteriors>
 size_t SharedOfPair(int64_t warps) {
   return kWarpBytes + static_cast<size_t>(2 * warps) * kBytesOfWarp<kChunk, kPosteriors> +
          static_cast<size_t>(2 * (warps + 1) * kHandedOn<kChunk> + warps * kWarp) * sizeof(Light);
 }
 
-// Of a direction. More of them have shorter chunks, for the sake of shared memory and registers.
+// The largest number of warps of a direction. More warps have shorter chunks, because they share memory and registers.
 template <int kChunk>
 constexpr int64_t kWarps = kChunk == 8 ? 4 : 8;
 template <int kChunk>
@@ -233,7 +235,7 @@ __global__ void __launch_bounds__(kThreads<kChunk>, 1) PairKernel(const __grid_c
       : to_last              ? frames - 1
                              : frames,
       beta && begins ? 0.0f
-                     : -std::numeric_limits<float>::infinity(),  // where beta begins it stays until its first arc
+                     : -std::numeric_limits<float>::infinity(),  // at its beginning beta stays until its first arc
       static_cast<float>(kHighest * kLn2 / (frames + labels + 1)),
       begins ? one : nothing,
       beta && begins ? one : nothing};

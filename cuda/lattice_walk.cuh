@@ -1,11 +1,11 @@
-// lattice_walk.cuh: operation 2 of one utterance by one block, for any moves. alpha and beta at once, a diagonal each a
-// step.
+// lattice_walk.cuh: operation 2 of one utterance by one block, for any moves. Each step takes one diagonal of alpha and
+// one of beta.
 //
-// As on the CPU (cpp/lattice.h), alpha comes from the beginning and beta from the end; they meet in the middle, which
-// gives the cost, and each goes on over the other's half, where the other's values stand in the posteriors' array, and
-// turns its arcs into posteriors. A thread has every blockDim-th column u of the lattice. What other columns need of
-// the last diagonals is kept in a ring of them; one barrier ends a step, which in a block of one warp is no block
-// barrier.
+// As on the CPU (cpp/lattice.h), alpha comes from the beginning and beta from the end. They meet in the middle, which
+// gives the cost. Then each continues over the half of the other, where the array of the posteriors holds the other's
+// values, and computes the posteriors there. A thread has every blockDim-th column u of the lattice. A ring of the last
+// diagonals holds what other columns need of them. One barrier ends a step; if the block is a single warp, it is a
+// barrier of that warp.
 #pragma once
 
 #include "lattice_kernels.h"
@@ -51,14 +51,14 @@ struct Walk {
   }
   __device__ __forceinline__ Stored<R>& Beta(int32_t n, int32_t u) const { return Product(NumArcs(), n, u); }
 
-  // Whether arc k of (t, u) leads to a node or to the end.
+  // Whether arc k of (t, u) leads to a node or to the end; `to_end` says whether it is the end.
   __device__ __forceinline__ bool Leads(int32_t k, int32_t t, int32_t u, bool& to_end) const {
     const int32_t to_t = t + shape.dt[k], to_u = u + shape.du[k];
     to_end = to_t == frames && to_u == labels;
     return to_end || Inside(to_t, to_u);
   }
 
-  // A value waits for its posteriors in the first two entries of its node.
+  // Stores a value in the first two entries of its node, until the posteriors replace it.
   __device__ __forceinline__ void Keep(int32_t t, int32_t u, Scaled<R> value) const {
     R* node = posteriors + Node(t, u);
     const auto halves = BitCast<Halves>(Stored<R>::From(value));
@@ -70,7 +70,7 @@ struct Walk {
     return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)});
   }
 
-  // Asks for the arcs of node (n - u, u) or, with kKept, for the value that waits there.
+  // Prefetches the arcs of node (n - u, u) or, with kKept, the value that is stored there.
   template <bool kKept>
   __device__ __forceinline__ void Ask(int32_t n, int32_t u) const {
     if (!Inside(n - u, u)) return;
@@ -83,11 +83,11 @@ struct Walk {
   __device__ __forceinline__ void SetPosterior(int32_t k, int32_t t, int32_t u, Scaled<R> paths,
                                                Scaled<R> total) const {
     const R p = paths.m * total.m * Pow2<R>(paths.e + total.e);
-    Write(posteriors + Node(t, u) + k, p > 1 ? R(1) : p);  // above 1 by rounding
+    Write(posteriors + Node(t, u) + k, p > 1 ? R(1) : p);  // rounding may give more than 1
   }
 
-  // alpha of node (n - u, u) from the products of earlier diagonals, then its own. raw(k): the log-probability of arc
-  // k; ahead(k): beta of the node that it leads to, asked for where kPosteriors.
+  // Computes alpha of node (n - u, u) from the products of earlier diagonals, and then its own products. raw(k) is the
+  // log-probability of arc k. ahead(k) is beta of the node that arc k leads to; it is called only with kPosteriors.
   template <bool kPosteriors, class Raw, class Ahead>
   __device__ __forceinline__ void AlphaStep(int32_t n, int32_t u, bool keep, Scaled<R> total, const Raw& raw,
                                             const Ahead& ahead) {
@@ -112,7 +112,8 @@ struct Walk {
     }
   }
 
-  // beta of node (n - u, u) from those of later diagonals. alpha: the node's own, used where kPosteriors.
+  // Computes beta of node (n - u, u) from beta of later diagonals. `alpha` is that of the node; only kPosteriors uses
+  // it.
   template <bool kPosteriors, class Raw>
   __device__ __forceinline__ void BetaStep(int32_t n, int32_t u, bool keep, Scaled<R> total, const Raw& raw,
                                            Scaled<R> alpha) {
@@ -134,7 +135,8 @@ struct Walk {
     if (keep) Keep(t, u, beta);
   }
 
-  // The share of column u in the probability of all paths: those that cross from below diagonal `middle` by its arcs.
+  // The share of column u in the probability of all paths: paths that leave a diagonal below `middle` by an arc of u,
+  // and reach `middle` or a later diagonal.
   __device__ __forceinline__ Scaled<R> Crossing(int32_t middle, int32_t u) const {
     Scaled<R> sum = Zero<R>();
     for (int32_t k = 0; k < NumArcs(); ++k) {
@@ -148,7 +150,7 @@ struct Walk {
     return sum;
   }
 
-  // The sum over all threads, and whether any saw a poisoned arc; every thread gets the same.
+  // The sum over all threads, and whether any thread saw a poisoned arc. Every thread gets the same result.
   __device__ __forceinline__ Scaled<R> AllThreads(Scaled<R> share) {
     auto over_warp = [](Scaled<R> sum) {
 #pragma unroll
@@ -237,8 +239,8 @@ struct Walk {
   }
 };
 
-// `count` steps of both directions: alpha over diagonals alpha_begin, ... below alpha_end, beta from beta_begin down to
-// beta_end. What a step needs from memory is asked for kAhead steps before.
+// `count` steps of both directions: alpha from diagonal alpha_begin up to alpha_end - 1, beta from beta_begin down to
+// beta_end. What a step needs from memory is prefetched kAhead steps before.
 template <bool kPosteriors, class R, bool kWarpOnly>
 __device__ __forceinline__ void Steps(Walk<R, kWarpOnly>& walk, int32_t alpha_begin, int32_t alpha_end,
                                       int32_t beta_begin, int32_t beta_end, bool keep, Scaled<R> total) {
@@ -305,7 +307,7 @@ __device__ __forceinline__ void WalkThrough(Walk<R, kWarpOnly>& walk, R* cost) {
     Steps<true>(walk, middle, end, middle - 1, 0, false, Scaled<R>{1 / total.m, -total.e});
     walk.FillOutside(0);
   }
-  if (cut) {  // each path that counts may cross an arc that was cut: what was cut off is added again
+  if (cut) {  // every path that matters may cross an arc that was cut: what was cut off is added again
     const double rest = walk.BestScore(walk.largest * kLn2) - walk.BestScore(1e300);
     if (threadIdx.x == 0) walk.WriteCost(cost, static_cast<double>(Read(cost)) + rest);
   }

@@ -1,4 +1,4 @@
-// launch.h: starts a kernel and says, where that failed, which one and how it was configured.
+// launch.h: starts a kernel. If that fails, it says which kernel it was and how it was configured.
 #pragma once
 
 #include <cstdint>

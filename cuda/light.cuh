@@ -1,11 +1,11 @@
-// light.cuh: scaled numbers m * 2^e in two registers, for lattices whose exponents are short; without branches.
+// light.cuh: scaled numbers m * 2^e in two registers, without branches, for lattices with short exponents.
 //
-// e is a 32-bit integer, m is about 1. There is no zero: what is impossible has an exponent below that of anything
-// that counts, so that sums, products and posteriors treat it as the rest. The bounds, of exponents to base 2:
-//   an arc is cut to -kLongestArc from below; -inf and NaN become that, too;
-//   arcs above 0 add up to kHighest at most along any path, or else the lattice is not walked here;
-//   a probability of all paths counts if it is above 2^-kFarthest.
-// So a path through a cut arc has less than 2^(kHighest - kLongestArc), which is 2^-(2^19) of what counts: 0 in float.
+// e is a 32-bit integer, and m is about 1. There is no zero. An impossible event has an exponent far below that of any
+// possible one, so sums, products and posteriors need no special case for it. The bounds of exponents to base 2:
+//   an arc below -kLongestArc is cut to it; -inf and NaN become -kLongestArc, too;
+//   the sum of the arcs along any path is at most kHighest, or else the general kernel walks the lattice;
+//   the probability of all paths is above 2^-kFarthest, or else the general kernel walks the lattice.
+// So a path through a cut arc has less than 2^(kHighest - kLongestArc). This is 2^-(2^19) of the total: 0 in float.
 #pragma once
 
 #include "device.cuh"
@@ -20,11 +20,12 @@ struct Light {
   int32_t e;
 };
 
-// Exponents of arcs, and of their products with a Light, are kBiased: this number is added to them.
-constexpr float kRoundLight = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes an integer, in its low bits
-constexpr int32_t kBias = 0x4b400000;       // its bits; a multiple of 2^9, so that shifts by 23 bits drop it
+// The exponents of arcs, and of their products with a Light, are biased: kBias is added to them.
+constexpr float kRoundLight = 12582912.0f;  // 1.5 * 2^23: its sum with a number has the nearest integer in its low bits
+constexpr int32_t kBias = 0x4b400000;  // the bits of kRoundLight; a multiple of 2^9, so a shift by 23 bits removes it
 
-// These wrap around, as they may where an arc is +inf; what comes of that is thrown away.
+// These sums may wrap around where an arc is +inf. The general kernel then walks the lattice, and the result is
+// dropped.
 __device__ __forceinline__ int32_t Sum(int32_t a, int32_t b) {
   return static_cast<int32_t>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b));
 }
@@ -35,7 +36,7 @@ __device__ __forceinline__ int32_t Difference(int32_t a, int32_t b) {
 
 __device__ __forceinline__ Light operator*(Light a, Light b) { return {a.m * b.m, Sum(a.e, b.e)}; }
 
-// The larger one. The compiler may not make a comparison and a selection of it.
+// The larger one, by one instruction: the compiler must not turn it into a comparison and a selection.
 __device__ __forceinline__ int32_t Larger(int32_t a, int32_t b) {
 #if defined(__CUDA_ARCH__)
   asm("max.s32 %0, %0, %1;" : "+r"(a) : "r"(b));
@@ -56,7 +57,8 @@ __device__ __forceinline__ float Exp2OfFraction(float x) {
 #endif
 }
 
-// exp(x), biased, with m in [0.7, 1.5). x log2(e) is off by 1.3e-8 of itself, less than half of x's own last digit.
+// exp(x), biased, with m in [0.7, 1.5). The relative error of x log2(e) is 1.3e-8, less than half of the last digit of
+// x.
 __device__ __forceinline__ Light ExpLight(float x) {
   constexpr float kLeast = static_cast<float>(-kLongestArc / kLog2E), kPerUnit = static_cast<float>(kLog2E);
   const float least = fmaxf(x, kLeast);
@@ -65,12 +67,12 @@ __device__ __forceinline__ Light ExpLight(float x) {
   return {Exp2OfFraction(fraction), BitCast<int32_t>(shifted)};
 }
 
-// 2^(e - kBias) for what is at most 127 after kBias is subtracted; 0 below the normal numbers.
+// 2^(e - kBias) for e - kBias <= 127; 0 where that is no normal number.
 __device__ __forceinline__ float Pow2Light(int32_t e) {
   return BitCast<float>(static_cast<uint32_t>(Larger(Sum(e, 127), kBias)) << 23);
 }
 
-// The sum of two biased numbers with m in [0.3, 8): not biased, m in [1, 2).
+// The sum of two biased numbers with m in [0.3, 8). The result is not biased, and its m is in [1, 2).
 __device__ __forceinline__ Light AddBiased(Light a, Light b) {
   const bool first = a.e >= b.e;
   const int32_t most = first ? a.e : b.e, least = first ? b.e : a.e;

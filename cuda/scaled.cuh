@@ -1,8 +1,8 @@
 // scaled.cuh: scaled numbers m * 2^e, as in cpp/diagonal.h, with m in float or double and an integer e.
 //
-// Normalise keeps m in [1, 2), so that sums are aligned by a power of two and products of thousands of probabilities
-// neither underflow nor need a log or an exp. Zero is m = 0 with the exponent kZeroExponent. In memory a value takes
-// the room of two numbers (Stored); for float these are 64 bits, 41 of them the exponent's, as in cpp/packed.h.
+// Normalise keeps m in [1, 2). A sum scales one m by a power of two. So products of thousands of probabilities do not
+// underflow, and no step needs a log or an exp. Zero is m = 0 with the exponent kZeroExponent. In memory a value takes
+// the space of two numbers (Stored). For float these are 64 bits, 41 of which hold the exponent, as in cpp/packed.h.
 #pragma once
 
 #include "device.cuh"
@@ -46,7 +46,7 @@ template <class R>
 __device__ __forceinline__ R Pow2(int64_t e) {
   using B = Bits<R>;
   constexpr int64_t kLast = B::kBias;
-  const int64_t clamped = e < -kLast ? -kLast : e > kLast ? kLast : e;  // there 2^e has the bits of zero
+  const int64_t clamped = e < -kLast ? -kLast : e > kLast ? kLast : e;  // at -kLast the bits of 2^e are those of zero
   return BitCast<R>(static_cast<typename B::Type>(static_cast<int32_t>(clamped) + B::kBias) << B::kMantissa);
 }
 
@@ -70,13 +70,13 @@ __device__ __forceinline__ Scaled<R> Normalise(Scaled<R> a) {
   return {a.m * Pow2<R>(-power), a.e + power};
 }
 
-// exp(x), its exponent cut to [-largest, largest]; poisoned becomes true if x is NaN or +inf, which count as -inf.
+// exp(x), with its exponent cut to [-largest, largest]. NaN and +inf set `poisoned`, and count as -inf.
 template <class R>
 __device__ __forceinline__ Scaled<R> ExpScaled(R x, double largest, bool& poisoned) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
   if (!(x < kInfinity)) poisoned = true;
   if (!(x < kInfinity) || x == -kInfinity) return Zero<R>();
-  if (sizeof(R) == 4 && x > -4096 && x < 4096) {  // there float32 does: few bits, so that n * kHigh is exact
+  if (sizeof(R) == 4 && x > -4096 && x < 4096) {  // float32 is enough here: n has few bits, so n * kHigh is exact
     constexpr R kHigh = static_cast<R>(0.693145752), kLow = static_cast<R>(1.42860677e-6);
     const R n = rint(x * static_cast<R>(kLog2E));
     return {ExpOf((x - n * kHigh) - n * kLow), static_cast<int64_t>(n)};
@@ -96,7 +96,7 @@ __device__ __forceinline__ double MinusLog(Scaled<R> a) {
 }
 
 template <class R>
-struct alignas(16) Stored {  // of double: there is room for both numbers as they are
+struct alignas(16) Stored {  // double: there is space for both numbers without packing
   R m;
   int64_t e;
 
@@ -108,7 +108,7 @@ template <>
 struct alignas(8) Stored<float> {
   int64_t bits;
 
-  // |e| is below kExponentRange unless m is 0. Adding m's own exponent to e normalises.
+  // |e| is below kExponentRange unless m is 0. The exponent of m is added to e, which normalises the value.
   __device__ __forceinline__ static Stored From(Scaled<float> a) {
     const int64_t mantissa = static_cast<int64_t>(BitCast<uint32_t>(a.m)) - (int64_t{127} << 23);
     return {a.m == 0 ? kZero : a.e * (int64_t{1} << 23) + mantissa};

@@ -1,4 +1,4 @@
-// stream.h: the stream of a custom call, as a context that handlers are bound to.
+// stream.h: the stream of a custom call, as a context that handlers ask XLA for.
 #pragma once
 
 #include "xla/ffi/api/ffi.h"

@@ -1,5 +1,5 @@
-// strip.cuh: how a warp that walks 32 columns of a lattice, a diagonal (or a frame) a step, moves nodes between an
-// array and a tile in shared memory. lattice_pair.cu says what t', u' and n' are.
+// strip.cuh: moves nodes between an array and a tile in shared memory, for a warp that walks 32 columns of a lattice
+// and takes one diagonal (or frame) in each step. lattice_pair.cu defines t', u' and n'.
 #pragma once
 
 #include <type_traits>
@@ -14,7 +14,7 @@ struct alignas(8) Node {
   float of[2];
 };
 
-// Keeps the compiler from working out again, every time, what a register can hold.
+// Makes the compiler keep a number in a register. Without it the compiler computes the number again for each use.
 __device__ __forceinline__ int32_t InRegister(int32_t x) {
 #if defined(__CUDA_ARCH__)
   asm("" : "+r"(x));
@@ -22,8 +22,8 @@ __device__ __forceinline__ int32_t InRegister(int32_t x) {
   return x;
 }
 
-// A node of global memory where `wanted` is not 0, else zeros. A predicate, where the compiler would make a branch, and
-// work out addresses behind it.
+// Reads a node of global memory if `wanted` is not 0, else gives zeros. It is a load with a predicate. The compiler
+// would make a branch, and compute the address behind it.
 __device__ __forceinline__ Node ReadIf(uint32_t wanted, const Node* from) {
   Node node{};
 #if defined(__CUDA_ARCH__)
@@ -46,24 +46,25 @@ __device__ __forceinline__ void WriteIf(uint32_t wanted, Node* to, Node node) {
 #endif
 }
 
-// How a warp reaches the nodes of a chunk: which of them a lane fetches, a request at a time. With kSkew a request
-// takes kRows rows of kChunk nodes; otherwise one row of all columns, and the last request the column beyond.
+// Which nodes of a chunk each lane reads, one node for each request. With kSkew, a request of the warp takes kRows rows
+// of kChunk nodes. Without, it takes one row of all columns, and the last request takes the column beyond them.
 template <int kSkew, int kChunk>
 struct Strip {
   static constexpr int kRows = static_cast<int>(kWarp) / kChunk;
   static constexpr int kRequests = kSkew == 0 ? kChunk + 1 : (kTileWidth + kChunk - 1 + kRows - 1) / kRows;
-  static constexpr int kFrames = kSkew == 0 ? 1 : kRows;  // t' from one request to the next
+  static constexpr int kFrames = kSkew == 0 ? 1 : kRows;  // how much t' grows from one request to the next
   static constexpr int kLogFrames = kFrames == 1 ? 0 : kFrames == 4 ? 2 : 3;
   static_assert(1 << kLogFrames == kFrames);
   static constexpr bool kBeyond = kSkew == 0;
 
-  const Node* arcs;                  // of request 0 in the chunk at n' = 0
-  Node* posteriors;                  // the same
+  const Node* arcs;                  // the node of request 0 in the chunk at n' = 0
+  Node* posteriors;                  // the same node
   int32_t lane, frames, from_frame;  // from_frame: t' of the first frame that is in the array, 1 for beta
   int32_t first_t, first_place;      // of request 0 in the chunk at n' = 0: t', and the place in the tile
-  int32_t to_step, to_request;       // bytes of an array from one n' to the next, and from request to request
-  int32_t to_beyond;                 // and from request 0 to the one of the column beyond
-  // Bits of requests: in the tile; of a column in the lattice; and of one of the warp's own.
+  int32_t to_step, to_request;       // distance in bytes from one n' to the next, and from one request to the next
+  int32_t to_beyond;                 // distance in bytes from request 0 to that of the column beyond
+  // A bit for each request: whether its node is in the tile; in a column of the lattice; in one of the warp's own
+  // columns.
   uint32_t in_tile, readable, writable;
 
   // arcs, posteriors: the node t' = u' = 0; sign: -1 where t and u fall as t' and u' rise; first: u' of the first
@@ -92,7 +93,7 @@ struct Strip {
     }
   }
 
-  // Bits of the requests whose frames the array has, in the chunk that begins at n'.
+  // A bit for each request: whether the array has its frame, in the chunk that begins at n'.
   __device__ __forceinline__ uint32_t WithFrames(int32_t n) const {
     const int32_t before = from_frame - (n + first_t) + kFrames - 1;
     const auto below = [](int32_t q) { return ~(~0u << (q < 0 ? 0 : q > 31 ? 31 : q)); };
@@ -102,7 +103,7 @@ struct Strip {
     return (rows & ((1u << kChunk) - 1)) | static_cast<uint32_t>(beyond) << kChunk;
   }
 
-  // f(request, its bit of `bits`, node), for the chunk that begins at n'.
+  // Calls f(request, its bit of `bits`, address of its node) for the chunk that begins at n'.
   template <class T, class F>
   __device__ __forceinline__ void ForNodes(T* first, uint32_t bits, int32_t n, const F& f) const {
     using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
@@ -114,7 +115,7 @@ struct Strip {
     }
   }
 
-  // f(request, place in the tile) for the requests that have one.
+  // Calls f(request, place in the tile) for the requests that have a place in the tile.
   template <class F>
   __device__ __forceinline__ void ForPlaces(const F& f) const {
 #pragma unroll
