@@ -41,18 +41,18 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int32_t kHuge = std::numeric_limits<int32_t>::max();
 constexpr int32_t kTiny = std::numeric_limits<int32_t>::min();
 
-// Memory of the device: kernels may touch it, up to its very end. NaN at first, or, where it is sparse and may be far
-// larger than the machine's memory, 0.
+// Memory of the device: kernels may touch it from element `first` on, up to its very end. NaN at first, or, where it is
+// sparse and may be far larger than the machine's memory, 0.
 template <class T>
 class Array {
  public:
-  explicit Array(int64_t n, bool sparse = false)
-      : bytes_(static_cast<size_t>(n) * sizeof(T)), sparse_(sparse), data_(static_cast<T*>(Allocate())) {
-    cuda_on_cpu::AddDeviceMemory(data_, bytes_);
+  explicit Array(int64_t n, bool sparse = false, int64_t first = 0)
+      : bytes_(static_cast<size_t>(n) * sizeof(T)), sparse_(sparse), data_(static_cast<T*>(Allocate())), first_(first) {
+    cuda_on_cpu::AddDeviceMemory(data_ + first_, bytes_ - static_cast<size_t>(first_) * sizeof(T));
   }
   Array(Array&& other) = delete;
   ~Array() {
-    cuda_on_cpu::RemoveDeviceMemory(data_);
+    cuda_on_cpu::RemoveDeviceMemory(data_ + first_);
     if (sparse_) {
       munmap(data_, bytes_);
     } else {
@@ -76,6 +76,7 @@ class Array {
   size_t bytes_;
   bool sparse_;
   T* data_;
+  int64_t first_;
 };
 
 // What a kernel's result in T may differ from the true value e: what float has lost, and half a unit in the last place.

@@ -18,7 +18,7 @@ struct Case {
 // shift: how many elements the arrays begin beyond an aligned address.
 void CheckArcs(int64_t rows, int64_t width, int64_t shift, const std::vector<Case>& cases, std::mt19937& random) {
   std::normal_distribution<float> normal(0, 3);
-  Array<T> logits(shift + rows * width), grad(rows * width);
+  Array<T> logits(shift + rows * width, false, shift), grad(rows * width);
   Array<A> wide(rows * width), expected(rows * width);
   const int kind_of_row = static_cast<int>(random() % 3);
   for (int64_t i = 0; i < rows * width; ++i) {
@@ -66,7 +66,7 @@ void CheckArcs(int64_t rows, int64_t width, int64_t shift, const std::vector<Cas
     Run(cuda::ArcsBackward<T>(stream, shape, rows, x, labels.get(), offset, cpu_norm.get(), cotangent.get(), limit,
                               grad.get()));
     Compare(grad.get(), expected.get(), rows * width, tolerance, std::string(what) + "gradient");
-    Array<T> in_place(shift + rows * width);
+    Array<T> in_place(shift + rows * width, false, shift);
     std::copy(x, x + rows * width, in_place.get() + shift);
     Run(cuda::ArcsBackward<T>(stream, shape, rows, in_place.get() + shift, labels.get(), offset, cpu_norm.get(),
                               cotangent.get(), limit, in_place.get() + shift));

@@ -12,9 +12,10 @@ using A = Compute<T>::Type;
 constexpr double kTolerance = sizeof(A) == 8 ? 1e-12 : 3e-6;
 constexpr int64_t kRows = 8;  // that are compared, at each end; a block has at least as many
 
-// More than 2^32 logits and log-probabilities, in more than 2^24 blocks, which have more than 2^32 threads.
+// More than 2^32 logits and log-probabilities. Rows are so wide that the forward kernel has eight lanes for each of
+// them: so it has more than 2^32 threads.
 void CheckManyRows() {
-  constexpr int64_t rows = (int64_t{1} << 29) + 37, width = 9;
+  constexpr int64_t rows = (int64_t{1} << 29) + 37, width = 256 / sizeof(T) + 9;
   const int64_t columns[] = {0, 3, 1, 8, 5, 2, 6, 4}, arcs = 9;
   const ArcsShape shape{width, width, columns, arcs - 1, {0, width}};
   const OnlyEnds ends(3);
