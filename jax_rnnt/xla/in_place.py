@@ -1,16 +1,16 @@
-"""Says, when a custom call is lowered, whether its result should take the memory of an operand.
+"""Decides, when a custom call is lowered, whether its result should take the memory of an operand.
 
-XLA knows no alias of a custom call that it may decline. Where there is one and the operand must be kept, XLA copies the
-operand first; where there is none, it never lets the result take the operand's memory. So the choice is made here, by
-where the operand comes from. An argument that the caller keeps is not written over. What the program itself has made is
-written over, because it is large and rarely used again.
+XLA has no alias of a custom call that it may decline. With an alias it copies an operand that must be kept. Without
+one, the result never takes the memory of the operand. So this file decides, by where the operand comes from. An
+argument that the caller keeps is not overwritten. An array that the program itself has computed is overwritten, because
+it is large and rarely used again.
 """
 
 import math
 
 from jaxlib.mlir import ir
 
-# Results stand where the operands of the same number do; those of a broadcast, where it adds dimensions of 1 only.
+# Result number i of these operations is a view of operand number i. (Of a broadcast: if it only adds dimensions of 1.)
 _SAME_MEMORY = (
     "stablehlo.reshape",
     "stablehlo.broadcast_in_dim",
@@ -21,13 +21,13 @@ _DONATED = ("tf.aliasing_output", "jax.buffer_donor")
 
 
 def _entries(value: ir.Value) -> int:
-    """Their number; 0 where it is known at run time only."""
+    """The number of entries; 0 if it is known only at run time."""
     shape = ir.RankedTensorType(value.type)
     return math.prod(shape.shape) if shape.has_static_shape else 0
 
 
 def worth_overwriting(value: ir.Value) -> bool:
-    """False for an argument of the whole program that is not donated, and for another view of one."""
+    """False for an argument of the whole program that is not donated, and for a view of such an argument."""
     while not isinstance(value.owner, ir.Block):
         operation = value.owner.operation
         if operation.name not in _SAME_MEMORY:
@@ -37,6 +37,8 @@ def worth_overwriting(value: ir.Value) -> bool:
             return True
     function = value.owner.owner.operation
     if function.name != "func.func" or ir.StringAttr(function.attributes["sym_name"]).value != "main":
-        return True  # what a loop carries, or the operand of a function, whose caller is not known here
+        return True  # a value that a loop carries, or an argument of an inner function, whose caller is unknown here
+    if "arg_attrs" not in function.attributes:
+        return False
     attributes = ir.ArrayAttr(function.attributes["arg_attrs"])[ir.BlockArgument(value).arg_number]
     return any(name in ir.DictAttr(attributes) for name in _DONATED)

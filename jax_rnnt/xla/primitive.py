@@ -38,8 +38,8 @@ class Operation:
       lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
       batch_ndim: maps the operands' types to the number of batch dimensions.
       has_kernel: whether there is a compiled form at all; on which platforms, the compiled module says.
-      in_place: whether the result may take the memory of the first operand, where the kernels allow that. It does
-        wherever that is no argument which the caller keeps.
+      in_place: whether the result may take the memory of the first operand, where the kernels allow that. It does so
+        unless the operand is an argument that the caller keeps.
       workspace: ``workspace(*types, **parameters)``: shape and dtype of what the kernels need to work in, or None;
         asked where the kernels do need it.
     """
@@ -68,8 +68,8 @@ class Operation:
         ad.primitive_jvps[self.primitive] = self._jvp_of_lax_form
         lowered = self.primitive
         if in_place:
-            # JAX lowers most primitives once, in a function of its own, where nothing says what the operands are. This
-            # one is lowered where it stands, to another one that is told.
+            # JAX lowers most primitives as a separate function, which does not show where the operands come from. So
+            # this primitive is lowered at its place in the program, to a second primitive with the decision.
             lowered = self._placed = Primitive(f"jax_rnnt_{name}_placed")
             lowered.multiple_results = True
             lowered.def_abstract_eval(lambda *avals, in_place, **parameters: self._abstract(*avals, **parameters))
