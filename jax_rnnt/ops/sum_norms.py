@@ -1,11 +1,12 @@
 """The log-norms of sums of rows, ``log sum_v exp(a[t, v] + b[u, v])``, by one matrix product of exponentials.
 
-Each row is shifted by its maximum, so that no exponential overflows. Where the maxima of two rows lie at entries far
-apart, all their products are tiny, and what underflows counts. It is less than the smallest normal number for each of
-the V products, so a sum of at least ``V tiny / eps`` is as exact as its rounding: in float32 with V = 500 one that is
-65 nats below the maxima. If any sum is less, all are made by the definition, one t at a time. No array has both T U and
-V entries, forward or backward. Exponentials of ``a`` and what else has T V entries are made for some of the frames at a
-time, so that of this size there is ``a`` alone, and its gradient takes its place.
+Each row is shifted by its maximum, so no exponential overflows. Where the maxima of two rows lie at entries far apart,
+all products of the two rows are tiny, and some underflow. Each of the V products then loses less than the smallest
+normal number. So a sum of at least ``V tiny / eps`` is as exact as its rounding. In float32 with V = 500 this is a sum
+65 nats below the maxima. If any sum is less, all are computed by the definition, one t after another.
+
+No array has both T U and V entries, forward or backward. Of arrays with T V entries there is only ``a``: a loop makes
+the exponentials for a part of the frames at a time, and the gradient of ``a`` is written in the place of ``a``.
 """
 
 import math
@@ -20,7 +21,7 @@ from jax_rnnt.xla.primitive import Operation
 from jax_rnnt.xla.sharding import match_manual_axes
 
 _TILES = 16
-"""Turns of a loop over the frames: few enough to take no time of their own, and each a small part of the memory."""
+"""Turns of a loop over the frames. Few turns cost little time; each of them needs a small part of the memory."""
 
 Carry = TypeVar("Carry")
 
@@ -79,7 +80,7 @@ def _over_frames(a: Array, frame: Callable[[Array], Array]) -> Array:
 
 
 def _over_tiles(frames: int, tile: Callable[[Carry, Array, int], Carry], carry: Carry) -> Carry:
-    """``carry = tile(carry, first frame, number of frames)`` until all frames had their turn, each once."""
+    """Calls ``carry = tile(carry, first frame, number of frames)`` until each frame was in one tile."""
     size = max(1, -(-frames // _TILES))
     whole, rest = divmod(frames, size)
     if whole:
@@ -160,7 +161,7 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
     inexact = _inexact(a.shape[-1], _log_sums(norm, _top(a, use_a), top_b))
 
     def tile(carry: tuple[Array, Array], start: Array, size: int) -> tuple[Array, Array]:
-        of_a, of_b = carry  # the former holds ``a`` where the loop has not been, so that no other array is needed
+        of_a, of_b = carry  # `of_a` still holds `a` where the loop has not been, so no other array is needed
         rows, use = _slice(of_a, start, size), _slice(use_a, start, size, -1)
         norms, cotangents = (_slice(x, start, size) for x in (norm, cotangent))
 

@@ -97,7 +97,7 @@ def plot_lattice(
     image = axes.imshow(
         p.sum(axis=-1).T,  # a path leaves each of its nodes by one arc
         origin="lower", aspect="auto", interpolation="nearest", extent=(0, frames * unit, -0.5, columns - 0.5),
-        cmap="magma", vmin=0, vmax=1.4,  # what is on top would not stand out from the palest colours
+        cmap="magma", vmin=0, vmax=1.4,  # without the palest colours, so that the path and the circles stand out
     )  # fmt: skip
     emitted = p[..., [du > 0 for _, du in pairs]].sum(axis=-1)
     t, u = np.nonzero(emitted > 0.05)
