@@ -69,13 +69,6 @@ def counted(function, *operands) -> dict[str, int]:
     return counts
 
 
-def rows_code() -> dict[str, list[str]]:
-    """nvcc's machine code of the row kernels."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, _, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
-        return check_nvcc.machine_code(cubin)
-
-
 def rows_table(code: dict[str, list[str]]) -> None:
     print("| shape | pass | must move | moves / must | instructions a logit | memory | instructions | bound by |")
     print("|---|---|--:|--:|--:|--:|--:|---|")
@@ -146,6 +139,6 @@ def lattice_table(steps: dict[str, dict[str, cuda_cycles.Step]]) -> None:
 
 
 if __name__ == "__main__":
-    rows_table(rows_code())
+    rows_table(row_instructions.machine_code())
     print()
     lattice_table(pair_steps())

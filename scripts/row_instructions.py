@@ -3,8 +3,8 @@
     python scripts/row_instructions.py
 
 Runs a few hundred rows of normal logits, with a label each and one static column, through the kernels that cuda/arcs.cu
-chooses. Counts all that a warp does, from its first instruction to its last. Holds the results to float64: so this also
-shows that nvcc's code is right. 2^x is exact here; on a GPU it is right within 2 ULP.
+chooses. Counts all that a warp does, from its first instruction to its last. Holds the results to those of NumPy in
+float64: so this also shows that nvcc's code is right. In float32, 2^x is exact here; on a GPU it is right within 2 ULP.
 """
 
 import math
@@ -13,14 +13,18 @@ import struct
 import tempfile
 
 import check_nvcc
+import cubin
 import numpy as np
 import sass
+import sass_operands
 
 # As in cuda/arcs_forward.cuh and cuda/arcs_backward.cuh.
 FORWARD_THREADS, BACKWARD_THREADS, TILE_ENTRIES = 256, 128, 2048
-TYPES = {"float32": "float", "bfloat16": "BFloat16", "float16": "Half"}
-CASES = [(500, t) for t in TYPES] + [(1024, t) for t in TYPES] + [(513, "bfloat16")] + [(28, t) for t in TYPES]
-TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3, "float16": 6e-4}  # of a gradient
+TYPES = {"float32": "float", "bfloat16": "BFloat16", "float16": "Half", "float64": "double"}
+CASES = [(500, t) for t in TYPES] + [(513, "bfloat16")] + [(v, t) for v in (1024, 28) for t in TYPES]
+# Of a gradient; of a log-norm, and twice that of a log-probability.
+TOLERANCE = {"float32": 2e-6, "bfloat16": 5e-3, "float16": 6e-4, "float64": 1e-14}
+NORM_TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
 ARCS = 2
 
 
@@ -33,7 +37,7 @@ def lanes_and_unroll(width: int, itemsize: int) -> tuple[int, int]:
     return next((choice for limit, choice in table if vectors <= limit), (32, many))
 
 
-def rows_operand(memory: sass.Memory, count: int, width: int, itemsize: int) -> bytes:
+def rows_operand(memory: sass_operands.Memory, count: int, width: int, itemsize: int) -> bytes:
     """The struct Rows of cuda/rows.cuh: logits, their end, labels, no offsets, sizes, columns, window, in a row."""
     logits, labels = memory.addresses[:2]
     pointers = struct.pack("<QQQQq", logits, logits + count * width * itemsize, labels, 0, count)
@@ -44,22 +48,22 @@ def constants(operand: bytes) -> bytes:
     return (bytes(sass.PARAMETERS) + operand).ljust(1 << 12, b"\0")
 
 
-def launch(code: dict, operand: bytes, memory: sass.Memory, blocks: int, threads: int) -> int:
+def launch(code: dict, operand: bytes, memory: sass_operands.Memory, blocks: int, threads: int) -> int:
     """The instructions of all warps of a grid."""
     total, bank = 0, constants(operand)
     for block in range(blocks):
         shared = np.full(1 << 16, 0xFF, np.uint8)
-        for warp in range(threads // sass.LANES):
+        for warp in range(threads // sass_operands.LANES):
             total += sass.Warp(code, bank, memory, shared, block, warp).run()
     return total
 
 
 def logits_of(dtype: str, count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """As stored, and as float64."""
-    x = np.random.default_rng(0).normal(0, 3, (count, width)).astype(np.float32)
+    x = np.random.default_rng(0).normal(0, 3, (count, width))
     if dtype == "bfloat16":
-        stored = sass.to_bfloat16(x)
-        return stored, sass.from_bfloat16(stored).astype(np.float64)
+        stored = sass_operands.to_bfloat16(x.astype(np.float32))
+        return stored, sass_operands.from_bfloat16(stored).astype(np.float64)
     stored = x.astype(dtype)
     return stored, stored.astype(np.float64)
 
@@ -75,48 +79,57 @@ def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, f
     rows = 512 if width < 100 else 64
     stored, x = logits_of(dtype, rows, width)
     size = 16 // stored.itemsize
+    compute = np.dtype("float64" if dtype == "float64" else "float32")
     labels = np.random.default_rng(1).integers(1, width, rows).astype(np.int32)
     row = np.arange(rows)
     norm = np.log(np.exp(x).sum(-1))
     log_probs = np.stack([x[:, 0], x[row, labels]], -1) - norm[:, None]
 
-    memory = sass.Memory(stored, labels, np.zeros((rows, ARCS), np.float32), np.zeros(rows, np.float32))
+    memory = sass_operands.Memory(stored, labels, np.zeros((rows, ARCS), compute), np.zeros(rows, compute))
     lanes, unroll = lanes_and_unroll(width, stored.itemsize)
     code = sass.parse(codes[f"ForwardKernel<{TYPES[dtype]}, {lanes}, {unroll}>"])
     operand = rows_operand(memory, rows, width, stored.itemsize) + struct.pack("<QQ", *memory.addresses[2:])
     forward = launch(code, operand, memory, -(-rows * lanes // FORWARD_THREADS), FORWARD_THREADS)
     what = f"V {width}, {dtype}"
-    require(f"{what}, log_norm", memory.array(memory.addresses[3], np.zeros(rows, np.float32)), norm, 2e-6)
-    require(f"{what}, log_probs", memory.array(memory.addresses[2], log_probs.astype(np.float32)), log_probs, 4e-6)
+    tolerance = NORM_TOLERANCE[compute.name]
+    require(f"{what}, log_norm", memory.array(memory.addresses[3], norm.astype(compute)), norm, tolerance)
+    got = memory.array(memory.addresses[2], log_probs.astype(compute))
+    require(f"{what}, log_probs", got, log_probs, 2 * tolerance)
 
-    cotangent = -np.random.default_rng(2).random((rows, ARCS)).astype(np.float32)
-    norm = norm.astype(np.float32)
+    cotangent = -np.random.default_rng(2).random((rows, ARCS)).astype(compute)
+    norm = norm.astype(compute)
     grad = -cotangent.sum(-1, dtype=np.float64)[:, None] * np.exp(x - norm.astype(np.float64)[:, None])
     grad[:, 0] += cotangent[:, 0]
     grad[row, labels] += cotangent[:, 1]
-    memory = sass.Memory(stored, labels, norm, cotangent, np.zeros_like(stored))
+    memory = sass_operands.Memory(stored, labels, norm, cotangent, np.zeros_like(stored))
     least = size // math.gcd(size, width)
-    tile_rows = least * max(1, min(TILE_ENTRIES // (least * width), sass.LANES // least))
+    tile_rows = least * max(1, min(TILE_ENTRIES // (least * width), sass_operands.LANES // least))
     tiles = -(-rows // tile_rows)
-    tile_bytes = -(-tile_rows * (16 + 8 + ARCS * 8) // 16) * 16
-    stride = sass.LANES * size
+    terms = -(-(3 * compute.itemsize + 4) // 16) * 16
+    tile_bytes = -(-tile_rows * (terms + 8 + ARCS * (compute.itemsize + 4)) // 16) * 16
+    stride = sass_operands.LANES * size
     operand = rows_operand(memory, rows, width, stored.itemsize)
     operand += struct.pack("<QQQQ", memory.addresses[2], memory.addresses[3], 0, memory.addresses[4])
     operand += struct.pack("<iiq???x", tile_rows, tile_bytes, tiles, True, False, False)
     operand += struct.pack("<IIii", -(-(1 << 31) // width), -(-(1 << 31) // ARCS), stride // width, stride % width)
-    blocks = -(-tiles // (BACKWARD_THREADS // sass.LANES))
+    blocks = -(-tiles // (BACKWARD_THREADS // sass_operands.LANES))
     code = sass.parse(codes[f"BackwardKernel<{TYPES[dtype]}>"])
     backward = launch(code, operand, memory, blocks, BACKWARD_THREADS)
     got = memory.array(memory.addresses[4], stored)
-    got = sass.from_bfloat16(got) if dtype == "bfloat16" else got
+    got = sass_operands.from_bfloat16(got) if dtype == "bfloat16" else got
     require(f"{what}, gradient", got.astype(np.float64), grad, TOLERANCE[dtype])
-    return tuple(n * sass.LANES / (rows * width) for n in (forward, backward))
+    return tuple(n * sass_operands.LANES / (rows * width) for n in (forward, backward))
+
+
+def machine_code() -> dict[str, list[str]]:
+    """Instructions of each row kernel, as nvcc makes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        compiled, _, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
+        return cubin.listing(compiled)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, _, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
-        codes = check_nvcc.machine_code(cubin)
+    codes = machine_code()
     print("| V | logits | forward | backward |")
     print("|--:|---|--:|--:|")
     for width, dtype in CASES:

@@ -1,19 +1,19 @@
 """Runs nvcc's machine code for sm_90, warp by warp, on the CPU, and counts its instructions.
 
-It knows the instructions that the kernels of operation 1 use for float32, bfloat16 and float16. Lanes that part are run
-one after the other, the one that is behind first; each turn counts as an instruction of the warp. What an instruction
-does was found out from listings. row_instructions.py holds it to the results of the kernels.
+It knows the instructions that the kernels of operation 1 use. Lanes that part are run one after the other, the one that
+is behind first; each turn counts as an instruction of the warp. What an instruction does was found out from listings.
+row_instructions.py holds it to the results of the kernels.
 """
 
+import ctypes
+import ctypes.util
 import re
 from collections.abc import Callable
 
 import numpy as np
+from sass_operands import LANES, MASK, Memory, Operands, bfloat16, bits, signed
 
-LANES = 32
 PARAMETERS = 0x210  # where a kernel's own begin in the constant bank
-SHARED = 0x400  # where a block's memory begins
-MASK = np.uint64(0xFFFFFFFF)
 
 
 def _operands(text: str) -> list[str]:
@@ -30,66 +30,22 @@ def parse(code: list[str]) -> dict[int, tuple[str, str, list[str]]]:
     return result
 
 
-class Memory:
-    """Arrays at addresses from 256 on, aligned to 256 bytes as XLA's are."""
-
-    def __init__(self, *arrays: np.ndarray):
-        self.addresses, end = [], 256
-        for array in arrays:
-            self.addresses.append(end)
-            end += -(-array.nbytes // 256) * 256
-        self.bytes = np.zeros(end, np.uint8)
-        for address, array in zip(self.addresses, arrays, strict=True):
-            self.bytes[address : address + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
-
-    def array(self, address: int, like: np.ndarray) -> np.ndarray:
-        return np.frombuffer(self.bytes[address : address + like.nbytes].tobytes(), like.dtype).reshape(like.shape)
-
-
-def _floats(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.uint32).view(np.float32)
-
-
-def _bits(x: np.ndarray) -> np.ndarray:
-    return np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
-
-
-def _signed(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.uint32).view(np.int32).astype(np.int64)
-
-
-def _bfloat16(x: np.ndarray) -> np.ndarray:
-    bits = _bits(x)
-    rounded = (bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)
-    return np.where(np.isnan(x), np.uint64(0x7FFF), rounded)
-
-
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    return _bfloat16(x).astype(np.uint16)
-
-
-def from_bfloat16(x: np.ndarray) -> np.ndarray:
-    return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
 _COMPARE = {
     "EQ": np.equal, "NE": np.not_equal, "LT": np.less, "LE": np.less_equal, "GT": np.greater, "GE": np.greater_equal,
 }  # fmt: skip
 
 
-class Warp:
-    """One warp: ``block`` and ``warp`` are its place in the grid, ``shared`` the memory of its block."""
+_libm = ctypes.CDLL(ctypes.util.find_library("m"))
+_libm.fma.argtypes, _libm.fma.restype = [ctypes.c_double] * 3, ctypes.c_double
+_FMA = np.frompyfunc(_libm.fma, 3, 1)  # rounded once; Python has it from 3.13 on, NumPy not at all
+
+
+class Warp(Operands):
+    """One warp, which runs ``code``."""
 
     def __init__(self, code: dict, constants: bytes, memory: Memory, shared: np.ndarray, block: int, warp: int):
-        self.code, self.memory, self.shared = code, memory.bytes, shared
-        self.constants = np.frombuffer(constants, np.uint8)
-        self.r = np.zeros((256, LANES), np.uint64)
-        self.u = np.zeros((64, LANES), np.uint64)
-        self.p = np.zeros((8, LANES), bool)
-        self.up = np.zeros((8, LANES), bool)
-        self.p[7] = self.up[7] = True
-        self.block, self.threads = block, warp * LANES + np.arange(LANES, dtype=np.uint64)
-        self.active = np.ones(LANES, bool)
+        super().__init__(constants, memory, shared, block, warp)
+        self.code = code
 
     def run(self) -> int:
         """Runs it to its end and returns how many instructions it took."""
@@ -112,90 +68,6 @@ class Warp:
                 self.active = chosen
                 self.step(name, operands)
         return count
-
-    # Operands.
-
-    def predicate(self, text: str) -> np.ndarray:
-        name = text.lstrip("!")
-        file, number = (self.up, name[2:]) if name.startswith("UP") else (self.p, name[1:])
-        value = file[7 if number == "T" else int(number)]
-        return ~value if text.startswith("!") else value
-
-    def constant(self, text: str, size: int, lanes: np.ndarray | None = None) -> np.ndarray:
-        offset = int(re.search(r"\]\[(?:R\d+\+)?(0x[0-9a-f]+)\]", text)[1], 16)
-        index = re.search(r"\]\[R(\d+)", text)
-        at = (self.r[int(index[1])].astype(np.int64) if index else np.zeros(LANES, np.int64)) + offset
-        at = (at & 0xFFFFFFFF).astype(np.int64)
-        return self.load(self.constants, np.where(self.active, at, 0), size)
-
-    def value(self, text: str, floating: bool = False, second: int = 0) -> np.ndarray:
-        """32 bits of an operand, `second` of a pair; a sum takes -x for 2^32 - x, so that its carry is right."""
-        sign, body = re.fullmatch(r"([-~|]*)(.*?)\|?\s*", text).groups()
-        half = re.search(r"\.(H[01])_H[01]$", body)
-        body = re.sub(r"\.\w+$", "", body) if half or body.endswith(".64") else body
-        if body in ("RZ", "URZ", "SRZ"):
-            value = np.zeros(LANES, np.uint64)
-        elif found := re.fullmatch(r"(U?)R(\d+)", body):
-            value = (self.u if found[1] else self.r)[int(found[2]) + second]
-        elif body.startswith("c["):
-            value = self.constant(body, 8 if second else 4) >> np.uint64(32 * second)
-        elif body.startswith("0x"):
-            value = np.full(LANES, int(body, 16) if not second else 0, np.uint64)
-        else:
-            number = {"+INF": np.inf, "INF": np.inf, "+QNAN": np.nan, "QNAN": np.nan}.get(body)
-            value = _bits(np.full(LANES, float(body) if number is None else number, np.float32))
-        if half:
-            value = value >> np.uint64(16 if half[1] == "H1" else 0) & np.uint64(0xFFFF)
-        if "|" in sign:
-            value = value & np.uint64(0x7FFFFFFF)
-        if "~" in sign:
-            return value ^ MASK
-        if "-" in sign:
-            return value ^ np.uint64(0x80000000) if floating else np.uint64(1 << 32) - value
-        return value
-
-    def number(self, text: str) -> np.ndarray:
-        return _floats(self.value(text, floating=True) & MASK)
-
-    def pair(self, text: str) -> np.ndarray:
-        return self.value(text) | self.value(text, second=1) << np.uint64(32)
-
-    def put(self, text: str, value: np.ndarray, second: int = 0) -> None:
-        found = re.fullmatch(r"(U?)R(\d+)", text)
-        if found:
-            file = self.u if found[1] else self.r
-            where = slice(None) if found[1] else self.active
-            file[int(found[2]) + second][where] = (np.broadcast_to(value, LANES) & MASK)[where]
-        elif text not in ("RZ", "URZ"):
-            raise NotImplementedError(f"result {text}")
-
-    def put_pair(self, text: str, value: np.ndarray) -> None:
-        self.put(text, value)
-        if text != "RZ":
-            self.put(text, value >> np.uint64(32), 1)
-
-    def put_predicate(self, text: str, value: np.ndarray) -> None:
-        if text not in ("PT", "UPT"):
-            file = self.up if text.startswith("UP") else self.p
-            number = int(text.lstrip("UP"))
-            file[number] = np.where(self.active, value, file[number])
-
-    def load(self, memory: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
-        wanted = at[:, None] + np.arange(size)
-        rows = memory[wanted].astype(np.uint64)
-        return sum(rows[:, i] << np.uint64(8 * i) for i in range(size))
-
-    def address(self, text: str) -> np.ndarray:
-        found = re.search(r"\[(?:(R\d+|RZ)(\.64|\.U32)?)?\+?(UR\d+)?\+?(-?0x[0-9a-f]+)?\]$", text)
-        base, wide, uniform, offset = found.groups()
-        at = np.zeros(LANES, np.int64)
-        if base and base != "RZ":
-            at = (self.pair(base) if wide == ".64" else self.value(base)).astype(np.int64)
-        if uniform:
-            at = at + (self.pair(uniform) if wide else self.value(uniform)).astype(np.int64)
-        return np.where(self.active, at + (int(offset, 16) if offset else 0), 0)
-
-    # Instructions.
 
     def step(self, name: str, x: list[str]) -> None:
         kind, _, modifiers = name.partition(".")
@@ -267,7 +139,7 @@ class Warp:
         d, a, b, c = [x[0], *x[1 + len(carry) :]][:4]
         if "WIDE" in m or "HI" in m:
             unsigned = "U32" in m
-            left, right = (self.value(v) & MASK if unsigned else _signed(self.value(v) & MASK) for v in (a, b))
+            left, right = (self.value(v) & MASK if unsigned else signed(self.value(v) & MASK) for v in (a, b))
             product = left.astype(np.uint64) * right.astype(np.uint64)
             total = product + (self.pair(c) if c != "RZ" and "WIDE" in m else np.uint64(0))
             if "HI" in m:
@@ -285,7 +157,7 @@ class Warp:
         rest = x[2:] if carry else x[1:]
         if "HI" in m and "SX32" in m:
             a, b, shift = rest[:3]
-            high = (_signed(self.value(a) & MASK) << int(shift, 16)) >> 32
+            high = (signed(self.value(a) & MASK) << int(shift, 16)) >> 32
             total = high.astype(np.uint64) + self.value(b)
             rest = rest[3:]
         elif "HI" in m:
@@ -311,7 +183,7 @@ class Warp:
         if m[0] == "L":
             self.put(x[0], (wide << shift) >> np.uint64(32) if "HI" in m else a << shift)
         elif "HI" in m:
-            self.put(x[0], (_signed(c) >> shift.astype(np.int64)).astype(np.uint64) if "S32" in m else c >> shift)
+            self.put(x[0], (signed(c) >> shift.astype(np.int64)).astype(np.uint64) if "S32" in m else c >> shift)
         else:
             self.put(x[0], wide >> shift)
 
@@ -352,7 +224,7 @@ class Warp:
 
     def do_isetp(self, m, x):
         kind, unsigned = m[0], "U32" in m
-        a, b = (v & MASK if unsigned else _signed(v & MASK) for v in (self.value(x[2]), self.value(x[3])))
+        a, b = (v & MASK if unsigned else signed(v & MASK) for v in (self.value(x[2]), self.value(x[3])))
         if "EX" in m:
             low = self.predicate(x[5])
             strict = {"GE": np.greater, "GT": np.greater, "LE": np.less, "LT": np.less}.get(kind)
@@ -364,7 +236,12 @@ class Warp:
         self.put_predicate(x[0], result & other if "AND" in m else result | other)
 
     def do_fsetp(self, m, x):
-        a, b = self.number(x[2]), self.number(x[3])
+        self._compare(m, x, self.number(x[2]), self.number(x[3]))
+
+    def do_dsetp(self, m, x):
+        self._compare(m, x, self.double(x[2]), self.double(x[3]))
+
+    def _compare(self, m: list[str], x: list[str], a: np.ndarray, b: np.ndarray) -> None:
         unordered = np.isnan(a) | np.isnan(b)
         if m[0] in ("NAN", "NUM"):
             result = unordered == (m[0] == "NAN")
@@ -378,29 +255,38 @@ class Warp:
 
     def do_fmnmx(self, m, x):
         a, b = self.number(x[1]), self.number(x[2])
-        self.put(x[0], _bits(np.where(self.predicate(x[3]), np.fmin(a, b), np.fmax(a, b))))
+        self.put(x[0], bits(np.where(self.predicate(x[3]), np.fmin(a, b), np.fmax(a, b))))
 
     def do_vimnmx(self, m, x):
-        a, b = _signed(self.value(x[1]) & MASK), _signed(self.value(x[2]) & MASK)
+        a, b = signed(self.value(x[1]) & MASK), signed(self.value(x[2]) & MASK)
         self.put(x[0], np.where(self.predicate(x[3]), np.minimum(a, b), np.maximum(a, b)).astype(np.uint64))
 
     def do_viaddmnmx(self, m, x):
-        a, b = _signed((self.value(x[1]) + self.value(x[2])) & MASK), _signed(self.value(x[3]) & MASK)
+        a, b = signed((self.value(x[1]) + self.value(x[2])) & MASK), signed(self.value(x[3]) & MASK)
         self.put(x[0], np.where(self.predicate(x[4]), np.minimum(a, b), np.maximum(a, b)).astype(np.uint64))
 
     def do_fadd(self, m, x):
-        self.put(x[0], _bits(self.number(x[1]) + self.number(x[2])))
+        self.put(x[0], bits(self.number(x[1]) + self.number(x[2])))
 
     def do_fmul(self, m, x):
-        self.put(x[0], _bits(self.number(x[1]) * self.number(x[2])))
+        self.put(x[0], bits(self.number(x[1]) * self.number(x[2])))
 
     def do_ffma(self, m, x):
         a, b, c = (self.number(v).astype(np.float64) for v in x[1:4])
-        self.put(x[0], _bits((a * b + c).astype(np.float32)))
+        self.put(x[0], bits((a * b + c).astype(np.float32)))
+
+    def do_dadd(self, m, x):
+        self.put_double(x[0], self.double(x[1]) + self.double(x[2]))
+
+    def do_dmul(self, m, x):
+        self.put_double(x[0], self.double(x[1]) * self.double(x[2]))
+
+    def do_dfma(self, m, x):
+        self.put_double(x[0], _FMA(*map(self.double, x[1:4])))
 
     def do_hadd2(self, m, x):
         half = self.value(x[2]).astype(np.uint16).view(np.float16)
-        self.put(x[0], _bits(half.astype(np.float32)))
+        self.put(x[0], bits(half.astype(np.float32)))
 
     def do_hfma2(self, m, x):
         if x[1:3] != ["-RZ", "RZ"]:
@@ -410,16 +296,20 @@ class Warp:
 
     def do_f2fp(self, m, x):
         high, low = self.number(x[1]), self.number(x[2])
-        narrow = _bfloat16 if "BF16" in m else lambda v: v.astype(np.float16).view(np.uint16).astype(np.uint64)
+        narrow = bfloat16 if "BF16" in m else lambda v: v.astype(np.float16).view(np.uint16).astype(np.uint64)
         self.put(x[0], narrow(high) << np.uint64(16) | narrow(low))
 
     def do_mufu(self, m, x):
+        if m[0] == "RCP64H":  # of a double's upper half, to 20 bits; the code refines it
+            upper = (self.value(x[1], floating=True) << np.uint64(32)).view(np.float64)
+            self.put(x[0], np.reciprocal(upper).view(np.uint64) >> np.uint64(32))
+            return
         a = self.number(x[1])
-        self.put(x[0], _bits({"EX2": np.exp2, "RCP": np.reciprocal, "LG2": np.log2}[m[0]](a)))
+        self.put(x[0], bits({"EX2": np.exp2, "RCP": np.reciprocal, "LG2": np.log2}[m[0]](a)))
 
     def do_i2fp(self, m, x):
         a = self.value(x[1]) & MASK
-        self.put(x[0], _bits((_signed(a) if "S32" in m else a).astype(np.float32)))
+        self.put(x[0], bits((signed(a) if "S32" in m else a).astype(np.float32)))
 
     def do_shfl(self, m, x):
         if m != ["BFLY"] or not self.active.all():
