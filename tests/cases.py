@@ -1,7 +1,7 @@
-"""One table of cases for every implementation: name -> inputs, options and, where it is known by hand, the answer.
+"""One table of cases for every implementation. A case has a name, inputs, options and, if known by hand, its costs.
 
-Most cases put several examples into one batch of the same shape, so that they share a compiled function, and so that a
-bad example always stands beside good ones, which must not notice.
+Most cases put several examples into one batch of the same shape. So they share a compiled function, and a bad example
+always stands beside good ones, which it must not change.
 """
 
 import zlib
@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-T, U, V = 5, 3, 6  # frames, labels and vocabulary of the common batch
+T, U, V = 5, 3, 6  # T frames, U labels and V entries of the vocabulary in the common batch
 INF = np.inf
 NAN = np.nan
-# A compilation costs a second or two, so only what shares the compiled functions of the common batch (same shape,
-# integer types and options) runs in every dtype; the rest runs in f32, and in a half type where the kernel may differ.
+# A compilation takes a second or two. So only cases that share the compiled functions of the common batch (the same
+# shape, integer types and options) run in every dtype. The others run in float32, and in a 16-bit type where the kernel
+# may differ.
 ALL = ("float64", "float32", "bfloat16", "float16")
 SINGLE = ("float32",)
 TWO = ("float32", "bfloat16")
@@ -31,7 +32,7 @@ class Case:
     clamp: float = -1.0
     fused: bool = True
     dtypes: Sequence[str] = SINGLE
-    costs: Sequence[float] | None = None  # by hand, if known
+    costs: Sequence[float] | None = None  # computed by hand, if known
     options: dict = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ CASES: dict[str, Case] = {}
 
 
 def random_batch(seed, batch=4, t=T, u=U, v=V, blank=-1, scale=1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels that are not blank."""
+    """Random logits, and random labels, none of which is blank."""
     rng = np.random.default_rng(seed if isinstance(seed, int) else zlib.crc32(seed.encode()))
     logits = scale * rng.normal(size=(batch, t, u + 1, v))
     labels = rng.integers(0, max(1, v - 1), size=(batch, u))
@@ -76,7 +77,8 @@ def _ordinary() -> None:
     add("log_probs_clamp", logits, targets, (5, 3, 4, 1), (3, 3, 1, 2), fused=False, clamp=0.3)
     same = np.full((4, U), 2, np.int32)
     add("repeated_label", random_batch("repeated")[0], same, (5, 3, 4, 1), (3, 3, 1, 2), dtypes=ALL)
-    count, steps = np.array([35, 1, 6, 4]), np.array([8, 3, 5, 5])  # binomial(T_b - 1 + U_b, U_b) paths of T_b + U_b
+    # There are binomial(T_b - 1 + U_b, U_b) paths, and each has T_b + U_b arcs.
+    count, steps = np.array([35, 1, 6, 4]), np.array([8, 3, 5, 5])
     hand = steps * np.log(V) - np.log(count)
     add("uniform", np.zeros((4, T, U + 1, V)), same, (5, 3, 3, 4), (3, 0, 2, 1), costs=hand, dtypes=ALL)
 
@@ -92,7 +94,8 @@ def _sizes() -> None:
     add("one_node", *random_batch("one_node", batch=2, t=1, u=0), (1, 0), (0, 0))
     add("only_blank_exists", np.full((2, T, 1, 1), 0.7), np.zeros((2, 0), np.int32), (5, 0), (0, 0), costs=(0, 0))
     only_blank = np.zeros((2, T, 2, 1)), np.zeros((2, 1), np.int32)
-    add("no_label_is_left", *only_blank, (5, 5), (0, 1), costs=(0, NAN))  # V = 1: whatever label 0 is, it is blank
+    # With V = 1 label 0 is the blank, so it is not valid.
+    add("no_label_is_left", *only_blank, (5, 5), (0, 1), costs=(0, NAN))
     add("vocabulary_2", *random_batch("v2", v=2), (5, 3, 4, 1), (3, 3, 1, 2))
     add("vocabulary_28", *random_batch("v28", v=28), (5, 3, 4, 1), (3, 3, 1, 2), dtypes=TWO)
     add("vocabulary_500", *random_batch("v500", v=500), (5, 3, 4, 1), (3, 3, 1, 2), dtypes=TWO)
@@ -104,9 +107,9 @@ def _corners() -> None:
     add("filler_rows", *random_batch("filler_rows"), (5, 0, 4, 0), (3, 0, 1, 0), dtypes=ALL)
     add("labels_without_frames", *random_batch("labels_without_frames"), (5, 0, 0, 2), (3, 1, 3, 2), dtypes=ALL)
     logits, targets = random_batch("impossible")
-    logits[1] = -INF  # nothing at all
-    logits[2, :, :, V - 1] = -INF  # no blank anywhere
-    logits[3, :, 1, targets[3, 1]] = -INF  # the second label at no frame
+    logits[1] = -INF  # example 1: no entry is possible
+    logits[2, :, :, V - 1] = -INF  # example 2: blank is possible nowhere
+    logits[3, :, 1, targets[3, 1]] = -INF  # example 3: the second label is possible at no frame
     add("impossible", logits, targets, (5, 3, 4, 5), (3, 3, 1, 2), dtypes=ALL)
     add("impossible_clamp", logits, targets, (5, 3, 4, 5), (3, 3, 1, 2), clamp=0.1, dtypes=ALL)
     add("impossible_log_probs", logits, targets, (5, 3, 4, 5), (3, 3, 1, 2), fused=False, dtypes=ALL)
@@ -115,10 +118,10 @@ def _corners() -> None:
     add("impossible_last_blank", logits, targets, (5, 3, 4, 5), (3, 3, 1, 2), dtypes=ALL)
     logits, targets = random_batch("one_way_left")
     logits[:, :, :, V - 1] = -INF
-    logits[:, :, U, V - 1] = 0.0  # blank only after the last label: a single path
+    logits[:, :, U, V - 1] = 0.0  # blank is possible only after the last label, so there is a single path
     add("one_way_left", logits, targets, (5, 3, 4, 1), (3, 3, 3, 3), dtypes=ALL)
     logits, targets = random_batch("dead_rows")
-    logits[:, 2, 1] = -INF  # a node that no path may leave, with ways around it
+    logits[:, 2, 1] = -INF  # no path may leave this node, but some paths go around it
     add("dead_rows", logits, targets, (5, 3, 4, 5), (3, 3, 2, 2), dtypes=ALL)
     logits, targets = random_batch("masked_vocabulary")
     used = np.zeros((4, V), bool)
@@ -134,9 +137,9 @@ def _not_finite() -> None:
     same = np.full((4, U), 2, np.int32)
     for name, value in (("nan", NAN), ("plus_inf", INF)):
         logits, targets = random_batch(name)
-        logits[1, 0, 0, 2] = value  # first node
-        logits[2, 2, 1, 0] = value  # last node that is inside
-        logits[3, 4, 0, V - 1] = value  # the blank at the last frame before the last label: the row is still read
+        logits[1, 0, 0, 2] = value  # the first node
+        logits[2, 2, 1, 0] = value  # the last node inside the lattice
+        logits[3, 4, 0, V - 1] = value  # no path takes this blank at the last frame, but its row is still read
         add(f"{name}_inside", logits, targets, (5, 5, 3, 5), (3, 3, 1, 2), dtypes=ALL)
         add(f"{name}_inside_clamp", logits, targets, (5, 5, 3, 5), (3, 3, 1, 2), clamp=0.1, dtypes=ALL)
         logits, targets = random_batch(f"{name}_padding")
@@ -147,15 +150,15 @@ def _not_finite() -> None:
         add(f"{name}_in_padding", logits, targets, good_t, good_u, dtypes=ALL)
         add(f"{name}_in_padding_clamp", logits, targets, good_t, good_u, clamp=0.1, dtypes=ALL)
         unread = random_batch(f"{name}_unread")[0]
-        unread[:, :, :, 0] = value  # neither blank nor a label
+        unread[:, :, :, 0] = value  # column 0 is neither blank nor a label
         add(f"{name}_unread_log_probs", unread, same, (5, 3, 4, 1), (3, 3, 1, 2), fused=False, dtypes=ALL)
         read = random_batch(f"{name}_read")[0]
         read[1, 1, 1, 2] = value
         read[2, 0, 0, V - 1] = value
         add(f"{name}_read_log_probs", read, same, (5, 3, 4, 1), (3, 3, 1, 2), fused=False, dtypes=ALL)
     logits, targets = random_batch("nan_behind_a_wall")
-    logits[1:, :2] = -INF  # no path gets past the first frames ...
-    logits[2, 3, 2, 1] = NAN  # ... and a NaN behind them is inside the lattice all the same
+    logits[1:, :2] = -INF  # no path gets past the first two frames
+    logits[2, 3, 2, 1] = NAN  # this NaN lies behind them, but it is inside the lattice
     add("nan_behind_a_wall", logits, targets, (5, 5, 5, 5), (3, 3, 3, 0), dtypes=ALL)
     logits, targets = random_batch("nan_beside_inf")
     logits[1, 1, 1] = (-INF, NAN, 0, 0, 0, 0)
@@ -174,7 +177,8 @@ def _bad_integers() -> None:
         add(f"logit_lengths_wrong_{name}", logits, targets, (6, 3, -1, 7), (3, 3, 0, 0), **options, dtypes=ALL)
         add(f"target_lengths_wrong_{name}", logits, targets, (5, 3, 4, 0), (4, 3, -1, 9), **options, dtypes=ALL)
     labels = targets.copy()
-    labels[1, 2], labels[2, 0], labels[3, 1] = V, -1, -2  # -1 and -2 mean something to `arc_log_probs`, not here
+    # `arc_log_probs` gives -1 and -2 a meaning; the loss does not.
+    labels[1, 2], labels[2, 0], labels[3, 1] = V, -1, -2
     add("labels_out_of_range", logits, labels, (5, 3, 4, 5), (3, 3, 1, 2), dtypes=ALL)
     add("labels_out_of_range_log_probs", logits, labels, (5, 3, 4, 5), (3, 3, 1, 2), fused=False, dtypes=ALL)
     labels = targets.copy()
@@ -194,7 +198,7 @@ def _bad_integers() -> None:
 def _integer_types() -> None:
     logits, targets = random_batch("integer_types")
     wide = np.int64
-    # 2**32 + n is n again in 32 bits: a length or label that wraps looks right.
+    # In 32 bits 2**32 + n becomes n, so a length or a label that wraps looks right.
     good_t, good_u = lengths(5, 3, 4, 5, dtype=wide), lengths(3, 3, 1, 2, dtype=wide)
     add("integers_int64", logits, targets.astype(wide), good_t, good_u)
     bad_t = lengths(5, 2**40, 2**32 + 3, -(2**40), dtype=wide)
@@ -228,7 +232,8 @@ def _magnitudes() -> None:
     add("big_offset", logits + 1e4, targets, (5, 3, 4, 1), (3, 3, 1, 2), dtypes=ALL)
     add("big_negative_offset", logits - 1e4, targets, (5, 3, 4, 1), (3, 3, 1, 2), dtypes=ALL)
     add("tiny_logits", 1e-7 * logits, targets, (5, 3, 4, 1), (3, 3, 1, 2), dtypes=ALL)
-    # Overconfident: probabilities far below the smallest float, so exp(alpha) is 0 in linear arithmetic.
+    # An overconfident model: its probabilities are far below the smallest float, so exp(alpha) is 0 in linear
+    # arithmetic.
     logits, targets = random_batch("overconfident", t=37, u=2, v=9, batch=2)
     add("overconfident_and_wrong", 300 * np.sign(logits), targets, (37, 20), (2, 1))
 

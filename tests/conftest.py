@@ -1,11 +1,14 @@
-"""Strict arithmetic, eight host devices, reproducible hypothesis, and one fixture over all implementations."""
+"""Settings of the suite: strict arithmetic, eight host devices, hypothesis examples that do not change.
+
+One fixture runs a test with each implementation.
+"""
 
 import os
 import sys
 
-# Nearly all the time of the suite is XLA's, which makes code fast that then runs once. These settings leave the
-# programs as they are (fusions, buffers, aliases, collectives) and have them translated to machine code in the quickest
-# way. Processes that tests start inherit them; what the environment says already holds: with
+# Most of the suite's time goes into XLA, which optimises code that then runs once. These settings leave the programs as
+# they are (fusions, buffers, aliases, collectives). XLA only translates them to machine code in the quickest way.
+# Processes that tests start inherit the settings. A variable that the environment already sets keeps its value: with
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite runs the programs that users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -14,15 +17,14 @@ import jax
 import pytest
 
 if jax.config.read("jax_disable_most_optimizations"):
-    FLAGS = [
-        "--xla_cpu_parallel_codegen_split_count=1"
-    ]  # parts for several threads, which cost more than small programs
-    if jax.__version_info__ < (0, 11):  # newer ones know this flag no more, and stop
+    # XLA would split a program into parts for several threads. For small programs this costs more than it saves.
+    FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if jax.__version_info__ < (0, 11):  # newer versions do not know this flag and stop
         FLAGS.append("--xla_cpu_use_fusion_emitters=false")
     os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
-# Before anything starts a backend. Strict promotion finds silent bf16 -> f32 and f32 -> f64 casts, rank promotion
-# accidental broadcasting: the two classic mistakes in a loss.
+# These settings must come before anything starts a backend. Strict dtype promotion finds silent casts from bf16 to f32
+# and from f32 to f64. Strict rank promotion finds accidental broadcasting. Both are common mistakes in a loss.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,7 +32,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import implementations  # noqa: E402
 
-# The same examples on every run, so that a red run can be repeated; no deadline, because the first example compiles.
+# Hypothesis picks the same examples in every run, so that anyone can repeat a failed run. There is no deadline, because
+# the first example includes the compilation.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("suite")
 
@@ -45,7 +48,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what `full` marks, unless it is asked for, or there are no kernels to say the same."""
+    """Leaves out the cases that the marker `full` names, unless --full is given.
+
+    Without kernels all cases run, because then no case with a kernel covers the same.
+    """
     if config.getoption("--full") or not implementations.jax_rnnt.native_available():
         return
     left_out = {item for item in items if any(_is_one_of(item, mark.kwargs) for mark in item.iter_markers("full"))}
@@ -54,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_one_of(item: pytest.Item, marked: dict) -> bool:
-    """Whether the case has all of the marked parameters; where a list is marked, one of its values."""
+    """Returns whether the case has each marked parameter, with the marked value or one of a marked list of values."""
     has = item.callspec.params if hasattr(item, "callspec") else {}
     unknown = marked.keys() - has.keys()
     assert not unknown, f"{item.nodeid} has no parameter {', '.join(sorted(unknown))} for the marker `full`"
@@ -66,14 +72,17 @@ def _is_one_of(item: pytest.Item, marked: dict) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def versions_in_the_report(record_testsuite_property) -> None:
-    """For scripts/transformation_table.py, which reads reports of several environments."""
+    """Writes the versions into the report. scripts/transformation_table.py reads reports of several environments."""
     record_testsuite_property("jax", jax.__version__)
     record_testsuite_property("python", ".".join(map(str, sys.version_info[:2])))
 
 
 @pytest.fixture(scope="module")
 def default_jax_settings():
-    """JAX's own settings: Flax and the example are written for them; the strict ones above are for the library."""
+    """Sets JAX's own defaults.
+
+    Flax and the example are written for them; the strict settings above are for the library.
+    """
     names = {"jax_enable_x64": False, "jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
     before = {name: getattr(jax.config, name) for name in names}
     for name, value in names.items():
@@ -85,7 +94,10 @@ def default_jax_settings():
 
 @pytest.fixture(scope="session", params=implementations.IMPLEMENTATIONS, ids=lambda i: i.label)
 def implementation(request: pytest.FixtureRequest) -> str:
-    """The name to pass as `implementation=`; skips what is missing unless the environment demands it."""
+    """The name to pass as `implementation=`.
+
+    Skips an implementation that is missing, unless the environment requires it.
+    """
     chosen: implementations.Implementation = request.param
     reason = chosen.why_missing()
     if reason is not None and implementations.is_required(chosen):

@@ -1,4 +1,4 @@
-"""A tiny model to decode, and what decoders should find, in plain Python from the definitions of the losses."""
+"""A tiny model to decode, and the expected results in plain Python, from the definitions of the losses."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def trained_with(kind: LossUnderTest) -> jax_rnnt.Loss:
 
 
 def predictor(params, state, label):
-    """Its output depends on every label so far, and on their order."""
+    """The output depends on all labels so far, and on their order."""
     state = (5 * state + label + 1) % STATES
     return state, jnp.asarray(params)[state]
 
@@ -44,7 +44,7 @@ def joint(params, encoded, predicted):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Rows of frames and a table of predictions for models of one kind; NaN beyond the lengths."""
+    """The encoder's output and a table of predictions, for models of one kind. Frames beyond the lengths are NaN."""
 
     params: np.ndarray  # [STATES, W]
     encoded: np.ndarray  # [B, T, W]
@@ -54,7 +54,7 @@ class Example:
         return jnp.zeros(len(self.encoded), jnp.int32)
 
     def logits(self, b: int, labels, start: int, frames: int) -> np.ndarray:
-        """[T_b, U + 1, W] for one utterance."""
+        """The logits [T_b, U + 1, W] of one utterance."""
         state, predicted = 0, []
         for label in (start, *labels):
             state = (5 * state + label + 1) % STATES
@@ -72,12 +72,13 @@ def example(kind: LossUnderTest) -> Example:
 
 
 def arc_scores(kind: LossUnderTest, b: int, labels, frames: int, internal_lm_weight: float = 0.0) -> np.ndarray:
-    """[T_b, U + 1, K] of the arcs along `labels`."""
+    """The scores [T_b, U + 1, K] of the arcs along `labels`."""
     blank = kind.oracle.blanks(kind.width)[0]
     x = example(kind).logits(b, labels, blank, frames)
     scores = np.stack([score for score, _ in kind.oracle.arcs(Rows(x, labels))], axis=-1)
     if internal_lm_weight:
-        alone = np.stack([example(kind).params[s] for s in states_along(labels, blank)])  # the joint, with zeros
+        # Where the encoder's output is 0, the joint network returns the predictor's output.
+        alone = np.stack([example(kind).params[s] for s in states_along(labels, blank)])
         rest = np.delete(np.arange(kind.width), blank)
         log_norm = np.log(np.exp(alone[:, rest]).sum(-1))
         for u, label in enumerate(labels):
@@ -98,7 +99,10 @@ def labels_of(kind: LossUnderTest) -> list[int]:
 
 
 def log_probability(kind: LossUnderTest, b: int, labels, frames: int, cap: int, internal_lm_weight=0.0) -> float:
-    """Of a label sequence: the sum over paths with at most `cap` labels at a frame that end at T_b or beyond."""
+    """The log-probability of a label sequence, summed over the paths that end at T_b or beyond.
+
+    A path has at most `cap` labels in one frame.
+    """
     scores, moves = arc_scores(kind, b, labels, frames, internal_lm_weight), kind.oracle.moves
     alpha = np.full((frames + 1, len(labels) + 1, cap + 1), -np.inf)
     alpha[0, 0, 0] = 0.0
@@ -113,7 +117,7 @@ def log_probability(kind: LossUnderTest, b: int, labels, frames: int, cap: int, 
 
 
 def greedy(kind: LossUnderTest, b: int, frames: int, cap: int, internal_lm_weight: float = 0.0):
-    """Labels, their times and durations, and the score of the path, by the plain loop."""
+    """Decodes with a plain loop. Returns the labels, their times and durations, and the score of the path."""
     labels, times, durations, total, t, here = [], [], [], 0.0, 0, 0
     while t < frames:
         found = []

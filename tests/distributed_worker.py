@@ -1,9 +1,9 @@
-"""One process of the run in test_distributed.py: trains a small transducer and writes losses and weights to a file.
+"""One process of test_distributed.py. It trains a small transducer and writes losses and weights to a file.
 
     python distributed_worker.py OUT [PORT COUNT INDEX]
 
-With PORT it is one of COUNT processes on this machine, each with two devices and its own part of every batch; without,
-it is the run on one device that they are held to.
+With PORT it is one of COUNT processes on this machine. Each process has two devices and its own part of every batch.
+Without PORT it trains on one device. The test compares the other processes with this run.
 """
 
 import sys
@@ -51,7 +51,7 @@ def train(out: str) -> None:
     shapes = (CHANNELS, HIDDEN), (VOCABULARY, HIDDEN), (HIDDEN, VOCABULARY)
     weights = [rng.normal(size=shape).astype(np.float32) / shape[0] ** 0.5 for shape in shapes]
     weights = [jax.make_array_from_callback(w.shape, replicated, w.__getitem__) for w in weights]
-    meaning = rng.normal(size=(VOCABULARY, CHANNELS))  # what a label sounds like
+    meaning = rng.normal(size=(VOCABULARY, CHANNELS))  # the sound of each label
     losses = []
     for _ in range(STEPS):
         labels = rng.integers(1, VOCABULARY, (BATCH, LABELS))

@@ -1,6 +1,6 @@
-"""What the tests of examples/train_speech.py share; importing it skips where the extra `examples` is not installed.
+"""Code that the tests of examples/train_speech.py share. Importing it skips where the extra `examples` is missing.
 
-The tests import the example's modules from here, because only after the lines below can they be imported.
+The tests import the example's modules from here, because Python finds these modules only after the lines below.
 """
 
 import sys
@@ -39,7 +39,7 @@ def tone(seconds: float, rate: int = speech_features.SAMPLE_RATE) -> np.ndarray:
 
 
 def write_corpus(root: Path, lines: dict[str, str], suffixes: dict[str, str] | None = None) -> None:
-    """A tone of 0.4 s and up for each ID; every speaker's files and transcripts in a folder of their own."""
+    """Writes a tone of 0.4 s or longer for each ID. Each speaker's files and transcripts have a folder of their own."""
     for number, (name, text) in enumerate(lines.items()):
         speaker = name.split("-")[0]
         folder = root / speaker / "1"

@@ -1,6 +1,7 @@
-"""The implementations that the suite runs over. A new one is one more line in IMPLEMENTATIONS.
+"""The implementations that the suite runs over. To add one, add a line to IMPLEMENTATIONS.
 
-Where the environment names a library of the CUDA kernels built for the CPU, these are "native", and the only ones.
+If the environment names a library of the CUDA kernels built for the CPU, this library is "native", and the suite runs
+over nothing else.
 """
 
 import os
@@ -16,8 +17,8 @@ if CUDA_ON_CPU:
     sys.modules["jax_rnnt._native"] = module.load(CUDA_ON_CPU)
 
 with warnings.catch_warnings():
-    # The package says once, on import, that it runs without kernels; the suite says so by its skips (test_import.py
-    # holds it to the warning).
+    # The package warns once, on import, if it runs without kernels. The suite shows this by its skips instead.
+    # test_import.py tests the warning.
     warnings.filterwarnings("ignore", "jax_rnnt runs without its compiled kernels", RuntimeWarning)
     import jax_rnnt
 
@@ -28,10 +29,10 @@ def _native_missing() -> str | None:
 
 @dataclass(frozen=True)
 class Implementation:
-    name: str  # what is passed as `implementation=`
-    label: str  # in the names of tests
-    why_missing: Callable[[], str | None] = lambda: None  # None: it can run here
-    required_by: str | None = None  # the environment variable that turns "missing" from a skip into an error
+    name: str  # the value of `implementation=`
+    label: str  # the name in the IDs of tests
+    why_missing: Callable[[], str | None] = lambda: None  # returns None if it can run here
+    required_by: str | None = None  # this environment variable turns a skip into an error
 
 
 IMPLEMENTATIONS = (

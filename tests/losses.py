@@ -1,6 +1,6 @@
-"""The losses under test: one row for each, with its definition, and one batch that holds every corner of the contract.
+"""The losses under test, each with its definition, and one batch with every corner case of the contract.
 
-A new loss is a row here and a definition in reference_losses.py.
+To add a loss, add a row here and a definition to reference_losses.py.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from reference_losses import Hat, Monotonic, MultiBlank, Regularisers, Rnnt, Tdt
 import jax_rnnt
 
 T, U, V = 5, 3, 8
-LABELS = (1, 5)  # labels of the batch lie in this range: no blank of any row does
+LABELS = (1, 5)  # the range of the labels of the batch; no row has a blank in it
 NONE = Regularisers()
 QUICK = "native" if jax_rnnt.native_available() else "scan"
-"""For what does not depend on the implementation: programs with kernels are compiled ten times faster."""
+"""For tests whose result does not depend on the implementation. Programs with kernels compile ten times faster."""
 
 _QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 jit = functools.partial(
@@ -41,7 +41,7 @@ class LossUnderTest:
 
     @property
     def options(self) -> dict:
-        """What `call` is given: the fields of the definition, and the regularisers that are on."""
+        """The options that `call` gets: the fields of the definition, and the regularisers that are on."""
         own = {"fused_log_softmax" if k == "fused" else k: v for k, v in dataclasses.asdict(self.oracle).items()}
         if isinstance(self.oracle, Hat):
             del own["fused_log_softmax"]
@@ -49,7 +49,7 @@ class LossUnderTest:
 
     @property
     def entries(self) -> int:
-        """The entries of a node: K'."""
+        """The number of entries of a node: K'."""
         durations = len(self.oracle.durations) if isinstance(self.oracle, Tdt) else 0
         return len(self.oracle.blanks(self.width)) + durations + 1
 
@@ -57,7 +57,11 @@ class LossUnderTest:
         return self.call(logits, *rest, **({"reduction": "none"} | self.options | options))
 
     def expected(self, *arrays, clamp: float = -1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Copies, because tests change them; the definition is slow, and many tests ask it the same."""
+        """Costs and gradients by the definition.
+
+        The definition is slow and many tests need the same results, so they are kept. The caller gets copies, because
+        tests change them.
+        """
         key = (clamp, *((a.tobytes(), a.shape, a.dtype) for a in map(np.asarray, arrays)))
         if key not in self._known:
             self._known[key] = reference_losses.batch(self.oracle, *arrays, self.on, clamp)
@@ -81,12 +85,12 @@ ANYWHERE = LossUnderTest(
     "wildcard_anywhere", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(wildcard="anywhere", wildcard_weight=-2.0)
 )
 LOSSES = (*PLAIN, FASTEMIT, ENDS, ANYWHERE)
-# What differs from these in small arrays only is tried with the kernels alone.
+# These variants differ from LOSSES only in small arrays, so they are tested with the kernels alone.
 VARIANTS = (
     LossUnderTest("monotonic_last_blank", jax_rnnt.monotonic_rnnt_loss, Monotonic(last_blank=True)),
     LossUnderTest("hat_blank_first", jax_rnnt.hat_loss, Hat(blank=0), Regularisers(delay_penalty=0.2)),
     LossUnderTest("delayed_and_lowered", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(delay_penalty=0.3, sigma=0.1)),
-    # Regularisers are on every loss, and fused_log_softmax on all but HAT.
+    # Every loss has regularisers, and every loss but HAT has fused_log_softmax.
     LossUnderTest(
         "tdt_of_log_probs",
         jax_rnnt.tdt_loss,
@@ -112,7 +116,7 @@ VARIANTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Named examples of one shape; ``batch[name]`` is an index."""
+    """Named examples of one shape. ``batch[name]`` is the index of an example."""
 
     names: tuple[str, ...]
     logits: np.ndarray
@@ -133,7 +137,7 @@ class Batch:
 
 @functools.cache
 def batch(loss: LossUnderTest) -> Batch:
-    """Every row of the table of corner cases, good examples between them."""
+    """A batch with every corner case, and with good examples among them."""
     rng = np.random.default_rng(5)
     blanks = loss.oracle.blanks(loss.width)
     examples: dict[str, tuple] = {}
@@ -193,7 +197,7 @@ def evaluate(loss: LossUnderTest, implementation: str, dtype: str = "float64", c
 
 
 def assert_matches(loss: LossUnderTest, cost, gradient, dtype: str = "float64", clamp: float = -1.0, cotangent=None):
-    """Every example against the definition; its name is in the message."""
+    """Compares every example with the definition. An error message contains the example's name."""
     examples = batch(loss)
     x = runner.rounded(examples.logits, dtype)
     wanted_cost, wanted = loss.expected(x, *examples.arrays[1:], clamp=clamp)

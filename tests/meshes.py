@@ -1,6 +1,6 @@
-"""Meshes of eight host devices, one batch to divide over them, and what a compiled program says of itself.
+"""Meshes of eight host devices, a batch to divide over them, and the facts that a test needs about a compiled program.
 
-The names that changed between jax 0.6 and 0.12 are met here and nowhere else.
+Only this file deals with the names that changed between jax 0.6 and 0.12.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jax_rnnt
 
 DEVICES = 8
-# A vocabulary wide enough that an array of its size can't be mistaken for an array of arcs.
+# The vocabulary is so wide that an array of its size can't be mistaken for an array of arcs.
 B, T, U, V = 16, 6, 3, 24
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "ragged-all-to-all")
@@ -33,14 +33,14 @@ def make_mesh(kind: AxisType = AxisType.Auto, **axes: int) -> Mesh:
 
 
 def current_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """`with jax.set_mesh(mesh):`, by its name in the installed version."""
+    """`jax.set_mesh(mesh)`, or what the installed version has in its place."""
     return jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh)
 
 
 def reshard(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     if hasattr(jax.sharding, "reshard"):
         return jax.sharding.reshard(x, spec)
-    from jax.experimental import shard  # its home until jax 0.7
+    from jax.experimental import shard  # its place before jax 0.7
 
     return shard.reshard(x, spec)
 
@@ -51,7 +51,7 @@ def put(mesh: Mesh, x, *spec) -> jax.Array:
 
 @contextlib.contextmanager
 def partitioner(name: str) -> Iterator[None]:
-    """Shardy or GSPMD; skips where the installed version has Shardy only."""
+    """Selects Shardy or GSPMD. Skips a test of GSPMD where the installed version has only Shardy."""
     flag = "jax_use_shardy_partitioner"
     if not hasattr(jax.config, flag):
         if name != "shardy":
@@ -68,7 +68,7 @@ def partitioner(name: str) -> Iterator[None]:
 
 @functools.cache
 def batch(size: int = B) -> Arrays:
-    """Ragged, with a filler row, an utterance without labels and full ones."""
+    """A ragged batch with a filler row, an utterance without labels, and utterances of full length."""
     logits, targets = random_batch(f"mesh{size}", size, T, U, V)
     rng = np.random.default_rng(size)
     t_b, u_b = rng.integers(1, T + 1, size), rng.integers(0, U + 1, size)
@@ -78,7 +78,7 @@ def batch(size: int = B) -> Arrays:
 
 @functools.cache
 def expected(size: int = B, clamp: float = -1.0, fused: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Costs [B] and the gradient of their sum, by the oracle, for `batch(size)`."""
+    """The costs [B] of `batch(size)` and the gradient of their sum, by the oracle."""
     return reference.rnnt_loss(*batch(size), clamp=clamp, fused=fused)
 
 
@@ -99,7 +99,7 @@ def is_sharded_as(x: jax.Array, mesh: Mesh, *spec) -> bool:
 
 
 def model_of(rng: np.random.Generator, size: int = B, width: int = 4) -> tuple[np.ndarray, ...]:
-    """Operands of `joint`: an encoder's output [B, T, H], a predictor's [U+1, H], a matrix [H, V]."""
+    """The operands of `joint`: an encoder's output [B, T, H], a predictor's output [U+1, H] and a matrix [H, V]."""
     return rng.normal(size=(size, T, width)), rng.normal(size=(U + 1, width)), rng.normal(size=(width, V))
 
 
@@ -123,18 +123,18 @@ class Program:
     text: str
 
     def collectives(self) -> list[tuple[str, tuple[int, ...]]]:
-        """(kind, shape of a result), one entry for each array that crosses the mesh."""
+        """Returns (kind, shape) for each array that crosses the mesh."""
         found = []
         for result, kind in re.findall(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", self.text):
             found += [(kind, shape) for shape in _shapes(result)]
         return found
 
     def largest_exchange(self) -> int:
-        """Elements of the largest array that crosses the mesh."""
+        """The number of elements of the largest array that crosses the mesh."""
         return max((int(np.prod(shape)) for _, shape in self.collectives()), default=0)
 
     def operands(self, operation: str) -> list[tuple[int, ...]]:
-        """Shapes of the operands of our custom call, which must be there once."""
+        """The shapes of the operands of our custom call. The program must contain this call exactly once."""
         calls = re.findall(rf'custom_call_target="{operation}", operand_layout_constraints={{(.*?)}}, api', self.text)
         assert len(calls) == 1, f"{len(calls)} calls of {operation}"
         return _shapes(calls[0])
@@ -144,13 +144,13 @@ class Program:
 
 
 def compiled(function: Callable, *arguments) -> tuple[Callable, Program]:
-    """`function` jitted for these arguments, and its program."""
+    """Compiles `function` for these arguments. Returns it and its program."""
     executable = jax.jit(function).lower(*arguments).compile()
     return executable, Program(executable.as_text())
 
 
 def assert_rows_are_local(program: Program, implementation: str, rows: Sequence[int]) -> None:
-    """Both kernels of operation (1) get `rows` of the logits, and every other operand likewise."""
+    """Checks that each operand of both kernels of operation (1) holds only `rows`."""
     if implementation != "native":
         return
     for operation in ("jax_rnnt_arcs_forward", "jax_rnnt_arcs_backward"):

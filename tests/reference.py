@@ -1,11 +1,11 @@
-"""The definition of the loss in float64 numpy: what every implementation is measured against.
+"""The definition of the loss in float64 numpy. Tests compare every implementation with it.
 
-Nothing here is shared with the library. Two forms of the lattice stand side by side: `lattice`, the recursion in logs
-over anti-diagonals for any moves (fast enough for T = 1500), and `enumerate_lattice`, which lists every path of a tiny
-lattice and adds their probabilities. test_reference.py holds them to each other and to finite differences.
+It shares no code with the library. It has two forms of the lattice. `lattice` is the recursion in logs over
+anti-diagonals. It takes any moves and is fast enough for T = 1500. `enumerate_lattice` lists every path of a tiny
+lattice and adds their probabilities. test_reference.py compares them with each other and with finite differences.
 
 A lattice of T_b frames and U_b labels has the nodes (t, u) with 0 <= t < T_b and 0 <= u <= U_b, and the end (T_b, U_b).
-Arc k of node (t, u) leads to (t + dt_k, u + du_k); one that leads anywhere but to a node is not there.
+Arc k of node (t, u) leads to (t + dt_k, u + du_k). If this is neither a node nor the end, the arc does not exist.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,17 @@ Window = tuple[int, int]
 RNNT: Moves = ((1, 0), (0, 1))
 MONOTONIC: Moves = ((1, 0), (1, 1))
 MULTI_BLANK: Moves = ((1, 0), (2, 0), (4, 0), (0, 1))
-TDT: Moves = ((1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1), (3, 1))  # durations 0 to 3; blank needs at least one
+TDT: Moves = ((1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1), (3, 1))  # durations 0 to 3; a blank takes at least 1
 
 
 # --- operation 1: log-probabilities of the arcs that leave a row of logits --------------------------------------------
 
 
 def log_normaliser(logits: np.ndarray) -> np.ndarray:
-    """log(sum(exp(logits))) over the last axis; NaN where it is NaN or +inf, -inf for a row of nothing but -inf."""
+    """log(sum(exp(logits))) over the last axis.
+
+    It is NaN if a logit is NaN or +inf, and -inf if all logits are -inf.
+    """
     x = np.asarray(logits, np.float64)
     with np.errstate(invalid="ignore"):
         top = np.max(x, axis=-1)
@@ -37,13 +40,16 @@ def log_normaliser(logits: np.ndarray) -> np.ndarray:
 
 
 def window_normaliser(logits: np.ndarray, window: Window | None) -> np.ndarray:
-    """`log_normaliser` of the entries first, ..., stop - 1 (None: of all); 0 for no entries: nothing is normalised."""
+    """`log_normaliser` of the entries first, ..., stop - 1, or of all entries (None).
+
+    Without entries it is 0: nothing is normalised.
+    """
     first, stop = window or (0, logits.shape[-1])
     return log_normaliser(logits[..., first:stop]) if first < stop else np.zeros(logits.shape[:-1])
 
 
 def softmax(logits: np.ndarray, window: Window | None = None) -> np.ndarray:
-    """exp(logits - norm) in the window, 0 elsewhere; one of nothing but -inf has no mass, so its entries are 0."""
+    """exp(logits - norm) in the window, and 0 elsewhere. A window of only -inf has no mass, so its entries are 0."""
     x = np.asarray(logits, np.float64)
     first, stop = window or (0, x.shape[-1])
     norm = window_normaliser(x, window)[..., None]
@@ -56,9 +62,9 @@ def softmax(logits: np.ndarray, window: Window | None = None) -> np.ndarray:
 def arc_log_probs(
     logits: np.ndarray, labels: np.ndarray, columns: tuple[int, ...], window: Window | None = None
 ) -> np.ndarray:
-    """[..., V] and [...] -> [..., K]: the static columns, then the row's label (-1: none, -2: the row is padding).
+    """Log-probabilities [..., K] of the static columns, then of the row's label (-1: none, -2: the row is padding).
 
-    An entry in the window has the window's log-normaliser subtracted, another one is the logit.
+    An entry in the window is the logit minus the window's log-normaliser. Another entry is the logit.
     """
     x = np.asarray(logits, np.float64)
     labels = np.asarray(labels)
@@ -83,9 +89,9 @@ def arc_gradient(
     cotangent: np.ndarray,
     window: Window | None = None,
 ) -> np.ndarray:
-    """[..., V]: sum_k ct[k] * (1[v is arc k's column] - 1[both in the window] * p[v]), over the arcs that are there.
+    """[..., V]: sum_k ct[k] * (1[v is arc k's column] - 1[both in the window] * p[v]), over the arcs that exist.
 
-    Exactly 0 where all of a row's cotangents are 0, whatever stands in it.
+    A row whose cotangents are all 0 has a gradient of exactly 0, whatever it holds.
     """
     vocabulary = logits.shape[-1]
     first, stop = window or (0, vocabulary)
@@ -129,7 +135,7 @@ def _in_range(log_probs: np.ndarray, frames: int, labels: int) -> bool:
 
 
 def lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves = RNNT) -> tuple[float, np.ndarray]:
-    """One example, [T, U+1, K] -> its cost and the posterior of each arc, by the recursion over anti-diagonals."""
+    """The cost of one example [T, U+1, K] and the posterior of each arc, by the recursion over anti-diagonals."""
     log_probs = np.asarray(log_probs, np.float64)
     frames, labels = int(frames), int(labels)
     posteriors = np.zeros(log_probs.shape)
@@ -139,7 +145,7 @@ def lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves = RNNT
     if np.isnan(w).any() or np.isposinf(w).any():
         posteriors[:frames, : labels + 1] = np.nan
         return np.nan, posteriors
-    # A margin of -inf as wide as the longest move stands in for everything outside the lattice.
+    # A margin of -inf, as wide as the longest move, stands for everything outside the lattice.
     pad_t, pad_u = max(dt for dt, _ in moves), max(du for _, du in moves)
     alpha = np.full((pad_t + frames + 1, pad_u + labels + 1), -np.inf)
     beta = np.full((frames + 1 + pad_t, labels + 1 + pad_u), -np.inf)
@@ -169,7 +175,7 @@ def lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves = RNNT
 def paths(
     frames: int, labels: int, moves: Moves, node: tuple[int, int] = (0, 0)
 ) -> Iterator[list[tuple[int, int, int]]]:
-    """Every path from `node` to the end (frames, labels), as the list of its arcs (t, u, k)."""
+    """Yields every path from `node` to the end (frames, labels), as the list of its arcs (t, u, k)."""
     t, u = node
     if node == (frames, labels):
         yield []
@@ -180,7 +186,7 @@ def paths(
 
 
 def enumerate_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> tuple[float, np.ndarray]:
-    """`lattice` for tiny sizes and finite or -inf entries, by adding up the paths one after the other."""
+    """`lattice` for tiny sizes, with entries that are finite or -inf. It adds up the paths one by one."""
     posteriors = np.zeros(np.shape(log_probs))
     total = 0.0
     for path in paths(frames, labels, moves):
@@ -194,8 +200,11 @@ def enumerate_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Mo
 
 
 def exact_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> tuple[float, np.ndarray]:
-    """`enumerate_lattice` for arcs of any size: scores of paths are added and compared as fractions, so that masks of
-    -1e30 do not swallow what tells two paths apart. The cost may be too large for a float64, hence for the result."""
+    """`enumerate_lattice` for arcs of any size.
+
+    It adds and compares the scores of paths as fractions. In floats a mask of -1e30 would swallow the difference
+    between two paths. The cost may be larger than any float32.
+    """
     posteriors = np.zeros(np.shape(log_probs))
     scored = [
         (sum(Fraction(float(log_probs[arc])) for arc in path), path)
@@ -215,7 +224,7 @@ def exact_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves)
 
 
 def lattice_cost(log_probs, frames, labels, moves: Moves = RNNT) -> tuple[np.ndarray, np.ndarray]:
-    """`lattice` for a batch: [B, T, U+1, K] -> [B] and [B, T, U+1, K]."""
+    """`lattice` for a batch [B, T, U+1, K]. Returns costs [B] and posteriors [B, T, U+1, K]."""
     costs, posteriors = np.zeros(len(log_probs)), np.zeros(np.shape(log_probs))
     for b in range(len(log_probs)):
         costs[b], posteriors[b] = lattice(log_probs[b], frames[b], labels[b], moves)
@@ -226,10 +235,10 @@ def lattice_cost(log_probs, frames, labels, moves: Moves = RNNT) -> tuple[np.nda
 
 
 def rnnt_example(logits, targets, frames, labels, blank=-1, clamp=-1.0, fused=True) -> tuple[float, np.ndarray]:
-    """One example, [T, U+1, V] and [U] -> its cost and d cost / d logits at unit cotangent.
+    """The cost of one example (logits [T, U+1, V], targets [U]) and its gradient, for a cotangent of 1.
 
-    Where the gradient of a log-probability input (`fused=False`) is NaN, only the entries that are read are: the
-    contract leaves open whether the others are 0 or NaN.
+    If the gradient of log-probabilities (`fused=False`) is NaN, only the entries that are read are NaN. The contract
+    leaves open whether the others are 0 or NaN.
     """
     x = np.asarray(logits, np.float64)
     t_size, u_size, vocabulary = x.shape
@@ -260,7 +269,7 @@ def rnnt_example(logits, targets, frames, labels, blank=-1, clamp=-1.0, fused=Tr
 def rnnt_loss(
     logits, targets, logit_lengths, target_lengths, blank=-1, clamp=-1.0, fused=True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch: costs [B] and their unit-cotangent gradients [B, T, U+1, V]."""
+    """The costs [B] of a batch and their gradients [B, T, U+1, V], for cotangents of 1."""
     costs, gradients = np.zeros(len(logits)), np.zeros(np.shape(logits))
     for b in range(len(logits)):
         costs[b], gradients[b] = rnnt_example(

@@ -1,8 +1,8 @@
 """The definitions of the losses in float64 numpy, by their papers: scores of arcs, regularisers, wildcards, gradients.
 
-Two sums stand side by side: `sum_of_paths`, a recursion over the edges of a lattice, jumps of wildcards included, and
-`enumerated`, which lists the paths of a tiny one. test_losses_reference.py holds them to each other, to the recursion
-of reference.py and to finite differences.
+Two functions sum over paths. `sum_of_paths` is a recursion over the edges of a lattice, with the jumps of wildcards.
+`enumerated` lists the paths of a tiny lattice. test_losses_reference.py compares them with each other, with the
+recursion of reference.py and with finite differences.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from reference import Moves
 
 Node = tuple[int, int]
 Edge = tuple[Node, Node, float, tuple[int, int, int] | None]  # from, to, score, and the arc (t, u, k) if it is one
-Scored = tuple[np.ndarray, np.ndarray]  # the score of an arc at all nodes, and its derivative by the row of logits
+Scored = tuple[np.ndarray, np.ndarray]  # the score of an arc at all nodes, and its derivative by the logits of the node
 
 
 class Rows:
-    """Rows of logits [T, U+1, W] of one example, and the scores that definitions are made of."""
+    """The rows of logits [T, U+1, W] of one example, and the scores that the definitions consist of."""
 
     def __init__(self, logits: np.ndarray, labels: Sequence[int]):
         self.x = np.asarray(logits, np.float64)
@@ -29,14 +29,14 @@ class Rows:
         return self.x[..., column], np.broadcast_to(np.eye(self.width)[column], self.x.shape)
 
     def normalised(self, column: int, window: reference.Window) -> Scored:
-        """log of the softmax over the entries of the window; -inf where the window holds nothing else."""
+        """The log-softmax over the entries of the window. It is -inf if all entries of the window are -inf."""
         norm = reference.window_normaliser(self.x, window)
         with np.errstate(invalid="ignore"):
             score = np.where(np.isneginf(norm), -np.inf, self.x[..., column] - norm)
         return score, np.eye(self.width)[column] - reference.softmax(self.x, window)
 
     def of_labels(self, score: Callable[[int], Scored]) -> Scored:
-        """`score(y_u)` at the nodes (t, u); -inf where no label is left."""
+        """`score(y_u)` at the nodes (t, u), and -inf where no label is left."""
         value, slope = np.full(self.x.shape[:2], -np.inf), np.zeros(self.x.shape)
         for u, label in enumerate(self.labels):
             if label is not None:
@@ -55,7 +55,7 @@ def log_sigmoid(x: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Rnnt:
-    """Blank and labels among themselves (Graves 2012). `fused`: rows are normalised here."""
+    """One softmax over blank and labels (Graves 2012). With `fused` the rows are normalised here."""
 
     blank: int = -1
     fused: bool = True
@@ -76,13 +76,16 @@ class Rnnt:
         return [*blanks, rows.of_labels(lambda y: rows.normalised(y, window))]
 
     def ends_with(self, du: int) -> bool:
-        """Whether an arc that takes the last frame may emit du labels."""
+        """Returns whether an arc that takes the last frame may emit du labels."""
         return True
 
 
 @dataclasses.dataclass(frozen=True)
 class Monotonic(Rnnt):
-    """A label takes a frame (Tripathi 2019); the last frame is any arc in k2, a blank in optimized_transducer."""
+    """Each label takes a frame (Tripathi 2019).
+
+    Any arc may end the last frame in k2, only a blank in optimized_transducer.
+    """
 
     last_blank: bool = False
 
@@ -140,7 +143,10 @@ class Tdt(Rnnt):
 
 @dataclasses.dataclass(frozen=True)
 class Hat(Rnnt):
-    """Blank by a sigmoid, labels by a softmax without it (arXiv:2003.07705); blank is the first or the last entry."""
+    """A sigmoid gives the blank, and a softmax without it the labels (arXiv:2003.07705).
+
+    Blank is the first or last entry.
+    """
 
     def arcs(self, rows: Rows) -> list[Scored]:
         column = self.blank % rows.width
@@ -163,9 +169,9 @@ class Regularisers:
 
 
 def jumps(frames: int, labels: int, on: Regularisers) -> list[Edge]:
-    """What wildcards add to the arcs of a lattice."""
+    """The edges that wildcards add to the arcs of a lattice."""
     w = on.wildcard_weight
-    if on.wildcard == "anywhere":  # beside each blank
+    if on.wildcard == "anywhere":  # one jump beside each blank
         nodes = [(t, u) for t in range(frames) for u in range(labels + 1)]
         return [((t, u), (t + 1, u), w, None) for t, u in nodes if t + 1 < frames or u == labels]
     if on.wildcard == "ends":
@@ -187,7 +193,7 @@ def edges_of(definition: Rnnt, scores: np.ndarray, frames: int, labels: int, on:
 
 
 def sum_of_paths(edges: Sequence[Edge], frames: int, labels: int, shape) -> tuple[float, np.ndarray]:
-    """Cost and posteriors [T, U+1, K], by the recursion over the edges in the order of t + u."""
+    """The cost and the posteriors [T, U+1, K], by a recursion over the edges in the order of t + u."""
     posteriors = np.zeros(shape)
     if any(not score < np.inf for _, _, score, _ in edges):
         posteriors[:frames, : labels + 1] = np.nan
@@ -209,7 +215,7 @@ def sum_of_paths(edges: Sequence[Edge], frames: int, labels: int, shape) -> tupl
 
 
 def paths_along(edges: Sequence[Edge], node: Node, end: Node):
-    """Every path from `node` to `end`, as the list of its edges."""
+    """Yields every path from `node` to `end`, as the list of its edges."""
     if node == end:
         yield []
     for edge in edges:
@@ -219,7 +225,7 @@ def paths_along(edges: Sequence[Edge], node: Node, end: Node):
 
 
 def enumerated(edges: Sequence[Edge], frames: int, labels: int, shape) -> tuple[float, np.ndarray]:
-    """`sum_of_paths` for finite scores, path by path."""
+    """`sum_of_paths` for finite scores. It adds up the paths one by one."""
     posteriors, total = np.zeros(shape), 0.0
     for path in paths_along(edges, (0, 0), (frames, labels)):
         probability = np.exp(sum(score for _, _, score, _ in path))
@@ -233,7 +239,7 @@ def enumerated(edges: Sequence[Edge], frames: int, labels: int, shape) -> tuple[
 def example(
     definition: Rnnt, logits, targets, frames, labels, on: Regularisers = Regularisers(), clamp=-1.0, total=sum_of_paths
 ) -> tuple[float, np.ndarray]:
-    """One example, [T, U+1, W] and [U] -> its cost and d cost / d logits at unit cotangent."""
+    """The cost of one example (logits [T, U+1, W], targets [U]) and its gradient, for a cotangent of 1."""
     x = np.asarray(logits, np.float64)
     frames, labels = int(frames), int(labels)
     bad = np.nan, np.full(x.shape, np.nan)
@@ -242,7 +248,7 @@ def example(
     real, width = [int(label) for label in targets[:labels]], x.shape[-1]
     if any(not 0 <= y < definition.vocabulary(width) or y in definition.blanks(width) for y in real):
         return bad
-    with np.errstate(invalid="ignore", over="ignore"):  # what stands in padding may be anything
+    with np.errstate(invalid="ignore", over="ignore"):  # padding may hold anything
         scored = definition.arcs(Rows(x, real))
     emits = np.array([du > 0 for _, du in definition.moves])
     scores = np.stack([value for value, _ in scored], axis=-1) - on.sigma
@@ -259,7 +265,7 @@ def example(
 def batch(
     definition: Rnnt, logits, targets, logit_lengths, target_lengths, on: Regularisers = Regularisers(), clamp=-1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Costs [B] and their unit-cotangent gradients [B, T, U+1, W]."""
+    """The costs [B] of a batch and their gradients [B, T, U+1, W], for cotangents of 1."""
     arrays = zip(logits, targets, logit_lengths, target_lengths, strict=True)
     results = [example(definition, *arrays_of_one, on, clamp) for arrays_of_one in arrays]
     return np.array([cost for cost, _ in results]), np.stack([gradient for _, gradient in results])

@@ -1,4 +1,7 @@
-"""Runs the loss and holds what comes back to the oracle; one compiled function per set of options for all tests."""
+"""Runs the loss and compares the results with the oracle.
+
+All tests share one compiled function for a set of options.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -15,8 +18,8 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Result:
-    cost: np.ndarray  # [B] in float64, from a call that is differentiated
-    cost_alone: np.ndarray  # [B], from a call that is not: another path through the library (no beta, no posteriors)
+    cost: np.ndarray  # [B] in float64, from a call with a gradient
+    cost_alone: np.ndarray  # [B], from a call without a gradient: other code, without beta and posteriors
     gradient: np.ndarray  # [B, T, U+1, V] in float64
     cost_dtype: str
     gradient_dtype: str
@@ -49,7 +52,7 @@ def evaluate(
     dtype: str = "float64",
     cotangent=None,
 ) -> Result:
-    """Costs and the gradient of sum(cotangent * costs); cotangent is one unless given."""
+    """The costs, and the gradient of sum(cotangent * costs). The default cotangent is 1."""
     x = rounded(logits, dtype).astype(jax.numpy.dtype(dtype))
     ct = np.ones(len(logits)) if cotangent is None else np.asarray(cotangent, np.float64)
     run = compiled(implementation, blank, clamp, fused)
@@ -65,13 +68,13 @@ def evaluate(
 
 
 def rounded(logits, dtype: str) -> np.ndarray:
-    """The float64 values of `logits` as the library sees them; what a half type can't hold becomes infinite."""
+    """The values that the library sees, in float64. A value that a 16-bit type can't hold becomes infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(logits).astype(jax.numpy.dtype(dtype)).astype(np.float64)
 
 
 def scale_of(logits) -> float:
-    """The largest entry that carries weight: neither infinite nor a stand-in for minus infinity."""
+    """The largest absolute entry. It ignores infinities and finite masks, which stand for minus infinity."""
     x = np.abs(np.asarray(logits, np.float64))
     return float(np.max(x, where=x < 1e5, initial=0.0))
 
@@ -89,7 +92,10 @@ def assert_matches_oracle(
     dtype: str = "float64",
     cotangent=None,
 ) -> None:
-    """Costs, gradients, dtypes, the pattern of NaN and infinity, and exact zeros wherever the oracle has them."""
+    """Compares costs, gradients and dtypes with the oracle.
+
+    NaN, infinity and exact zeros must be where the oracle has them.
+    """
     x = rounded(logits, dtype)
     cost, gradient = reference.rnnt_loss(x, targets, logit_lengths, target_lengths, blank, clamp, fused)
     if cotangent is not None:
@@ -100,8 +106,8 @@ def assert_matches_oracle(
     assert result.gradient_dtype == dtype
     for actual in (result.cost, result.cost_alone):
         np.testing.assert_allclose(actual, cost, rtol=allowed.cost_rtol, atol=allowed.cost_atol)
-    # Left open by the contract: in an example that is NaN, whether the gradient is NaN too at entries that are not read
-    # (`fused=False`) and at rows of nothing but -inf, which have no mass to move.
+    # If an example is NaN, the contract leaves open whether some entries of its gradient are NaN or 0. These are the
+    # entries that are not read (`fused=False`), and the rows of only -inf, which have no mass to move.
     broken = np.isnan(gradient).any(-1, keepdims=True)
     free = broken & (np.isneginf(x).all(-1, keepdims=True) if fused else ~np.isnan(gradient))
     assert (np.isnan(result.gradient) | (result.gradient == 0))[free & np.ones_like(x, bool)].all()
@@ -114,7 +120,7 @@ def assert_matches_oracle(
 
 
 def outside_lattice(shape, logit_lengths, target_lengths) -> np.ndarray:
-    """[B, T, U+1]: the nodes that no path of its example may visit."""
+    """[B, T, U+1]: the nodes outside the lattice of their example."""
     t, u = np.arange(shape[1]), np.arange(shape[2])
     beyond_t = t[None, :] >= np.asarray(logit_lengths)[:, None]
     beyond_u = u[None, :] > np.asarray(target_lengths)[:, None]

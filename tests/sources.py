@@ -1,6 +1,7 @@
-"""The sources under test: how each holds the logits of `losses.batch`, and its gradient as one of a dense array.
+"""The sources under test.
 
-Packing and pruning are written here once more, node by node. Rows that must not be read are NaN.
+Each one says how it holds the logits of `losses.batch`, and how its gradient follows from that of a dense array.
+Packing and pruning are written here a second time, node by node. Rows that must not be read are NaN.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ def is_valid(frames: int, labels: int) -> bool:
 
 
 def nodes_of(logit_lengths: Sequence[int], target_lengths: Sequence[int]):
-    """(b, t, u) of every node inside of the lengths, in the order of packed rows."""
+    """Yields (b, t, u) of every node within the lengths, in the order of packed rows."""
     for b, (frames, labels) in enumerate(zip(logit_lengths, target_lengths, strict=True)):
         if is_valid(frames, labels):
             yield from ((b, t, u) for t in range(frames) for u in range(labels + 1))
@@ -35,9 +36,9 @@ def nodes_of(logit_lengths: Sequence[int], target_lengths: Sequence[int]):
 @dataclasses.dataclass(frozen=True, eq=False)
 class SourceUnderTest:
     name: str
-    arrays: Callable[[Batch], Arrays]  # of floating point, those that have a gradient
-    source: Callable[..., object]  # from these arrays and the lengths
-    logits: Callable[[Batch], np.ndarray]  # the dense array that they stand for
+    arrays: Callable[[Batch], Arrays]  # floating-point arrays, which have a gradient
+    source: Callable[..., object]  # made from these arrays and the lengths
+    logits: Callable[[Batch], np.ndarray]  # the dense array that the source stands for
     gradient: Callable[[Batch, np.ndarray], Arrays]  # of the arrays, from that of the logits
 
 
@@ -67,14 +68,14 @@ def packed(rows, logit_lengths, target_lengths):
 
 @functools.cache
 def ranges(examples: int) -> np.ndarray:
-    """The first of KEPT positions of each frame: monotone, from 0 to anywhere."""
+    """The first of the KEPT positions of each frame. It starts at 0 and never falls."""
     steps = np.random.default_rng(3).integers(0, 2, (examples, T))
     steps[:, 0] = 0
     return np.minimum(np.cumsum(steps, axis=1), U).astype(np.int32)
 
 
 def kept_nodes(examples: int):
-    """(b, t, s) and (b, t, u) of every row whose position is in [0, U]."""
+    """Yields (b, t, s) and (b, t, u) of every row whose position is in [0, U]."""
     for b, t, s in np.ndindex(examples, T, KEPT):
         u = ranges(examples)[b, t] + s
         if u <= U:
@@ -89,7 +90,7 @@ def pruned_rows(batch: Batch) -> Arrays:
 
 
 def pruned_logits(batch: Batch) -> np.ndarray:
-    """No path goes through nodes whose logits are all -inf."""
+    """The dense logits. Pruned nodes are -inf in all entries, so no path goes through them."""
     logits = np.full(batch.logits.shape, -np.inf)
     for _, node in kept_nodes(len(logits)):
         logits[node] = batch.logits[node]
@@ -111,7 +112,7 @@ def pruned(rows, logit_lengths, target_lengths):
 
 
 def parts(batch: Batch) -> Arrays:
-    """A frame's part and a position's, each with what is odd in the batch: it stands in column 1 or in frame 0."""
+    """The parts of frames and of positions: column 1 and frame 0 of the batch. Each bad value is in one."""
     return batch.logits[:, :, 1], batch.logits[:, 0]
 
 
@@ -153,7 +154,7 @@ def _compiled(source: SourceUnderTest, loss: LossUnderTest, implementation: str,
 
 
 def evaluate(source, loss, implementation=losses.QUICK, dtype="float64", clamp=-1.0, cotangent=None):
-    """Costs, and the gradients of the source's arrays, in float64."""
+    """The costs and the gradients of the source's arrays, in float64."""
     batch = losses.batch(loss)
     arrays = tuple(runner.rounded(x, dtype).astype(jnp.dtype(dtype)) for x in source.arrays(batch))
     ct = np.ones(len(batch.names)) if cotangent is None else cotangent
@@ -164,7 +165,7 @@ def evaluate(source, loss, implementation=losses.QUICK, dtype="float64", clamp=-
 
 
 def assert_matches(source, loss, cost, gradients, dtype="float64", clamp=-1.0, cotangent=None) -> None:
-    """Against the definition, given the dense logits that the source stands for."""
+    """Compares the results with the definition, for the dense logits that the source stands for."""
     batch = losses.batch(loss)
     batch = dataclasses.replace(batch, logits=runner.rounded(batch.logits, dtype))
     x = source.logits(batch)

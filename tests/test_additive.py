@@ -1,4 +1,4 @@
-"""What is special about additive logits: norms where exponentials underflow, memory, and the smoothed loss."""
+"""Additive logits: norms where exponentials underflow, memory, and the smoothed loss."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ def _step(costs):
 @pytest.mark.parametrize(("dtype", "apart"), [("float32", 100.0), ("float64", 900.0)])
 @pytest.mark.parametrize("loss", [RNNT, TDT], ids=lambda loss: loss.name)
 def test_peaks_at_entries_far_apart(loss, dtype: str, apart: float) -> None:
-    """Their exponentials have a product below the smallest number: against float64, with NaN in padding."""
+    """Products of their exponentials are below the smallest number. Results match float64, with NaN in padding."""
     am, lm = (x.astype(dtype) for x in _parts(loss.width))
     am[:, ::2, 0] += apart
     lm[:, 1:, losses.LABELS[1]] += apart
@@ -65,7 +65,10 @@ def _blanks(am, lm):
 
 @pytest.mark.parametrize("apart", [0.0, 40.0, 60.0, 64.0, 70.0, 100.0, 1000.0])
 def test_error_of_float32_norms(apart: float) -> None:
-    """That of the rounded sums and of the result, on both sides of the change from the product to the definition."""
+    """The error is that of rounding the sums and the result.
+
+    This holds for norms by the product and by the definition.
+    """
     rng = np.random.default_rng(2)
     am, lm = rng.normal(size=(2, 1, 3, 300)).astype(np.float32)
     am[..., 7] += np.float32(apart)
@@ -82,7 +85,7 @@ def test_error_of_float32_norms(apart: float) -> None:
     ids=["simple", "clamp", "smoothed"],
 )
 def test_no_array_has_all_of_the_logits(scales: tuple[float, float], options: dict) -> None:
-    """Forward and backward: not even an eighth of T (U+1) V entries."""
+    """No array has even an eighth of T (U+1) V entries, forward or backward."""
     t, u1, v = 61, 53, 67
     kinds = [((1, t, v), "float32"), ((1, u1, v), "float32"), ((1, u1 - 1), "int32"), ((1,), "int32"), ((1,), "int32")]
 
@@ -101,7 +104,7 @@ def test_no_array_has_all_of_the_logits(scales: tuple[float, float], options: di
 
 
 def test_the_gradient_takes_the_place_of_the_encoders_part() -> None:
-    """Exponentials and products stand for some of the frames at a time: less than half of ``am`` beside the results."""
+    """Exponentials and products exist for a part of the frames at a time. Temporaries need less than half of ``am``."""
     t, u1, v = 320, 9, 1024
     kinds = [((2, t, v), "float32"), ((2, u1, v), "float32"), ((2, u1 - 1), "int32"), ((2,), "int32"), ((2,), "int32")]
 
@@ -116,7 +119,7 @@ def test_the_gradient_takes_the_place_of_the_encoders_part() -> None:
 
 
 def _smoothed_log_probs(am: np.ndarray, lm: np.ndarray, labels: int, lm_scale: float, am_scale: float) -> np.ndarray:
-    """Of one utterance, [T, U+1, V], by k2's definition with the mean over the positions of the utterance."""
+    """The log-probabilities [T, U+1, V] of one utterance, by k2's definition, with the mean over its own positions."""
 
     def log_softmax(x):
         return x - reference.log_normaliser(x)[..., None]
@@ -133,7 +136,7 @@ SCALES = [(0.25, 0.0), (0.0, 0.3), (0.2, 0.1), (0.4, 0.6)]
 
 @pytest.mark.parametrize("scales", SCALES)
 def test_smoothed_loss_is_that_of_k2(scales: tuple[float, float]) -> None:
-    """Costs against the definition, and the gradient against differences of it."""
+    """Compares the costs with the definition, and the gradient with finite differences of the definition."""
 
     def expected(am, lm):
         x = np.stack([_smoothed_log_probs(a, b, u, *scales) for a, b, u in zip(am, lm, U_B, strict=True)])
@@ -158,7 +161,7 @@ def test_smoothed_loss_is_that_of_k2(scales: tuple[float, float]) -> None:
 
 @pytest.mark.parametrize("scales", SCALES[2:])
 def test_smoothing_masks_and_isolates(scales: tuple[float, float]) -> None:
-    """Masked entries leave the cost as it is without them; NaN stays in its example, and a cotangent of 0 hides it."""
+    """Masked entries do not change the cost. NaN stays in its example, and a cotangent of 0 hides it."""
     am, lm = _parts()
     masked = (
         np.concatenate([am, np.full((4, T, 1), -np.inf)], -1),

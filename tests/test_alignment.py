@@ -1,4 +1,4 @@
-"""The lattice of every loss, and the best alignment under it, from logits and from other sources of them."""
+"""The lattice of every loss, and the best alignment in it, from dense logits and from other sources."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ def _each(rows):
 
 
 def best_by_definition(loss: LossUnderTest, logits, targets, frames: int, labels: int):
-    """The score of every path of one example is what its definition says; the best of them, and its cost."""
+    """The score and the edges of the best of all paths of one example, by the definition of the loss."""
     found = []
 
     def keep(edges, frames, labels, shape):
@@ -41,7 +41,7 @@ def best_by_definition(loss: LossUnderTest, logits, targets, frames: int, labels
 
 @_each(WITHOUT_JUMPS)
 def test_best_alignment_of_every_loss(loss: LossUnderTest) -> None:
-    """Against the paths of its definition, corner cases and bad rows among them."""
+    """Compares it with all paths of the definition. The batch has corner cases and bad rows."""
     batch = losses.batch(loss)
     options = loss.options | {"implementation": losses.QUICK}
     best = losses.jit(lambda *arrays: jax_rnnt.best_alignment(*arrays, loss.call, **options))(*batch.arrays)
@@ -62,7 +62,10 @@ def test_best_alignment_of_every_loss(loss: LossUnderTest) -> None:
 
 @_each(ROWS)
 def test_lattice_of_every_loss(loss: LossUnderTest) -> None:
-    """The sum over it is the loss, and its gradient that of the loss (of clamp and FastEmit it knows nothing)."""
+    """The sum over the lattice is the loss, and both have the same gradient.
+
+    Clamp and FastEmit do not change the lattice.
+    """
     batch = losses.batch(loss)
     options = loss.options | {"implementation": losses.QUICK, "clamp": 0.1}
 
@@ -85,7 +88,7 @@ BATCH = LOGITS, TARGETS, T_B, U_B
 
 
 def test_losses_are_named_in_any_way() -> None:
-    """As a function with options, as an object, and as an object with other options."""
+    """A loss is a function with options, an object, or an object with changed options."""
     options = {"durations": [0, 1, 2], "blank": 0, "fused_log_softmax": False, "implementation": losses.QUICK}
     by_name = jax_rnnt.best_alignment(*BATCH, loss=jax_rnnt.tdt_loss, **options)
     made = jax_rnnt.Loss(jax_rnnt.tdt_loss, **(options | {"blank": -1, "omega": 0.5}))
@@ -116,7 +119,7 @@ def test_refusals(loss, options: dict, message: str) -> None:
 
 
 def test_a_lattice_is_a_pytree() -> None:
-    """Its moves are static: it goes in and out of compiled functions and still unpacks."""
+    """Its moves are static. So it passes through compiled functions and still unpacks."""
     lattice = jax.jit(lambda *arrays: jax_rnnt.loss_lattice(*arrays, jax_rnnt.monotonic_rnnt_loss))(*BATCH)
     assert lattice.moves == jax_rnnt.MONOTONIC_MOVES
     cost = jax.jit(lambda lattice: jax_rnnt.lattice_cost(*lattice))(lattice)
@@ -138,7 +141,7 @@ def _joint_batch() -> tuple[tuple, jax_rnnt.JointLogits]:
 
 @pytest.mark.parametrize("source", ["joint", "divided", "divided_inside"])
 def test_other_sources(source: str) -> None:
-    """The alignment of logits that are not in one array, and a gradient through their arcs: as of those that are."""
+    """Logits that are not in one array give the alignment of dense logits, and the same gradient through their arcs."""
     dense, joint = _joint_batch()
     weight = np.random.default_rng(5).normal(size=(2, 5, 4, 7))
     options = {"loss": jax_rnnt.tdt_loss, "durations": (0, 1, 2, 3), "implementation": losses.QUICK}
@@ -174,7 +177,7 @@ def test_other_sources(source: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtypes(dtype: str) -> None:
-    """The types of the losses; alignments are those of the logits as they are rounded."""
+    """The result has the dtypes of the losses. The alignment is that of the rounded logits."""
     x = jnp.asarray(LOGITS, dtype)
     best = jax_rnnt.best_alignment(x, *BATCH[1:], implementation=losses.QUICK)
     assert best.cost.dtype == jnp.float32

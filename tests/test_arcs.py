@@ -32,7 +32,7 @@ def compiled(implementation: str, columns: tuple[int, ...], window: Window):
 
 @functools.cache
 def clipped(implementation: str, columns: tuple[int, ...], window: tuple[int, int]):
-    """The gradient alone, its elements clipped to a bound of each row: what a loss with ``clamp`` calls."""
+    """The gradient, with its elements clipped to the bound of their row. A loss with ``clamp`` calls this."""
 
     def run(logits, labels, cotangent, bound):
         static = {"columns": columns, "vocabulary": logits.shape[-1], "window": window}
@@ -44,7 +44,7 @@ def clipped(implementation: str, columns: tuple[int, ...], window: tuple[int, in
 
 
 def check(implementation, logits, labels, columns=(-1,), window: Window = None, dtype="float64", bound=None) -> None:
-    """Against the oracle: entries, gradient and, where there is a `bound`, the gradient clipped to it."""
+    """Compares entries and gradient with the oracle. With a `bound` it also compares the clipped gradient."""
     x = runner.rounded(logits, dtype)
     cotangent = np.random.default_rng(9).normal(size=(*labels.shape, len(columns) + 1))
     run = compiled(implementation, columns, window)
@@ -68,7 +68,7 @@ def check(implementation, logits, labels, columns=(-1,), window: Window = None, 
 
 
 def random_rows(v: int, rows: tuple[int, ...] = (29,), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and labels of every kind: in the vocabulary, absent and padding."""
+    """Random logits, and labels of every kind: in the vocabulary, absent and padding."""
     rng = np.random.default_rng(seed + v)
     labels = rng.integers(0, v, size=rows)
     kind = rng.random(rows)
@@ -76,8 +76,8 @@ def random_rows(v: int, rows: tuple[int, ...] = (29,), seed: int = 0) -> tuple[n
     return 3.0 * rng.normal(size=(*rows, v)), labels.astype(np.int32)
 
 
-# Around every vector width and tile edge, so that no tail is left out. The lax form has none: a few sizes do, because
-# each is a compilation.
+# Sizes around every vector width and tile edge, so that every kind of remainder is tested. The lax form has no
+# remainders and needs a compilation for each size, so it runs with a few sizes.
 SIZES = (1, 2, 28, 1000, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 257, 4099)
 ROWS = (0, 1, 65, 2, 15, 16, 17, 63)
 
@@ -102,13 +102,13 @@ def test_dtypes(v: int, dtype: str, implementation: str) -> None:
 @pytest.mark.parametrize("columns", [(0,), (3,), (-1, -2, 0), (), (2, 2)], ids=str)
 @pytest.mark.parametrize("window", [None, (0, 0)], ids=str)
 def test_columns(columns: tuple[int, ...], window: Window, implementation: str) -> None:
-    """In their order, counted from either end, any number of them, also the same one twice."""
+    """Columns keep their order and count from either end. There may be any number of them, and one may occur twice."""
     check(implementation, *random_rows(7), columns, window)
 
 
 @pytest.mark.parametrize("window", [None, (0, 0), (0, 6)], ids=str)
 def test_label_that_is_a_column(window: Window, implementation: str) -> None:
-    """Both arcs have the entry, and its gradient is the sum of theirs (an else-if loses one)."""
+    """Both arcs have this entry, so its gradient is the sum of theirs. A kernel with an else-if would lose one."""
     logits, _ = random_rows(7)
     check(implementation, logits, np.full(29, 6, np.int32), (-1,), window)
     check(implementation, logits, np.full(29, 6, np.int32), (-1,), window, "float32")
@@ -118,7 +118,10 @@ WINDOWS = ((0, 4), (2, 5), (4, 7), (0, 1), (3, 4), (6, 7), (0, 0), (7, 7), (0, 7
 
 
 def test_windows(implementation: str) -> None:
-    """At either end, in the middle, of one entry, none, all; columns and labels inside and outside, and doubled."""
+    """The window is at either end, in the middle, one entry, empty, or everything.
+
+    Columns and labels lie inside and outside of it, some of them twice.
+    """
     for window in WINDOWS[:2] if implementation == "scan" else WINDOWS:
         check(implementation, *random_rows(7, (71,)), (0, 3, -1, 3), window, bound=0.3)
 
@@ -130,14 +133,17 @@ def test_window_dtypes(dtype: str, implementation: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_window_sizes(dtype: str, implementation: str) -> None:
-    """Around the CPU's tiles: rows that are reduced together, with gaps between them, and rows in several blocks."""
+    """Sizes around the CPU's tiles.
+
+    Some rows are reduced together, with gaps between their windows. Others take several blocks.
+    """
     for v in (33,) if implementation == "scan" else (5, 16, 17, 33, 70, 130, 515, 2500, 4099):
         for window in ((1, v - 1), (3, v), (v // 2, v // 2 + 1))[: 1 if implementation == "scan" else 3]:
             check(implementation, *random_rows(v), (0, -1), window, dtype)
 
 
 def test_eleven_columns(implementation: str) -> None:
-    """TDT's: blank, then durations behind the window."""
+    """The columns of TDT: blank, then the durations, which are behind the window."""
     check(implementation, *random_rows(40), (29, *range(30, 40)), (0, 30))
 
 
@@ -164,14 +170,14 @@ def test_leading_dimensions(shape: tuple[int, ...], implementation: str) -> None
 
 
 def test_large_array_in_pieces(implementation: str) -> None:
-    """Enough rows to be shared among threads."""
+    """The arrays have so many rows that threads share them."""
     check(implementation, *random_rows(301, (1501,)), dtype="float32")
     check(implementation, *random_rows(30, (15001,)), dtype="float32")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_not_finite_rows(value: float, implementation: str) -> None:
-    """The row is NaN with its gradient, wherever in the row the bad entry is; padding and other rows do not care."""
+    """A bad entry anywhere in a row makes the row and its gradient NaN. Padding and other rows do not change."""
     v = 21
     logits, labels = random_rows(v, (v + 3,))
     labels[:] = 4
@@ -191,7 +197,7 @@ def test_not_finite_rows(value: float, implementation: str) -> None:
 
 
 def test_not_finite_entries_that_are_not_picked(implementation: str) -> None:
-    """An empty window reads the picked entries and nothing else."""
+    """With an empty window only the picked entries are read."""
     logits, labels = random_rows(9)
     labels = np.where(labels == -2, -1, np.where(labels >= 0, 3, labels)).astype(np.int32)
     logits[:, [0, 5]] = np.nan
@@ -200,7 +206,10 @@ def test_not_finite_entries_that_are_not_picked(implementation: str) -> None:
 
 
 def test_not_finite_entries_and_a_window(implementation: str) -> None:
-    """In the window the whole row is NaN, raw entries too; outside of it, only the arcs that point there."""
+    """A bad entry in the window makes the whole row NaN, raw entries too.
+
+    Elsewhere it changes only the arcs that pick it.
+    """
     logits, labels = random_rows(9, (12,))
     labels[:] = 7
     for n, (place, value) in enumerate((v, x) for v in (0, 3, 7) for x in (np.nan, np.inf, -np.inf)):
@@ -219,7 +228,7 @@ def test_not_finite_entries_and_a_window(implementation: str) -> None:
 
 
 def test_masked_entries_and_a_window(implementation: str) -> None:
-    """A window of nothing but -inf: its entries are -inf without a gradient, raw ones are as ever."""
+    """A window of only -inf has entries of -inf without a gradient. Raw entries are as usual."""
     logits, labels = random_rows(9, (8,))
     logits[:, 3:5] = -np.inf
     logits[:, 5] = -1e30
@@ -231,7 +240,10 @@ def test_masked_entries_and_a_window(implementation: str) -> None:
 
 
 def test_zero_cotangents(implementation: str) -> None:
-    """Where nothing is asked of a row its gradient is 0, whatever it holds; a label that is not there asks nothing."""
+    """A row whose cotangents are 0 has a gradient of 0, whatever it holds.
+
+    The cotangent of an absent label does not count.
+    """
     logits, labels = random_rows(9, (8,))
     logits[0, 4], logits[1, 4], logits[2, 1] = np.nan, np.inf, np.nan
     logits[3] = -np.inf
@@ -249,7 +261,7 @@ def test_zero_cotangents(implementation: str) -> None:
 
 
 def test_second_derivatives_of_rows_that_are_masked_out(implementation: str) -> None:
-    """They are 0, be the row NaN or padding that holds NaN, and those of other rows are as ever."""
+    """They are 0, also if the row is NaN or is padding that holds NaN. The other rows have the usual derivatives."""
     logits, _ = random_rows(5, (3,))
     labels = np.array([2, 2, -2], np.int32)
     logits[1:, 4] = np.nan
@@ -268,10 +280,10 @@ def test_second_derivatives_of_rows_that_are_masked_out(implementation: str) -> 
 
 
 def test_transformations_of_a_window(implementation: str) -> None:
-    """Forward mode, vmap over an axis in the middle, and the derivative of the gradient, by central differences."""
+    """Tests forward mode, vmap over a middle axis, and the derivative of the gradient by central differences."""
     logits, labels = random_rows(6, (4, 3))
     labels[:2] = [[0, 1, 2], [3, 4, 5]]
-    logits[0, 1, 5] = 800.0  # exp(800) overflows: a raw entry may be as large as it likes
+    logits[0, 1, 5] = 800.0  # exp(800) overflows, but a raw entry may have any size
     direction = np.random.default_rng(1).normal(size=logits.shape)
     window, columns = (1, 4), (0, 2, 5)
 
@@ -289,7 +301,7 @@ def test_transformations_of_a_window(implementation: str) -> None:
         along = np.sum(reference.arc_gradient(logits, labels, columns, unit, window) * direction, axis=-1)
         np.testing.assert_allclose(tangent[..., k], along, rtol=1e-11, atol=1e-11)
 
-    def gradient(x):  # of the sum of the squares of the entries that are finite
+    def gradient(x):  # of the sum of squares of the finite entries
         y = reference.arc_log_probs(x, labels, columns, window)
         return reference.arc_gradient(x, labels, columns, 2 * np.where(np.isfinite(y), y, 0.0), window)
 
@@ -304,7 +316,7 @@ def test_transformations_of_a_window(implementation: str) -> None:
 
 
 def test_masked_entries(implementation: str) -> None:
-    """-inf logits have probability 0 and no gradient but their own arc's; a row of nothing else has gradient 0."""
+    """A logit of -inf has probability 0, and a gradient only from its own arc. A row of only -inf has gradient 0."""
     logits, labels = random_rows(9)
     logits[:, 2:5] = -np.inf
     logits[5] = -np.inf

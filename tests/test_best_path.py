@@ -1,4 +1,4 @@
-"""The best path of a lattice, for every family of moves: enumeration in exact arithmetic, ties, masks, corner cases."""
+"""The best path of a lattice, for every family of moves: exact enumeration, ties, masks, corner cases."""
 
 import functools
 from fractions import Fraction
@@ -25,7 +25,7 @@ def compiled(implementation: str, moves: reference.Moves):
 
 
 def along(path, shape, moves: reference.Moves, cost: float = 0.0) -> BestPath:
-    """What is to be returned for a path, a list of (t, u, k), or for none."""
+    """The expected result for a path, which is a list of (t, u, k), or for no path (None)."""
     t_max, u1, _ = shape
     frames, durations, arcs = (np.full(n, -1) for n in (u1 - 1, u1 - 1, t_max + u1 - 1))
     for t, u, k in path or ():
@@ -36,7 +36,7 @@ def along(path, shape, moves: reference.Moves, cost: float = 0.0) -> BestPath:
 
 
 def enumerated(log_probs: np.ndarray, t_b: int, u_b: int, moves: reference.Moves) -> BestPath:
-    """The best path of one example by exact sums; of several, the first one, in the order of `moves`."""
+    """The best path of one example, by exact sums. Of equally good paths it is the first in the order of `moves`."""
     best, score = None, None
     for path in reference.paths(t_b, u_b, moves):
         if all(np.isfinite(log_probs[arc]) for arc in path):
@@ -73,7 +73,7 @@ def is_arc(t: int, u: int, t_b: int, u_b: int, move: tuple[int, int]) -> bool:
 
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_path_enumeration(name: str, implementation: str) -> None:
-    """Arcs of -inf, some examples without a path, and whatever where nothing may be read."""
+    """Some arcs are -inf, some examples have no path, and entries that must not be read hold anything."""
     moves = MOVE_SETS[name]
     rng = np.random.default_rng(1)
     log_probs = random_log_probs(moves)
@@ -89,7 +89,7 @@ def test_path_enumeration(name: str, implementation: str) -> None:
 
 @pytest.mark.parametrize("name", ["rnnt", "tdt", "jumps", "twice"])
 def test_ties(name: str, implementation: str) -> None:
-    """Scores are small integers, so that nearly every example has several best paths."""
+    """Scores are small integers, so nearly every example has several best paths."""
     moves = MOVE_SETS[name]
     log_probs = np.random.default_rng(2).integers(-1, 1, (len(T_B), T, U + 1, len(moves))).astype(np.float64)
     check_enumerated(implementation, moves, log_probs)
@@ -98,12 +98,12 @@ def test_ties(name: str, implementation: str) -> None:
 @pytest.mark.parametrize("mask", [-1e9, -1e30, np.finfo(np.float32).min])
 @pytest.mark.parametrize("name", ["rnnt", "multi_blank"])
 def test_large_masks(name: str, mask: float, implementation: str) -> None:
-    """Where every path crosses a mask, what tells two of them apart is far below the last digit of a float32 sum."""
+    """Every path crosses a mask. So the difference between paths is far below the last digit of a float32 sum."""
     moves = MOVE_SETS[name]
     log_probs = random_log_probs(moves, 7)
     log_probs[:, 1] = mask
     log_probs[:, :, 1, -1] = mask
-    if mask < -1e9:  # masks alone then decide: no type that is used here has the digits of both
+    if mask < -1e9:  # only masks count here: no dtype in use has the digits of mask and score
         log_probs = np.where(log_probs == mask, mask, 0.0)
     x = log_probs.astype(np.float32)
     actual = compiled(implementation, moves)(x, T_B, U_B)
@@ -116,7 +116,10 @@ def test_large_masks(name: str, mask: float, implementation: str) -> None:
 
 
 def test_a_sum_in_float32_keeps_its_digits(implementation: str) -> None:
-    """Two paths whose scores of thousands differ by 1e-6, long before the end of which a float32 has forgotten that."""
+    """The scores of two paths are in the thousands and differ by 1e-6.
+
+    A sum in float32 would lose the difference long before its end.
+    """
     t, moves = 400, reference.RNNT
     log_probs = np.full((2, t, 2, 2), -9.37, np.float32)
     log_probs[0, 300, 0, 1] += np.float32(1e-6)
@@ -127,7 +130,10 @@ def test_a_sum_in_float32_keeps_its_digits(implementation: str) -> None:
 
 @pytest.mark.parametrize("name", ["rnnt", "monotonic", "tdt"])
 def test_it_is_the_limit_of_posteriors(name: str, implementation: str) -> None:
-    """Of arcs that are multiplied by a large number, where paths are too many to list."""
+    """The best path is the limit of the posteriors when all arcs are multiplied by a large number.
+
+    There are too many paths to list.
+    """
     moves = MOVE_SETS[name]
     log_probs = random_log_probs(moves, 5, t=41, u=23, batch=4)
     t_b, u_b = np.array([41, 30, 41, 24], np.int32), np.array([23, 23, 5, 20], np.int32)
@@ -154,7 +160,7 @@ def test_corner_cases(implementation: str) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_not_finite_arcs_inside(value: float, implementation: str) -> None:
-    """NaN and no path, in that example alone, reachable or not."""
+    """The cost is NaN and there is no path, in this example alone, whether the bad arc is reachable or not."""
     moves = MOVE_SETS["tdt"]
     log_probs = random_log_probs(moves, 2)
     log_probs[0, 0, 0, 0] = log_probs[1, 3, 2, 0] = log_probs[2, 1, 2, 3] = value
@@ -178,7 +184,10 @@ def test_smallest_shapes(t: int, u: int, implementation: str) -> None:
 
 @pytest.mark.parametrize("name", ["rnnt", "tdt"])
 def test_gradient_of_the_cost(name: str, implementation: str) -> None:
-    """-1 at every arc of the path times the cotangent, which masks a bad example where it is 0; forward mode agrees."""
+    """The gradient is -1 times the cotangent at every arc of the path.
+
+    Forward mode agrees. A cotangent of 0 masks a bad example.
+    """
     moves = MOVE_SETS[name]
     log_probs = random_log_probs(moves, 4)
     log_probs[2, 1, 1] = np.nan
@@ -223,7 +232,7 @@ def test_vmap(implementation: str) -> None:
 
 @pytest.mark.parametrize("kind", ["auto", "explicit", "manual"])
 def test_batch_over_a_mesh(kind: str, implementation: str) -> None:
-    """Nothing crosses the mesh, and the results stay where their examples are."""
+    """Nothing crosses the mesh, and each result stays on the device of its example."""
     moves = reference.RNNT
     mesh = meshes.make_mesh(AxisType.Explicit if kind == "explicit" else AxisType.Auto, data=4)
     log_probs = random_log_probs(moves)
@@ -240,7 +249,7 @@ def test_batch_over_a_mesh(kind: str, implementation: str) -> None:
 
 
 def test_there_is_no_kernel_for_cuda() -> None:
-    """By itself the lax form runs there; who insists on kernels is told."""
+    """By default the lax form runs on CUDA. A caller who demands kernels gets an error."""
     arrays = random_log_probs(reference.RNNT), T_B, U_B
     jax.export.export(jax.jit(jax_rnnt.lattice_best_path), platforms=["cuda"])(*arrays)
     insists = jax.jit(functools.partial(jax_rnnt.lattice_best_path, implementation="native"))

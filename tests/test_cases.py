@@ -1,4 +1,4 @@
-"""The table of cases, on every implementation and dtype: values, gradients, corner cases, dtypes of the results."""
+"""The table of cases with every implementation and dtype: values, gradients, corner cases, dtypes of the results."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from cases import CASES, INTEGER_TYPES, Case
 
 def _marks(case: Case, dtype: str) -> list[pytest.MarkDecorator]:
     marks = [] if case.name == "ragged" else [pytest.mark.once]
-    # The lax form computes in one type whatever the options are, and casts at both ends. Integers become int32 before
-    # either form sees them.
+    # The lax form computes in one dtype, whatever the options are, and casts its inputs and results. Integers become
+    # int32 before either form sees them.
     is_plain = case.options == CASES["ragged"].options
     if dtype == "float16" or (dtype != "float32" and not is_plain) or case.name in INTEGER_TYPES:
         marks.append(pytest.mark.full(implementation="scan"))

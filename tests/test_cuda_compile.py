@@ -1,7 +1,7 @@
-"""XLA compiles training steps for GPUs that are not there: custom calls, aliasing, memory, command buffer, collectives.
+"""XLA compiles training steps for absent GPUs: custom calls, aliasing, memory, command buffer, collectives.
 
-Needs jax's CUDA plugin (the wheels jax-cuda13-plugin and jax-cuda13-pjrt, of jax's version; no NVIDIA libraries) and a
-build with CUDA kernels. Nothing runs on a GPU.
+The tests need jax's CUDA plugin (the wheels jax-cuda13-plugin and jax-cuda13-pjrt, in jax's version; no NVIDIA
+libraries) and a build with CUDA kernels. Nothing runs on a GPU.
 """
 
 import functools
@@ -38,7 +38,7 @@ H100 = """gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
 } platform_name: "CUDA" device_description_str: "H100" """
 
-B, T, U, V, H = 8, 128, 31, 512, 64  # rows of the joint are no remainder of a tile: XLA would pad them in a copy
+B, T, U, V, H = 8, 128, 31, 512, 64  # the joint's rows fill whole tiles; XLA would pad a remainder in a copy
 
 
 def devices(count: int):
@@ -80,12 +80,13 @@ def test_kernels_in_place_and_no_more_than_the_logits(dtype):
     backward = next(line for line in text.splitlines() if '"jax_rnnt_arcs_backward"' in line)
     assert "output_to_operand_aliasing={" in backward
     logits = B * T * (U + 1) * V * jnp.dtype(dtype).itemsize
-    # One array of the logits' size, because the gradient takes their place; the rest is the joint and its product.
+    # Only one array has the logits' size, because the gradient is written in their place. The rest is the joint and its
+    # product.
     assert logits < compiled.memory_analysis().temp_size_in_bytes < 1.6 * logits
 
 
 def passes(text: str) -> list[str]:
-    """The instructions that make an array of the logits' size, as often as one is made; views of one are none."""
+    """The instructions that make an array of the logits' size, once for each array. Views do not count."""
     array = rf"f32\[{B},(?:1,)?{T},{U + 1},{V}\]"
     found = re.findall(rf"= (\(?.*?{array}.*?) ([a-z][\w-]*)\(", text)
     views = ("bitcast", "tuple", "get-tuple-element")
@@ -94,7 +95,10 @@ def passes(text: str) -> list[str]:
 
 @pytest.mark.parametrize("how", ["kept", "donated", "in another shape", "mapped", "without jit"])
 def test_logits_that_are_arguments_are_not_copied(how):
-    """Where the caller keeps them, the gradient has memory of its own: read, read, write; donated, it takes theirs."""
+    """If the caller keeps the logits, the gradient has its own memory: read, read, write.
+
+    If the caller donates them, the gradient takes their memory.
+    """
     place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
     placed = functools.partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place))
     shapes = [((B, T, U + 1, V), jnp.float32), ((B, U), jnp.int32), ((B,), jnp.int32), ((B,), jnp.int32)]
@@ -107,7 +111,7 @@ def test_logits_that_are_arguments_are_not_copied(how):
         "mapped": jax.vmap(lambda *one: jax.grad(loss)(*(a[None] for a in one))),
         "without jit": lambda x, *r: jax.vjp(lambda x: loss(x, *r), x)[1],
     }[how]
-    if how == "without jit":  # the gradient is compiled for itself, and the logits are among its arguments
+    if how == "without jit":  # JAX compiles the gradient alone, and the logits are among its arguments
         types = placed([jax.eval_shape(function, *types), jax.ShapeDtypeStruct((), jnp.float32)])
         function = lambda pull, cotangent: pull(cotangent)  # noqa: E731
     jitted = jax.jit(function, donate_argnums=(0,) if how == "donated" else ())
@@ -139,7 +143,7 @@ def test_a_batch_on_four_devices_is_not_gathered():
 
 
 def test_a_long_lattice_gets_a_workspace():
-    """Utterances whose last diagonals do not fit into a block's shared memory."""
+    """The last diagonals of these utterances do not fit into a block's shared memory."""
     arcs = jax.ShapeDtypeStruct((2, 50, 3001, 2), jnp.float32)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
     place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
@@ -147,11 +151,11 @@ def test_a_long_lattice_gets_a_workspace():
     lowered = jax.jit(jax_rnnt.lattice_cost).trace(*types).lower(lowering_platforms=("cuda",))
     text = lowered.compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_cost"' in line)
-    assert f"f32[2,{2 * 3 * 2 * 3001}]" in call  # pairs; two arcs and beta; two diagonals
+    assert f"f32[2,{2 * 3 * 2 * 3001}]" in call  # factors: pairs; two arcs and beta; two diagonals
 
 
 def test_a_joint_network_in_tiles():
-    """Two loops; the gradient of a tile takes the place of its logits, and the whole array never exists."""
+    """The program has two loops. A tile's gradient takes the place of its logits, and no array holds all logits."""
     rows = 2048
 
     def tiled(weights, encoder, predictor, *batch):

@@ -1,4 +1,4 @@
-"""Decoders against plain Python: the loop over single arcs, and the sum over every path of every label sequence."""
+"""Decoders against plain Python: a loop over single arcs, and the sum over all paths of all label sequences."""
 
 import functools
 import itertools
@@ -52,7 +52,7 @@ def assert_greedy(kind, found, cap=CAP, weight=0.0):
 def probabilities(found, b) -> dict[tuple[int, ...], float]:
     each = zip(found.labels[b].tolist(), found.lengths[b].tolist(), found.scores[b].tolist(), strict=True)
     listed = [(tuple(labels[:n]), score) for labels, n, score in each if score > -np.inf]
-    assert len(dict(listed)) == len(listed)  # each sequence once
+    assert len(dict(listed)) == len(listed)  # each sequence occurs once
     return dict(listed)
 
 
@@ -72,7 +72,7 @@ def sequences(kind, most: int):
 @pytest.mark.once
 @kinds
 def test_a_wide_beam_is_exact(kind):
-    # Utterance 1 has three frames: with two labels a frame at most, all sequences of up to six.
+    # Utterance 1 has three frames. With at most two labels in a frame, these are all sequences of up to six labels.
     b, stays = 1, any(dt == 0 and du for dt, du in kind.oracle.moves)
     wanted = {}
     for labels in sequences(kind, LENGTHS[b] * (CAP if stays else 1)):
@@ -80,7 +80,7 @@ def test_a_wide_beam_is_exact(kind):
         if score > -np.inf:
             wanted[labels] = score
     params, state, encoded, lengths = arrays_of(kind)
-    # The beam has room for what is possible, at every frame that it may wait for.
+    # The beam has room for all possible sequences, once for each frame at which a hypothesis may wait.
     width = len(wanted) * max(dt for dt, _ in kind.oracle.moves)
     found = beam_of(kind, beam=width, labels_per_frame=CAP)(
         params, state[b : b + 1], encoded[b : b + 1, : LENGTHS[b]], lengths[b : b + 1]
@@ -91,9 +91,9 @@ def test_a_wide_beam_is_exact(kind):
         np.testing.assert_allclose(got[labels], score, rtol=1e-10)
     assert (np.diff(list(got.values())) <= 0).all()
     if not stays:
-        # All mass is there: where a label takes frames no limit cuts paths off, and jumps over the end count.
+        # The probabilities sum to 1: where labels take frames no limit cuts paths off, and jumps past the end count.
         np.testing.assert_allclose(sum(np.exp(list(got.values()))), 1.0, rtol=1e-10)
-    if kind in (MONOTONIC, HAT):  # each path of these ends on the last frame, so the loss says the same
+    if kind in (MONOTONIC, HAT):  # each of their paths ends on the last frame, so the loss gives the same
         some = next(labels for labels in wanted if len(labels) == CAP)
         x = example(kind).logits(b, some, kind.oracle.blanks(kind.width)[0], LENGTHS[b])
         cost, _ = costs_of(kind.oracle, x[None], np.array([some]), LENGTHS[b : b + 1], [CAP])
@@ -108,7 +108,7 @@ def test_a_beam_of_one_is_greedy_where_labels_take_frames(kind):
 
 
 def pieces(cuts):
-    """Pieces of two frames; each row of `cuts` says how many of them the utterances get."""
+    """Yields pieces of two frames. Each row of `cuts` says how many of these frames each utterance gets."""
     done = np.zeros(len(LENGTHS), int)
     for cut in cuts:
         lengths = np.minimum(cut, LENGTHS - done)
@@ -141,7 +141,8 @@ def test_cuts_do_not_matter(kind, width):
 
 
 def test_times_are_those_of_the_best_path():
-    # A label that is probable at frame 2 of 4 alone: whatever else becomes one with that path, this is its time.
+    # The label is probable only at frame 2 of 4. This is its time, whichever other paths the decoder merges with this
+    # one.
     p = np.full((1, 4, 2), [0.98, 0.02])
     p[0, 2] = [0.1, 0.9]
     model = (
@@ -185,7 +186,7 @@ def test_length_normalisation_ranks():
     decoders = [jax_rnnt.BeamDecoder(*model, **options, length_normalization=x) for x in (0.0, 1.0)]
 
     @jit
-    def both(*arrays):  # the search is the same, so it is made once
+    def both(*arrays):  # both share one search
         end = decoders[0].step(params, decoders[0].init(params, state, encoded), *arrays)
         return [decoder.hypotheses(end) for decoder in decoders]
 
@@ -218,7 +219,7 @@ def test_utterances_do_not_mix(of, options):
 
 
 def test_predictor_sees_the_start_symbol():
-    # It leads to the predictor's state that blank leads to (mod 7) from another initial state.
+    # From `state` this symbol leads to the same state of the predictor as blank does from `state + 1` (modulo 7).
     params, state, encoded, lengths = arrays_of(RNNT)
     other = greedy_of(RNNT, labels_per_frame=CAP, start=RNNT.oracle.blank + 5)(params, state, encoded, lengths)
     same = greedy_of(RNNT, labels_per_frame=CAP)(params, state + 1, encoded, lengths)

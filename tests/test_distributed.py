@@ -1,4 +1,4 @@
-"""Two real processes that train together over loopback, against one process that trains alone."""
+"""Two real processes train together over loopback. The tests compare them with one process that trains alone."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ import pytest
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 PROCESSES = 2
-SECONDS = 150  # for all of them, start and compilation included; they take about 10
+SECONDS = 150  # the limit for all of them, with start and compilation; they take about 10
 
 
 def _free_port() -> int:
@@ -22,8 +22,11 @@ def _free_port() -> int:
 
 
 def _run(commands: list[list[str]], folder: Path) -> list[str]:
-    """Runs them at once; the outputs, or an error with all outputs when one fails or time is up. None survives."""
-    # Outputs go to files: a full pipe would stop a process, and the others with it.
+    """Runs the commands at the same time and returns their outputs.
+
+    If one fails or the time is up, it raises an error with all outputs. No process survives.
+    """
+    # Outputs go to files. A full pipe would stop a process, and the others would wait for it.
     logs = [folder / f"{len(commands)}-{i}.log" for i in range(len(commands))]
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     running = []
@@ -66,7 +69,7 @@ def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_process_that_dies_does_not_hang_the_test(tmp_path: Path) -> None:
-    """The helper above, held to its word: one process fails at once, the other one would sleep for an hour."""
+    """Tests `_run`: one process fails at once, and the other one would sleep for an hour."""
     commands = [[sys.executable, "-c", "import time; time.sleep(3600)"], [sys.executable, "-c", "raise SystemExit(3)"]]
     started = time.monotonic()
     with pytest.raises(AssertionError, match="exit codes"):

@@ -1,4 +1,4 @@
-"""The pages in docs tell the truth: their Python runs as it stands, and their links lead somewhere."""
+"""The pages in docs are correct: their Python runs as printed, and their links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
 
 
 def run(page: str) -> dict:
-    """The names that the page's blocks leave behind, run one after the other."""
+    """Runs the blocks of the page one after another. Returns the names that they define."""
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL):
         exec(compile(block, page, "exec"), names)
@@ -73,7 +73,7 @@ def test_coming_from() -> None:
 
 
 def test_coming_from_marks_what_is_not_run() -> None:
-    # Lines of other libraries stand in blocks of another language, right behind the word that says so.
+    # Code of other libraries is in blocks of another language, right behind a line that begins with "Before".
     text = (DOCS / "coming-from.md").read_text()
     blocks = re.findall(r"^(Before.*)\n\n```py\n([^`]*)^```", text, re.MULTILINE)
     assert len(blocks) == text.count("```py\n") >= 8
@@ -147,7 +147,7 @@ def test_decoding(capsys: pytest.CaptureFixture[str]) -> None:
     assert names["found"].labels.shape == (2, 150)
     assert names["best"].scores.shape == (2, 4)
     whole, pieces = names["best"], names["decoder"].hypotheses(names["state"])
-    for b in range(2):  # the whole ones are ranked by length as well
+    for b in range(2):  # with whole utterances the decoder also ranks by length
         assert sorted(whole.labels[b].tolist()) == sorted(pieces.labels[b].tolist())
     assert 0 < float(names["expected"]) < 20
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(names["gradient"]))

@@ -1,4 +1,4 @@
-"""Expected frames, delays and entropies, against sums over all paths."""
+"""Expected frames, delays and entropies, compared with sums over all paths."""
 
 import functools
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.once
 
 
 def by_paths(log_probs: np.ndarray, t_b: int, u_b: int, moves: reference.Moves) -> tuple[np.ndarray, float]:
-    """Expected frames [U] and entropy of one example."""
+    """The expected frames [U] and the entropy of one example."""
     paths = list(reference.paths(t_b, u_b, moves))
     scores = np.array([sum(log_probs[arc] for arc in path) for path in paths])
     times, labels = np.full(log_probs.shape[1] - 1, -1.0), log_probs.shape[1] - 1
@@ -53,7 +53,7 @@ def test_path_enumeration(name: str) -> None:
 
 
 def test_invalid_and_impossible_examples() -> None:
-    """NaN for the first, at its labels; nothing is emitted in the second."""
+    """An invalid example has NaN at its labels. An impossible example emits nothing."""
     moves = reference.RNNT
     log_probs, t_b = random_log_probs(moves), T_B.copy()
     log_probs[0, 1, 1, 0], t_b[1] = np.nan, -1
@@ -68,7 +68,7 @@ def test_invalid_and_impossible_examples() -> None:
 
 
 def test_entropy_of_a_long_lattice_in_float32() -> None:
-    """It is as exact as its posteriors are, though the cost is 200 times as large."""
+    """The entropy is as exact as the posteriors, though the cost is 200 times as large."""
     moves, shape = reference.RNNT, (1, 300, 40, 2)
     log_probs = np.random.default_rng(3).normal(size=shape).astype(np.float32) - 50
     t_b, u_b = np.array([300]), np.array([39])
@@ -83,7 +83,7 @@ def test_entropy_of_a_long_lattice_in_float32() -> None:
 
 @pytest.mark.parametrize("name", ["rnnt", "tdt"])
 def test_gradients(name: str) -> None:
-    """Down to the arcs, against finite differences of the sums over paths."""
+    """Compares gradients with respect to the arcs with finite differences of the sums over paths."""
     moves = MOVE_SETS[name]
     log_probs = random_log_probs(moves, 8)
     log_probs[0, 0, 1, 0] = -np.inf

@@ -1,4 +1,7 @@
-"""Mistakes of the caller: the type of the error, and its text: the argument's name, what was expected, what came."""
+"""Mistakes of the caller: the type of the error, and its text.
+
+The text names the argument, what was expected and what came.
+"""
 
 import re
 from collections.abc import Callable
@@ -24,7 +27,7 @@ def _of(shape: tuple[int, ...], dtype=np.int32) -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
-# argument at fault -> (its bad value, error, what its text must hold beside the name in backticks)
+# case -> (the wrong argument, its value, the error, words of its text beside the name in backticks)
 MISTAKES = {
     "logits_integer": ("logits", _of((B, T, U + 1, V)), TypeError, ["float32", "int32"]),
     "logits_complex": ("logits", _of((B, T, U + 1, V), np.complex64), TypeError, ["float32", "complex64"]),
@@ -88,7 +91,7 @@ def _calls() -> dict[str, Callable]:
 @pytest.mark.parametrize("call", _calls().values(), ids=_calls().keys())
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistake(name: str, call: Callable) -> None:
-    """At trace time: before anything runs, and also inside jit, where values are not known."""
+    """The error comes at trace time: before anything runs, and also inside jit, where values are unknown."""
     argument, value, error, words = MISTAKES[name]
     with pytest.raises(error) as caught:
         call(**(GOOD | {argument: value}))
@@ -97,7 +100,10 @@ def test_mistake(name: str, call: Callable) -> None:
 
 @pytest.mark.parametrize("name", [n for n, m in MISTAKES.items() if m[0] not in GOOD])
 def test_mistake_in_the_loss_object(name: str) -> None:
-    """Where the object is made, but for the range of blank, which depends on the vocabulary."""
+    """The error comes when the object is made.
+
+    Only the range of blank is checked later, since it depends on the vocabulary.
+    """
     argument, value, error, words = MISTAKES[name]
     if name in ("blank_too_large", "blank_too_small"):
         loss = jax_rnnt.RNNTLoss(blank=value)
@@ -137,7 +143,7 @@ def test_traced_options_are_told_that_they_are_static(argument: str) -> None:
     assert jax.jit(jax_rnnt.rnnt_loss, static_argnames=argument)(**GOOD, **{argument: value}) == loss(value)
 
 
-# No JAX arrays: what NumPy and JAX say of these names no argument.
+# Values that are no JAX arrays. The messages of NumPy and JAX would not name the argument.
 NO_ARRAYS = {
     "objects": (np.array([[None, 1], [2, 3]]), "object"),
     "words": (np.array(["one", "two"]), "<U3"),
@@ -170,7 +176,7 @@ def test_integers_too_large_for_any_dtype() -> None:
 
 
 def test_one_label_column_too_few_gets_a_sentence_of_help() -> None:
-    """U against U + 1: the joint was run without the start symbol, or the targets hold it."""
+    """U is taken for U + 1: the joint ran without the start symbol, or the targets hold it."""
     with pytest.raises(ValueError, match=r"`logits`|`targets`") as caught:
         jax_rnnt.rnnt_loss(**(GOOD | {"logits": np.zeros((B, T, U, V), np.float32)}))
     message = str(caught.value)
@@ -230,7 +236,10 @@ def test_check_inputs_explains_blank_in_targets() -> None:
 
 
 def test_check_inputs_accepts_what_the_loss_accepts() -> None:
-    """Bad labels beyond U_b, filler rows, empty batches, device arrays, any integer type; and it returns nothing."""
+    """It accepts bad labels beyond U_b, filler rows, empty batches, device arrays and any integer type.
+
+    It returns None.
+    """
     arrays = _inputs(targets=((2, 1), V - 1), logit_lengths=(3, 0), target_lengths=(3, 0))
     arrays["targets"][3] = -9
     assert jax_rnnt.check_inputs(**arrays) is None
@@ -302,7 +311,7 @@ def test_lattice_cost(name: str) -> None:
 
 
 def test_good_arguments_are_no_mistake() -> None:
-    """The base that all of the above vary must itself pass, or they prove nothing."""
+    """The arguments that all tests above change must themselves pass. Otherwise these tests prove nothing."""
     logits, targets = random_batch("errors")
     assert np.isfinite(jax_rnnt.rnnt_loss(**(GOOD | {"logits": logits.astype(np.float32), "targets": targets})))
     assert jax_rnnt.check_inputs(**GOOD) is None

@@ -1,4 +1,4 @@
-"""examples/train_speech.py as a user runs it: it learns, continues exactly, and says what is wrong with its input."""
+"""examples/train_speech.py as a user runs it: it learns, resumes exactly, and says what is wrong with its input."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TINY = ("--width", "16", "--layers", "1", "--buckets", "1", "--batch-size", "8")
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Callable[..., subprocess.Popen]:
-    """Starts a run; all of them share a compilation cache, because they compile the same few programs."""
+    """Starts a run. All runs share a compilation cache, because they compile the same few programs."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -45,7 +45,7 @@ def start(tmp_path_factory) -> Callable[..., subprocess.Popen]:
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit code and everything it printed."""
+    """Waits for the end. Returns the exit code and everything that the process printed."""
     try:
         printed, _ = process.communicate(timeout=300)
     finally:
@@ -59,7 +59,10 @@ def metrics_of(out: Path) -> dict:
 
 @pytest.fixture
 def hostile_corpus(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """Two good speakers and one of every kind of bad input: the folder, and file name -> kind."""
+    """A corpus with good files, and a bad file for each kind of bad input.
+
+    Returns the folder, and file name -> kind.
+    """
     root = tmp_path / "corpus"
     good = {f"{speaker}-1-{n}": "HELLO IT'S ME" for speaker in ("10", "20", "30") for n in range(4)}
     write_corpus(root, good, {"10-1-0": ".wav", "20-1-1": ".wav"})
@@ -110,7 +113,7 @@ def test_every_bad_input_is_named_and_the_rest_is_read(hostile_corpus):
 @pytest.mark.slow
 def test_trains_on_a_folder_with_bad_files_in_it(start, hostile_corpus, tmp_path):
     root, expected = hostile_corpus
-    # A header that promises what does not follow: found only when the file is read for its batch.
+    # The header promises data that the file does not have. Only the reading of its batch finds this.
     cut = root / "30" / "1" / "30-1-3.flac"
     cut.write_bytes(cut.read_bytes()[:200])
     out = tmp_path / "out"
@@ -169,6 +172,6 @@ def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
     assert metrics_of(killed)["losses"] == losses
     assert metrics_of(killed)["error_rates"] == metrics_of(whole)["error_rates"]
 
-    # An earlier run's checkpoints are never overwritten.
+    # A new run never overwrites the checkpoints of an earlier one.
     assert train_speech.main(["--out", str(killed)]) == 2
     assert "--resume" in capsys.readouterr().err

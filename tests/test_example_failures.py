@@ -1,4 +1,4 @@
-"""examples/train_speech.py where something can't be written or read: one sentence, and nothing written is lost."""
+"""examples/train_speech.py where it can't write or read: it prints one sentence, and loses nothing that was written."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ def full_disk(*_args, **_options):
 
 
 def sentence_of(capsys, *arguments: object) -> str:
-    """The one line on standard error of a run that has to end with status 2."""
+    """Runs the example, which must end with status 2. Returns its one line on standard error."""
     assert train_speech.main([*map(str, arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -75,7 +75,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 @pytest.fixture
 def run_of_two(tmp_path):
-    """Checkpoints of steps 1 and 2 in a folder, and a function that saves or restores there."""
+    """Saves checkpoints of steps 1 and 2. Returns their folder, and functions that save and restore there."""
     model = nnx.Linear(64, 64, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
 
@@ -98,12 +98,12 @@ def run_of_two(tmp_path):
     return tmp_path, save, restore
 
 
-# tensorstore's: an array of the failed checkpoint may be written only after orbax has closed its event loop.
+# tensorstore raises it: it may write an array of the failed checkpoint after orbax has closed its event loop.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before(run_of_two):
     folder, save, restore = run_of_two
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # of the 16 kB of weights
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # the weights have 16 kB
     try:
         with pytest.raises(speech_problems.UserError) as error:
             save(3)

@@ -1,4 +1,4 @@
-"""What examples/train_speech.py can train with: its losses and joint networks, and how it judges their alignments."""
+"""The losses and joint networks of examples/train_speech.py, and how it judges alignments."""
 
 import functools
 
@@ -30,7 +30,10 @@ FRAMES, LABELS = [9, 7, 0], [4, 2, 0]  # the last row is a filler
 
 
 class WithoutEncoder(speech_model.Transducer):
-    """Its audio [B, T * JOINT] are frames, and its samples their numbers, so that little is compiled."""
+    """A model without an encoder, so that little is compiled.
+
+    Its audio [B, T * JOINT] holds frames, and its samples are the numbers of frames.
+    """
 
     def parts(self, audio, samples, labels, rngs=None):
         history = jnp.pad(labels, ((0, 0), (1, 0)))
@@ -71,7 +74,7 @@ def test_a_loss_by_its_name(name, function, arrays):
     frames, predictions, _ = model.parts(*arrays[:3])
     logits = model.join(frames[:, :, None], predictions[:, None])
     total = model.objective.function()(logits, arrays.labels, arrays.samples, arrays.label_lengths)
-    np.testing.assert_allclose(speech_loss.batch_loss(model, arrays), total / 2, rtol=1e-5)  # two real rows
+    np.testing.assert_allclose(speech_loss.batch_loss(model, arrays), total / 2, rtol=1e-5)  # two rows are real
 
 
 def test_joints_give_the_same_loss_and_gradient(arrays):
@@ -85,7 +88,10 @@ def test_joints_give_the_same_loss_and_gradient(arrays):
 
 
 def test_pruning_everything_in_gives_the_whole_loss(arrays):
-    """All U + 1 positions are kept, so the pruned loss is that of dense logits. The simple one hands over to it."""
+    """All U + 1 positions are kept, so the pruned loss is that of dense logits.
+
+    As `warmth` grows, weight moves from the simple loss to the pruned one.
+    """
     assert speech_objective.S_RANGE >= U + 1
     plain, pruned = model_of(), model_of("pruned")
     nnx.update(pruned.join, nnx.state(plain.join))

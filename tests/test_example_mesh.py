@@ -1,4 +1,4 @@
-"""examples/train_speech.py on several devices: the losses of every step are those of one device."""
+"""examples/train_speech.py on several devices: every step has the same loss as on one device."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from example_support import (
 from flax import nnx
 
 STEPS = 12
-RTOL = 1e-5  # float32 sums in another order, over and over: measured 1e-7 after 20 steps
+RTOL = 1e-5  # float32 sums are in another order at each step: measured 1e-7 after 20 steps
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
 needs_set_mesh = pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="--devices needs jax 0.7")
@@ -35,7 +35,7 @@ def corpus(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def losses(corpus, tmp_path_factory, default_jax_settings):
-    """Runs the example in this process, which has eight devices, and returns the losses of its steps."""
+    """Runs the example in this process, which has eight devices. Returns the losses of its steps."""
 
     def run(*arguments: str) -> np.ndarray:
         out = tmp_path_factory.mktemp("out")
@@ -70,14 +70,14 @@ def one_device(losses) -> np.ndarray:
 @pytest.mark.slow
 @needs_set_mesh
 def test_batch_and_vocabulary_divided(losses, one_device) -> None:
-    """29 classes over two devices, six utterances over two."""
+    """Divides 29 classes over two devices, and six utterances over two."""
     assert_same_curve(losses("--mesh", "data=2,model=2"), one_device)
 
 
 @pytest.mark.slow
 @needs_set_mesh
 def test_as_a_user_runs_it_with_a_batch_that_does_not_divide(corpus, one_device, tmp_path) -> None:
-    """Six utterances over four devices that the script makes itself: two rows are fillers, and no loss moves."""
+    """The script itself makes four devices for six utterances. Two rows are fillers, and no loss changes."""
     command = [sys.executable, str(SCRIPT), *command_line(corpus, tmp_path, "--devices", "4")]
     quickly = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(command, env=quickly, capture_output=True, text=True, timeout=600, check=False)
@@ -89,8 +89,9 @@ def test_as_a_user_runs_it_with_a_batch_that_does_not_divide(corpus, one_device,
 @pytest.mark.slow
 @needs_set_mesh
 def test_a_divided_step_exchanges_neither_audio_nor_logits() -> None:
-    """The gradient of one device's part of the joint's hidden layer, a sum over "model", is the largest array that
-    crosses the mesh; the audio of all rows or the logits of all classes would be larger.
+    """The audio of all rows and the logits of all classes are larger than any array that crosses the mesh.
+
+    The largest of these arrays is a sum over "model": the gradient of one device's part of the joint's hidden layer.
     """
     with speech_mesh.use_devices({"data": 4, "model": 2}):
         sizes = speech_model.Sizes(width=16, layers=1, joint=16)

@@ -50,7 +50,7 @@ def test_the_synthesiser_tells_where_words_begin():
     assert speech.word_starts[0] == 0
     first, *others = np.diff(speech.word_starts)
     np.testing.assert_allclose(others, first, rtol=0.05)
-    # The last one is spoken slowly, and silence follows.
+    # The last word is spoken slowly, and silence follows.
     assert 1 < (len(speech.audio) / speech_features.SAMPLE_RATE - speech.word_starts[-1]) / first < 2
 
 
@@ -90,7 +90,7 @@ def digits(tmp_path_factory) -> list[speech_corpus.Utterance]:
 
 def test_batches_cover_an_epoch_in_an_order_of_seed_and_epoch(digits):
     batches = speech_batches.Batches(speech_batches.make_buckets(digits, 3), 4, pytest.fail)
-    assert len(batches) == 9  # 3 buckets of 10: two full batches and one of two real rows each
+    assert len(batches) == 9  # 3 buckets of 10 utterances: two full batches, and one with two real rows
 
     def order(seed, epoch):
         return [[u.id for u in members] for _, members in batches.plan(seed, epoch)]
@@ -129,7 +129,7 @@ def test_filler_rows_change_no_gradient(digits):
     value_and_gradient = nnx.jit(nnx.value_and_grad(train_speech.batch_loss))
     bucket = speech_batches.Bucket(digits, max(u.samples for u in digits), max(len(u.text) for u in digits) + 3)
     batches = speech_batches.Batches([bucket], 4, pytest.fail)
-    # The mean over four real rows, against two means over two real rows beside two filler rows.
+    # Compares the mean over four real rows with two means, each over two real rows and two filler rows.
     whole = gradients(digits[:4])
     for full, first, second in zip(whole, gradients(digits[:2]), gradients(digits[2:4]), strict=True):
         np.testing.assert_allclose((first + second) / 2, full, rtol=1e-4, atol=1e-5 * np.abs(full).max() + 1e-6)
@@ -158,7 +158,7 @@ def test_padding_changes_no_logit(digits):
 
 def test_batched_decoding_is_the_plain_greedy_loop(digits):
     model = tiny_model(seed=1)
-    # A joint without training emits labels everywhere or nowhere; this bias makes it do both.
+    # An untrained joint emits labels everywhere or nowhere. With this bias it does both.
     bias = np.zeros(speech_corpus.VOCABULARY, np.float32)
     bias[speech_corpus.BLANK] = 0.35
     model.join.output.bias[...] = bias
@@ -190,7 +190,7 @@ def test_batched_decoding_is_the_plain_greedy_loop(digits):
 
 
 def test_words_have_the_times_of_their_characters(digits):
-    # Frames of 40 ms: a word begins with its first character's and ends with its last one's.
+    # A frame takes 40 ms. A word begins with its first character and ends with its last one.
     labels, times = speech_corpus.encode(" one  it's"), [0, 1, 4, 6, 7, 8, 20, 20, 22, 25]
     found = speech_decode.with_words(digits[0], labels, times, frame=0.04)
     assert [word.text for word in found.words] == ["one", "it's"]

@@ -32,7 +32,7 @@ def _step(implementation: str | None, **options):
 
 
 def _targets(exported: export.Exported) -> set[str]:
-    """Custom calls to anything but the parts of StableHLO itself (shardings, shape checks)."""
+    """The names of our custom calls. Those of StableHLO itself (shardings, shape checks) do not count."""
     found = set(re.findall(r"custom_call @([\w.]+)", exported.mlir_module()))
     return {name for name in found if name.startswith("jax_rnnt")}
 
@@ -44,7 +44,10 @@ def _assert_step(result) -> None:
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_each_platform_gets_its_form(platform: str) -> None:
-    """Made on this machine, whatever it has: kernels where there are any, else no custom call at all."""
+    """The export is made on this machine.
+
+    It has kernels for a platform that has any, and else no custom call at all.
+    """
     exported = export.export(_step(None), platforms=[platform], disabled_checks=_checks())(*meshes.batch())
     native = jax_rnnt.native_available(platform)
     assert _targets(exported) == (STEP_TARGETS if native else set())
@@ -65,7 +68,7 @@ def test_native_for_a_platform_without_kernels_is_said() -> None:
 
 
 def test_one_module_for_all_platforms() -> None:
-    """The choice is left in the program, and taken when it runs."""
+    """The program contains every form, and chooses one when it runs."""
     make = export.export(_step(None), platforms=["cpu", "cuda", "tpu"], disabled_checks=_checks())
     exported = make(*meshes.batch())
     assert _targets(exported) == (STEP_TARGETS if jax_rnnt.native_available() else set())
@@ -81,14 +84,17 @@ def test_round_trip(implementation: str) -> None:
 
 
 def test_round_trip_of_the_derivative(implementation: str) -> None:
-    """vjp_order=1: the gradient is made when exporting, and a user may still differentiate."""
+    """With vjp_order=1 the export contains the gradient, so a user can differentiate what was restored."""
     make = export.export(jax.jit(meshes.total(implementation)), disabled_checks=_checks())
     restored = export.deserialize(make(*meshes.batch()).serialize(vjp_order=1))
     _assert_step(jax.value_and_grad(restored.call)(*meshes.batch()))
 
 
 def test_checks_are_exactly_what_export_asks_for(implementation: str) -> None:
-    """`ffi_targets()` names them all: without it the export is refused, and the refusal names no other."""
+    """`ffi_targets()` names all targets that an export checks.
+
+    Without it JAX refuses, and the error names no others.
+    """
     step = _step(implementation)
     if implementation == "scan":
         export.export(step)(*meshes.batch())
@@ -105,7 +111,7 @@ def test_checks_are_exactly_what_export_asks_for(implementation: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1, "blank": 0}], ids=["plain", "clamp"])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> None:
-    """Batch, time and labels open: one program for every shape."""
+    """Batch, frames and labels have symbolic sizes, so one program serves every shape."""
     if platform == "tpu" and implementation == "native":
         pytest.skip("there is no kernel for tpu")
     b, t, u = export.symbolic_shape("b, t, u")
@@ -130,7 +136,7 @@ def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> N
 
 @pytest.mark.full(implementation="scan")
 def test_round_trip_of_a_divided_step(implementation: str) -> None:
-    """Exported for eight devices: kernels keep their share, and the gradient lies where the logits do."""
+    """A step exported for eight devices. Each kernel keeps its part, and the gradient is divided as the logits are."""
     mesh = meshes.make_mesh(data=8)
     arrays = tuple(meshes.put(mesh, a, "data") for a in meshes.batch())
     exported = export.export(_step(implementation), disabled_checks=_checks())(*arrays)
@@ -171,7 +177,7 @@ print(float(value), float(abs(gradient).sum()), hits)
 
 @pytest.mark.full(implementation="scan")
 def test_persistent_compilation_cache(implementation: str, tmp_path) -> None:
-    """Another process loads the compiled step, custom calls and all, and gets the same numbers."""
+    """Another process loads the compiled step with its custom calls, and gets the same numbers."""
     settings = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -1,4 +1,4 @@
-"""The loss object in the modules of Flax: a field of linen and nnx modules, under remat, and as a jit argument."""
+"""The loss object in Flax: as a field of linen and nnx modules, under remat, and as an argument of jit."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ HIDDEN = np.random.default_rng(0).normal(size=(4, T, U + 1, H))
 
 
 def _oracle(kernel, bias) -> tuple[float, np.ndarray]:
-    """The loss and its gradient with respect to the kernel of a dense layer that makes the logits."""
+    """The loss, and its gradient with respect to the kernel of the dense layer that makes the logits."""
     cost, gradient = reference.rnnt_loss(HIDDEN @ np.asarray(kernel) + np.asarray(bias), *ARRAYS)
     return cost.mean(), np.einsum("btuh,btuv->hv", HIDDEN, gradient) / 4
 

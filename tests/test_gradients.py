@@ -18,7 +18,7 @@ LENGTHS = lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_finite_differences_of_the_loss_itself(fused: bool, implementation: str) -> None:
-    """Cost and gradient fit together, whatever the oracle says: slopes along random directions, in f64."""
+    """The gradient agrees with slopes of the cost along random directions, in f64. The oracle plays no part."""
     logits, targets = random_batch("finite_differences")
     rng = np.random.default_rng(0)
     gradient = runner.evaluate(implementation, logits, targets, *LENGTHS, fused=fused).gradient
@@ -38,7 +38,7 @@ COTANGENTS = {
     "zero": [0.0, 0.0, 0.0, 0.0],
     "mixed": [2.5, -3.0, 0.0, 1e-3],
     "large": [1e4, -1e4, 1e6, 1.0],
-    "tiny": [1e-30, -1e-30, 1e-20, 1.0],  # a loss that takes its logarithm or divides by it is found here
+    "tiny": [1e-30, -1e-30, 1e-20, 1.0],  # it finds a loss that takes its logarithm or divides by it
 }
 
 
@@ -46,7 +46,7 @@ COTANGENTS = {
 @pytest.mark.parametrize("name", COTANGENTS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_cotangents_scale_the_gradient(name: str, clamp: float, dtype: str, implementation: str) -> None:
-    """clip(g, -clamp, clamp) * ct, also where ct is negative or zero."""
+    """The gradient is clip(g, -clamp, clamp) * ct, also where ct is negative or zero."""
     logits, targets = random_batch("cotangents", scale=2.0)
     ct = COTANGENTS[name]
     run = {"clamp": clamp, "dtype": dtype, "cotangent": ct}
@@ -56,7 +56,7 @@ def test_cotangents_scale_the_gradient(name: str, clamp: float, dtype: str, impl
 
 
 def test_relative_accuracy_survives_a_tiny_cotangent(implementation: str) -> None:
-    """Loss scaling by a power of two changes the exponents of the gradient and not one bit more."""
+    """Loss scaling by a power of two changes the exponents of the gradient, and no other bit."""
     logits, targets = random_batch("loss_scaling")
     plain = runner.evaluate(implementation, logits, targets, *LENGTHS, dtype="float32").gradient
     for scale in (2.0**-40, 2.0**15):
@@ -68,7 +68,7 @@ def test_relative_accuracy_survives_a_tiny_cotangent(implementation: str) -> Non
 @pytest.mark.full(implementation="scan", clamp=-1.0)
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_gradient_of_the_mean(clamp: float, implementation: str) -> None:
-    """`mean` divides after the clamp, so the bound on an element is clamp / B."""
+    """`mean` divides after the clamp, so the bound of an element is clamp / B."""
     logits, targets = random_batch("mean", scale=3.0)
     x = jnp.asarray(logits)
 
@@ -82,7 +82,7 @@ def test_gradient_of_the_mean(clamp: float, implementation: str) -> None:
 
 
 def test_every_row_of_the_gradient_sums_to_zero(implementation: str) -> None:
-    """The loss does not change when a constant is added to a row of logits."""
+    """A constant that is added to a row of logits does not change the loss."""
     logits, targets = random_batch("rows", v=28, scale=3.0)
     gradient = runner.evaluate(implementation, logits, targets, *LENGTHS, dtype="float32").gradient
     np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=2e-6)
@@ -90,7 +90,7 @@ def test_every_row_of_the_gradient_sums_to_zero(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_log_probs_through_log_softmax(implementation: str) -> None:
-    """`fused_log_softmax=False` behind jax's own log_softmax is the fused loss."""
+    """`fused_log_softmax=False` after jax's own log_softmax is the fused loss."""
     logits, targets = random_batch("chain")
 
     def total(x, fused):
@@ -117,7 +117,7 @@ def test_log_probs_have_a_gradient_at_blank_and_targets_only(implementation: str
 
 @pytest.mark.full(implementation="scan")
 def test_gradient_through_a_shared_joint(implementation: str) -> None:
-    """The loss inside a larger function: enc[t] + pred[u], as a transducer's joint makes its logits."""
+    """The loss is inside a larger function: the logits are enc[t] + pred[u], as a transducer's joint makes them."""
     rng = np.random.default_rng(2)
     encoder, predictor = rng.normal(size=(4, 5, 6)), rng.normal(size=(4, 4, 6))
     _, targets = random_batch("joint")

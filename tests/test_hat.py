@@ -1,4 +1,4 @@
-"""What is HAT's alone: a blank far ahead in float32, and the scores of its internal language model."""
+"""Tests of HAT alone: a blank far ahead in float32, and the scores of its internal language model."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 
 def test_a_blank_far_ahead(implementation: str) -> None:
-    """1 - sigmoid(18) is 0 in float32, and the cost is not infinite: labels keep all their digits."""
+    """In float32 1 - sigmoid(18) is 0. The cost is still finite, and labels keep all their digits."""
     ahead = np.array([18, 40], np.float32)
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(2, 4, 3, 6)).astype(np.float32)
@@ -29,14 +29,14 @@ def test_a_blank_far_ahead(implementation: str) -> None:
     wanted_cost, wanted = reference_losses.batch(Hat(), logits, *rest)
     assert (wanted_cost > 2 * ahead - 10).all()
     np.testing.assert_allclose(cost, wanted_cost, rtol=1e-5)
-    large = np.abs(wanted) > 1e-6  # elsewhere terms cancel: posteriors of the labels and their share of the softmax
+    large = np.abs(wanted) > 1e-6  # elsewhere terms cancel: the labels' posteriors and their part of the softmax
     np.testing.assert_allclose(gradient[large], wanted[large], rtol=1e-5)
     np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("blank", [0, -1])
 def test_internal_lm_scores(blank: int, implementation: str) -> None:
-    """Of good, wrong and padded labels, of each length; the gradient too."""
+    """The scores and gradients of good, wrong and padded labels, for each length."""
     rng = np.random.default_rng(4)
     u, v = 3, 6
     logits = rng.normal(size=(6, u + 1, v))

@@ -1,4 +1,4 @@
-"""What importing does and does not do, in processes of its own: silent, with little loaded, no backend, no kernels."""
+"""What an import does, in separate processes: it is silent, loads little, starts no backend and needs no kernels."""
 
 import inspect
 import os
@@ -18,7 +18,7 @@ from jax_rnnt.xla import native
 def run(script: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *flags, "-c", textwrap.dedent(script)]
     env = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
-    # Not from the repository's folder, where the source tree would hide the installed package.
+    # The process runs outside the repository's folder, where the source tree would hide the installed package.
     done = subprocess.run(
         command, capture_output=True, text=True, env=env, timeout=300, check=False, cwd=Path(__file__).parent
     )
@@ -50,7 +50,7 @@ def test_import_is_silent() -> None:
 
 
 def test_import_starts_no_backend() -> None:
-    """The number of devices can still be chosen afterwards, which JAX refuses once a backend runs."""
+    """After the import a user can still choose the number of devices. JAX refuses this once a backend runs."""
     done = run("""
         import warnings
         warnings.simplefilter("ignore")
@@ -64,7 +64,7 @@ def test_import_starts_no_backend() -> None:
 
 
 def test_import_loads_little() -> None:
-    """Beyond what `import jax` and numpy load: the package, the standard library and the parts of JAX that it needs."""
+    """After jax and numpy it loads only the package, the standard library and the parts of JAX that it needs."""
     done = run("""
         import sys
         import jax, numpy
@@ -92,7 +92,10 @@ def test_core_needs_jax_and_numpy_only() -> None:
 
 
 def test_without_the_compiled_module() -> None:
-    """One warning with the reason, then the lax form; "native" is an error with the remedy; build_info says it all."""
+    """The package warns once, with the reason, and runs the lax form.
+
+    build_info gives the reason too. "native" is an error that names the remedy.
+    """
     done = run(
         textwrap.dedent(WITHOUT_COMPILED_MODULE)
         + textwrap.dedent("""
@@ -116,7 +119,7 @@ def test_without_the_compiled_module() -> None:
         """)
     )
     first, second, warned, info, error = done.stdout.splitlines()
-    # Two paths of three arcs of probability 1/3 each: -log(2 / 27).
+    # There are two paths of three arcs, and each arc has probability 1/3: -log(2 / 27).
     assert first == second
     assert float(first.split()[0]) == pytest.approx(2.6026897)
     assert warned.startswith("1 "), warned
@@ -136,7 +139,7 @@ def test_build_info() -> None:
 
 
 def test_build_info_without_installed_metadata() -> None:
-    """As in a source tree on Python's path, or in a frozen application."""
+    """A source tree on Python's path and a frozen application have no metadata."""
     done = run("""
         import importlib.metadata, warnings
         def version(name):
@@ -173,7 +176,7 @@ def test_dir_and_help_list_the_public_names_alone() -> None:
 
 
 def test_nobody_is_sent_to_an_index() -> None:
-    """The name is on none; whoever registered it there could send people anything."""
+    """The name is on none. Whoever registered it there could send people anything."""
     root = Path(__file__).parent.parent
     files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md"), *root.glob("jax_rnnt/**/*.py")]
     files += root.glob("examples/*.py")

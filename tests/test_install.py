@@ -1,4 +1,4 @@
-"""Installing from the source: without kernels on purpose, without a tool that the kernels need; the module's stub."""
+"""Installing from source: without kernels on purpose, and without a tool that the kernels need. The module's stub."""
 
 import ast
 import importlib
@@ -33,7 +33,7 @@ build_backend.build_wheel({str(folder)!r}, {{"build-dir": {str(folder / "cmake")
 
 
 def test_pure_python_on_purpose(tmp_path: Path) -> None:
-    """The wheel has no module, importing it is silent, and it says why there are no kernels."""
+    """The wheel has no module, its import is silent, and the package says why there are no kernels."""
     done = build(tmp_path, JAX_RNNT_NATIVE="OFF")
     assert done.returncode == 0, done.stdout
     (wheel,) = tmp_path.glob("*-py3-none-any.whl")
@@ -88,7 +88,10 @@ def test_without_a_tool_the_last_words_say_what_to_install(tmp_path: Path, befor
 
 
 def test_stub_of_the_compiled_module() -> None:
-    """To write it again: python -m nanobind.stubgen -m jax_rnnt._native --exclude-values -o jax_rnnt/_native.pyi"""
+    """The stub is that of the module.
+
+    To write it again: python -m nanobind.stubgen -m jax_rnnt._native --exclude-values -o jax_rnnt/_native.pyi
+    """
     stubgen = pytest.importorskip("nanobind.stubgen")
     if not jax_rnnt.native_available():
         pytest.skip("there is no compiled module")

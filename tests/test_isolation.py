@@ -1,7 +1,7 @@
-"""Two examples of one batch never influence each other: good ones stay bit for bit what they are beside a bad one.
+"""Examples of one batch never influence each other. A bad example changes no bit of the good ones.
 
-The mistakes this finds: a sum over the batch that multiplies a NaN by zero, a maximum taken over more than one example,
-a guard that turns the whole batch to NaN, a bad length that shifts somebody else's memory.
+The tests find these mistakes: a sum over the batch that multiplies a NaN by zero, a maximum over more than one example,
+a guard that turns the whole batch to NaN, and a bad length that shifts the memory of another example.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from cases import T, U, V, lengths, random_batch
 
 pytestmark = pytest.mark.once
 
-BAD = 1  # the example that each of these spoils
+BAD = 1  # the example that each function below spoils
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -72,7 +72,7 @@ def test_a_bad_example_changes_nothing_else(spoiler: str, options: dict, impleme
 
 
 def test_the_batch_around_an_example_does_not_matter(implementation: str) -> None:
-    """Each example alone, in an array of its own size, and all of them together in a larger one."""
+    """Runs an example alone, in an array of its own size, and all examples together in a larger one."""
     logits, targets = random_batch("batching")
     t_b, u_b = lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
     together = runner.evaluate(implementation, logits, targets, t_b, u_b)

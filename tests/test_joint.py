@@ -1,4 +1,4 @@
-"""JointLogits: every loss, corner, tile size and derivative is that of the dense array that it stands for."""
+"""JointLogits: every loss, corner case, tile size and derivative is that of the dense array that it stands for."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ def _on_joint(loss: LossUnderTest, **source) -> LossUnderTest:
 @pytest.mark.once
 @pytest.mark.parametrize("loss", losses.LOSSES, ids=lambda loss: loss.name)
 def test_contract(loss: LossUnderTest) -> None:
-    """All corners of all losses, against their definitions."""
+    """Compares all losses with their definitions, in all corner cases."""
     cost, gradient = losses.evaluate(_on_joint(loss, tile_rows=64), losses.QUICK)
     losses.assert_matches(loss, cost, gradient)
 
@@ -37,7 +37,7 @@ def test_contract(loss: LossUnderTest) -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("loss", losses.PLAIN[-2:], ids=lambda loss: loss.name)
 def test_clamp_and_cotangents(loss: LossUnderTest) -> None:
-    """Clipped by element in the tile; an example whose cotangent is 0 has a gradient of 0, NaN in it or not."""
+    """Elements are clipped in the tile. An example with a cotangent of 0 has a gradient of 0, even if it holds NaN."""
     examples = losses.batch(loss)
     cotangent = np.random.default_rng(0).normal(size=len(examples.names))
     cotangent[[examples["nan_in_label"], examples["label_-1"], 0]] = 0
@@ -80,7 +80,7 @@ def _dense_costs(params, encoded, predicted, *, joint=_joint, loss=jax_rnnt.rnnt
 
 
 def _joint_of_nodes(params, e, p):
-    """For arrays that broadcast against each other, as dense logits need it."""
+    """The joint for arrays that broadcast against each other, as dense logits need it."""
     return jnp.tanh(e + p) @ params["kernel"] + params["bias"][None, None, None]
 
 
@@ -119,7 +119,7 @@ def test_tiles_do_not_matter(rows: int | None) -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtypes(dtype: str) -> None:
-    """Gradients come in the operands' types, and small tiles lose nothing: they are summed in float32."""
+    """Gradients have the types of the operands. Small tiles lose nothing, because they are summed in float32."""
     (_, cost), gradient = _with_gradient(_costs, tile_rows=5)(*_operands(dtype))
     assert cost.dtype == jnp.float32
     rtol = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}[dtype]
@@ -149,7 +149,10 @@ def _rows(expected, rows):
 @pytest.mark.once
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_bad_utterance_can_be_masked(index: int) -> None:
-    """With a cotangent of 0 it costs no one anything, though it fills up tiles: parameters stay finite."""
+    """With a cotangent of 0 it changes nothing, though tiles contain its nodes.
+
+    The parameters' gradient stays finite.
+    """
     params, encoded, predicted = _operands()
     keep = np.arange(B) != index
 
@@ -173,7 +176,7 @@ def test_padding_is_not_read() -> None:
 
 
 def test_parameters_of_any_type() -> None:
-    """Integers and random keys have no gradient; an empty pytree is one."""
+    """Integers and random keys have no gradient. An empty pytree is valid too."""
 
     def joint(params, e, p):
         kernel = params["kernel"][params["order"]]
@@ -212,7 +215,7 @@ def _with_dropout(params, e, p, keys):
 
 
 def test_dropout_belongs_to_the_node() -> None:
-    """Forward and backward see one mask, whatever the tiles are: that of dense logits with the nodes' keys."""
+    """Forward and backward use the same mask, whatever the tiles are. Dense logits with the nodes' keys have it too."""
     key = jax.random.key(2)
     keys = jax.vmap(lambda node: jax.random.fold_in(key, node))(jnp.arange(B * T * (U + 1)))
 
@@ -242,11 +245,14 @@ def _frugal(loss: LossUnderTest):
 @pytest.mark.parametrize("peaked", [0.0, 3.0, 12.0], ids=["random", "trained", "overfitted"])
 @pytest.mark.parametrize("loss", [losses.PLAIN[2], losses.PLAIN[3], losses.FASTEMIT], ids=lambda loss: loss.name)
 def test_gradient_budget_is_a_bound(loss: LossUnderTest, peaked: float) -> None:
-    """Rows are whole or 0, and those left out of an utterance hold at most the budget of its gradient."""
+    """Each row of the gradient is whole or 0.
+
+    The rows left out of an utterance hold at most the budget of its gradient.
+    """
     rng = np.random.default_rng(0)
     shape = 3, losses.T, losses.U + 1, loss.width
     x, labels = rng.normal(size=shape), rng.integers(*losses.LABELS, (3, losses.U)).astype(np.int32)
-    for t, u in zip((0, 1, 2, 2, 3, 3, 4), (0, 0, 0, 1, 1, 2, 3), strict=True):  # a path to put the mass on
+    for t, u in zip((0, 1, 2, 2, 3, 3, 4), (0, 0, 0, 1, 1, 2, 3), strict=True):  # this path gets the mass
         x[:, t, u, loss.oracle.blanks(loss.width)[0]] += peaked
         if u < losses.U:
             x[np.arange(3), t, u, labels[:, u]] += peaked / 2
@@ -332,7 +338,10 @@ def test_no_forward_mode_and_no_second_order() -> None:
 
 
 def test_no_array_of_the_size_of_the_logits() -> None:
-    """With 60 times the nodes of a tile, the step's temporaries are those of tiles and a few numbers a node."""
+    """There are 60 times as many nodes as in a tile.
+
+    Temporaries are those of tiles, and a few numbers for each node.
+    """
     b, t, u1, d, v, rows = 4, 60, 16, 8, 96, 64
 
     def shape(*dims, dtype="float32"):
@@ -357,7 +366,7 @@ def test_no_array_of_the_size_of_the_logits() -> None:
 
 @pytest.mark.parametrize(("b", "t"), [(0, 3), (2, 0)])
 def test_no_nodes(b: int, t: int) -> None:
-    """An empty batch, and filler rows without a frame to hold them."""
+    """Tests an empty batch, and filler rows in arrays without frames."""
     none = np.zeros(b, np.int32)
 
     def total(params, encoded, predicted):

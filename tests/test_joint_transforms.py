@@ -23,7 +23,7 @@ def _joint(params, e, p):
 
 @functools.cache
 def _operands(size: int = 8) -> tuple[np.ndarray, ...]:
-    """The joint's matrix, the encoder's output [B, T, D], the predictor's [B, U+1, D]."""
+    """The joint's matrix, the encoder's output [B, T, D] and the predictor's output [B, U+1, D]."""
     rng = np.random.default_rng(size)
     return rng.normal(size=(D, V)), rng.normal(size=(size, T, D)), rng.normal(size=(size, U + 1, D))
 
@@ -56,7 +56,7 @@ def _split(x):
 
 
 def test_vmap() -> None:
-    """Gradients of each element, of their sum, and with mapped parameters."""
+    """Tests the gradients of each element and of their sum, and gradients with mapped parameters."""
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
     halves = [_split(x) for x in rest]
     step = _step(_total)
@@ -90,7 +90,7 @@ def test_remat_and_scan() -> None:
 
 
 def _assert_divided(program: meshes.Program) -> None:
-    """Every device runs its own tiles: what crosses the mesh is the loss and the gradient of the joint's matrix."""
+    """Every device runs its own tiles. Only the loss and the gradient of the joint's matrix cross the mesh."""
     assert {kind for kind, _ in program.collectives()} == {"all-reduce"}
     assert program.largest_exchange() <= D * V
 
@@ -101,7 +101,7 @@ def test_shard_map(check: bool) -> None:
     divided = P("data")
 
     def total(kernel, *rest):
-        if not check:  # JAX then leaves it to the caller to add up the devices' parts
+        if not check:  # without the check the caller adds up the devices' parts
             return _total(kernel, *rest)
         return jax.lax.psum(_total(kernel, *rest), "data")
 
@@ -125,7 +125,7 @@ def test_shard_map(check: bool) -> None:
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
-    """In a mesh of two axes; automatic ones are named, explicit ones are in the arrays' types."""
+    """The mesh has two axes. The source names automatic axes; explicit axes are in the types of the arrays."""
     if kind == AxisType.Explicit and jax.__version_info__ < (0, 7):
         pytest.skip("needs jax 0.7")
     mesh = meshes.make_mesh(kind, data=4, model=2)
@@ -148,7 +148,7 @@ def test_automatic_sharding_without_names_is_right() -> None:
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 7), reason="refused in words with jax 0.6, whose compiler aborts")
 def test_dropout_differs_from_device_to_device() -> None:
-    """The masks of two devices are not the same, though their nodes have the same numbers."""
+    """The masks of two devices differ, though their nodes have the same numbers."""
 
     def joint(params, e, p, keys):
         return jax.vmap(lambda key: jax.random.normal(key, (V,), e.dtype))(keys) + 0 * (e + p) @ params

@@ -13,8 +13,8 @@ import jax_rnnt
 
 pytestmark = pytest.mark.once
 
-# The last four are no published topology: labels in pairs, moves that jump over diagonals and over each other, a lone
-# diagonal, moves longer than the lattice, and the same move twice (two arcs between the same nodes).
+# Nobody has published the last four. They are: labels in pairs, with moves that jump over diagonals and over each
+# other; a single diagonal; moves longer than the lattice; and the same move twice (two arcs between the same nodes).
 MOVE_SETS = {
     "rnnt": reference.RNNT,
     "monotonic": reference.MONOTONIC,
@@ -26,7 +26,7 @@ MOVE_SETS = {
     "twice": ((0, 1), (1, 0), (1, 0)),
 }
 T, U = 4, 3
-# One batch size for all tests of small lattices: they share compiled functions.
+# All tests of small lattices have this batch size, so that they share compiled functions.
 T_B = np.array([4, 4, 3, 1, 2, 0, 0, 4, 3, 1, 2, 3], np.int32)
 U_B = np.array([3, 2, 3, 2, 0, 0, 1, 1, 1, 0, 2, 0], np.int32)
 
@@ -48,7 +48,7 @@ def random_log_probs(
 
 
 def check(implementation, moves, log_probs, t_b, u_b, expected, dtype="float64") -> None:
-    """Both kinds of call against (cost, posteriors)."""
+    """Compares both kinds of call with `expected`, which is (cost, posteriors)."""
     cost, posteriors = expected
     alone, both, actual = compiled(implementation, moves)(jnp.asarray(log_probs, dtype), t_b, u_b)
     assert alone.dtype == both.dtype == ("float64" if dtype == "float64" else "float32")
@@ -68,7 +68,10 @@ def enumerate_batch(log_probs, t_b, u_b, moves) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.full(implementation="scan", name=["monotonic", "multi_blank", "too_long", "twice"])
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_path_enumeration(name: str, implementation: str) -> None:
-    """Every ragged size up to 4 x 3, the end unreachable in some; arcs of -inf; NaN in whatever must not be read."""
+    """Every ragged size up to 4 x 3.
+
+    Some ends are unreachable, some arcs are -inf, and what must not be read is NaN.
+    """
     moves = MOVE_SETS[name]
     rng = np.random.default_rng(1)
     log_probs = random_log_probs(moves)
@@ -98,7 +101,7 @@ def test_random_move_sets(seed: int, implementation: str) -> None:
 @pytest.mark.full(implementation="scan", name="rnnt")
 @pytest.mark.parametrize(("name", "dtype"), [("rnnt", "float64"), ("rnnt", "float32"), ("tdt", "float32")])
 def test_longer_lattices(name: str, dtype: str, implementation: str) -> None:
-    """Against the recursion, where paths are too many to list; scores far from normalised."""
+    """Compares with the recursion, because there are too many paths to list. Scores are far from normalised."""
     moves = MOVE_SETS[name]
     log_probs = 3.0 * random_log_probs(moves, 5, t=41, u=23, batch=4)
     log_probs = np.asarray(log_probs, dtype).astype(np.float64)
@@ -110,7 +113,7 @@ def test_longer_lattices(name: str, dtype: str, implementation: str) -> None:
 @pytest.mark.full(implementation="scan", name=["rnnt", "monotonic", "multi_blank"])
 @pytest.mark.parametrize("name", ["rnnt", "monotonic", "multi_blank", "jumps"])
 def test_few_frames_and_many_labels(name: str, implementation: str) -> None:
-    """Diagonals that end while they still grow, a fifth of the arcs masked, and NaN wherever an arc leads nowhere."""
+    """Diagonals end while they still grow, a fifth of the arcs is masked, and an arc that leads nowhere is NaN."""
     moves, (batch, t, u) = MOVE_SETS[name], (48, 5, 37)
     rng = np.random.default_rng(6)
     t_b, u_b = (rng.integers(low, high + 1, batch).astype(np.int32) for low, high in ((1, t), (0, u)))
@@ -132,7 +135,7 @@ def test_few_frames_and_many_labels(name: str, implementation: str) -> None:
 @pytest.mark.parametrize("name", ["rnnt", "tdt"])
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_gradient_is_minus_the_posteriors(name: str, dtype: str, implementation: str) -> None:
-    """Times the cotangent: of either sign, and zero."""
+    """It is multiplied by the cotangent, which is positive, negative or zero."""
     moves = MOVE_SETS[name]
     x = jnp.asarray(random_log_probs(moves, 4), dtype)
     ct = np.linspace(-2.0, 3.5, len(T_B))
@@ -161,7 +164,7 @@ def test_half_types(dtype: str, implementation: str) -> None:
 
 
 def test_flow_is_conserved(implementation: str) -> None:
-    """A path leaves each frame once and takes each label once; what flows into a node flows out of it."""
+    """A path leaves each frame once and takes each label once. The flow into a node equals the flow out of it."""
     moves = reference.RNNT
     _, _, posteriors = compiled(implementation, moves)(jnp.asarray(random_log_probs(moves)), T_B, U_B)
     for b, (t_b, u_b) in enumerate(zip(T_B, U_B, strict=True)):
@@ -177,7 +180,7 @@ def test_flow_is_conserved(implementation: str) -> None:
         np.testing.assert_allclose(into[:t_b, : u_b + 1], (blank + label)[:t_b, : u_b + 1], atol=1e-14)
 
 
-CORNERS = [  # t_b, u_b, cost, posteriors throughout (None: by the oracle)
+CORNERS = [  # t_b, u_b, cost, value of all posteriors (None: by the oracle)
     (0, 0, 0.0, 0.0),
     (0, 2, np.inf, 0.0),
     (-1, 2, np.nan, np.nan),
@@ -210,7 +213,7 @@ def test_corner_cases(name: str, implementation: str) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["rnnt", "tdt"])
 def test_not_finite_arcs_inside(name: str, value: float, implementation: str) -> None:
-    """NaN in every node of the example and zero beyond it, wherever the bad arc is, reachable or not."""
+    """Every node of the example is NaN, and all beyond it is zero, wherever the bad arc is, reachable or not."""
     moves = MOVE_SETS[name]
     places = [(0, 0, 0), (3, 3, 0), (1, 2, 0), (0, 1, len(moves) - 1), (0, 0, 0)]
     log_probs = random_log_probs(moves, 2)
@@ -227,7 +230,7 @@ def test_not_finite_arcs_inside(name: str, value: float, implementation: str) ->
 @pytest.mark.full(implementation="scan", name=["monotonic", "multi_blank", "too_long", "twice"])
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_a_large_score_elsewhere_is_not_seen(name: str, implementation: str) -> None:
-    """A path's score may exceed 0 and differ from others by thousands; what is normalised stays exact."""
+    """The score of a path may exceed 0 and differ from others by thousands. Cost and posteriors stay exact."""
     moves = MOVE_SETS[name]
     log_probs = 500.0 * random_log_probs(moves, 3)
     expected = reference.lattice_cost(log_probs, T_B, U_B, moves)
@@ -238,7 +241,7 @@ def test_a_large_score_elsewhere_is_not_seen(name: str, implementation: str) -> 
 
 @pytest.mark.full(implementation="scan")
 def test_a_move_far_longer_than_the_lattice_costs_nothing(implementation):
-    # Its length must reach neither the memory of the recursion nor 32-bit arithmetic.
+    # The length of a move must not change the memory of the recursion, and it must not overflow 32-bit arithmetic.
     log_probs = jnp.log(jnp.full((1, T, U + 1, 4), 0.25))
     lengths = jnp.array([T]), jnp.array([U])
     moves = (*jax_rnnt.RNNT_MOVES, (2**31 - 1, 0), (0, 2**31 - 1))

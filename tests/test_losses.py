@@ -1,4 +1,4 @@
-"""Every loss against its definition: values, gradients, and the table of corner cases, in one batch a loss."""
+"""Every loss against its definition: values, gradients and the table of corner cases, in one batch for each loss."""
 
 import losses
 import numpy as np
@@ -36,7 +36,7 @@ def test_variants(loss: LossUnderTest) -> None:
 @pytest.mark.once
 @_each([*losses.PLAIN, losses.FASTEMIT, losses.ENDS])
 def test_clamp(loss: LossUnderTest) -> None:
-    """The gradient at unit cotangent is clipped, and then multiplied by the cotangent, whatever its sign."""
+    """The gradient for a cotangent of 1 is clipped, and then multiplied by the cotangent, whatever its sign."""
     cotangent = np.resize([2.0, -0.5, 1.0], len(losses.batch(loss).names))
     result = losses.evaluate(loss, losses.QUICK, clamp=0.05, cotangent=cotangent)
     losses.assert_matches(loss, *result, clamp=0.05, cotangent=cotangent)

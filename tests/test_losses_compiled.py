@@ -1,4 +1,4 @@
-"""What TDT and HAT are compiled to: their layouts of a row cost no copy of the logits."""
+"""The compiled programs of TDT and HAT: the layout of their rows costs no copy of the logits."""
 
 import math
 import re
@@ -34,7 +34,7 @@ def test_nothing_but_the_gradient_has_the_size_of_the_logits(loss: LossUnderTest
     large = set()
     for dimensions, operation in re.findall(r"= f\d+\[([\d,]+)\]\S* ([\w-]+)\(", compiled.as_text()):
         size = math.prod(int(d) for d in dimensions.split(","))
-        if size >= NODES * (SHAPE[-1] - 16):  # TDT's tokens alone, and HAT's labels, are a little less than a row
+        if size >= NODES * (SHAPE[-1] - 16):  # TDT's tokens and HAT's labels are a little less than a row
             large.add(operation)
     assert large <= {"parameter", "get-tuple-element", "custom-call", "bitcast"}
     assert large & {"parameter"}

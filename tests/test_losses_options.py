@@ -1,4 +1,4 @@
-"""What is done with costs, and how options are given and refused: reductions, weights, omega, `Loss`."""
+"""Reductions, weights, omega and `Loss`: what is done with costs, and how options are given and refused."""
 
 import functools
 
@@ -15,8 +15,8 @@ import jax_rnnt
 
 pytestmark = pytest.mark.once
 BY_NAME = {loss.name: loss for loss in losses.LOSSES}
-WEIGHTS = np.array([2.0, 0.25, 0.0, 1.0])  # times the labels they sum to another number than these
-LENGTHS = np.array([5, 3, 6, 4], np.int32), np.array([3, 2, 2, 0], np.int32)  # 6 frames are more than there are
+WEIGHTS = np.array([2.0, 0.25, 0.0, 1.0])  # multiplied by the numbers of labels, they have another sum
+LENGTHS = np.array([5, 3, 6, 4], np.int32), np.array([3, 2, 2, 0], np.int32)  # the array has fewer than 6 frames
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def _arrays(width: int) -> tuple[np.ndarray, ...]:
 
 
 def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.ndarray | None):
-    """By hand; the factor of each example's gradient beside the value."""
+    """The value by hand, and the factor of each example's gradient."""
     w = np.ones(4) if weights is None else weights
     by = {"sum": 1.0, "mean": w.sum(), "mean_volume": (w * u_b).sum()}[reduction]
     return (w * costs).sum() / by, w / by
@@ -38,7 +38,7 @@ def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.nd
 
 @pytest.mark.parametrize("name", ["tdt", "hat", "wildcard_ends"])
 def test_reductions_weights_and_zero_infinity(name: str) -> None:
-    """A NaN example stands in the batch: its weight is 0, or `zero_infinity` is on."""
+    """One example of the batch is NaN. Its weight is 0, or `zero_infinity` is on."""
     loss = BY_NAME[name]
     logits, *rest = _arrays(loss.width)
     costs, gradients = loss.expected(logits, *rest)
@@ -76,7 +76,7 @@ def test_divisions_by_0_are_0() -> None:
 
 
 def test_omega_chooses_the_loss_of_tokens_by_a_key() -> None:
-    """Under jit, where the key is traced: both losses are met, each with its own gradient."""
+    """Under jit the key is traced. Both losses occur, each with its own gradient."""
     x, *rest = _arrays(12)
     tdt = BY_NAME["tdt"].expected(x, *rest)
     tokens = reference_losses.batch(Rnnt(), x[..., : losses.V], *rest)
@@ -99,7 +99,7 @@ def test_omega_chooses_the_loss_of_tokens_by_a_key() -> None:
 
 @pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
 def test_loss_object(loss: LossUnderTest) -> None:
-    """A value: equal where its options are, static in jit, a field that nnx takes for no parameter."""
+    """The object is a value: equal options make it equal, jit takes it as static, and nnx takes it for no parameter."""
     options = loss.options | {"reduction": "sum", "implementation": losses.QUICK}
     made = jax_rnnt.Loss(loss.call, **options)
     same = jax_rnnt.Loss(loss.call, **{k: list(v) if isinstance(v, tuple) else v for k, v in reversed(options.items())})

@@ -1,6 +1,6 @@
-"""The definitions themselves: recursion against paths one by one, gradients against differences, sums over outputs.
+"""Tests of the definitions: recursion against single paths, gradients against differences, sums over all outputs.
 
-A mistake in them would be built into every other test of the losses, so nothing of the library is used here.
+A mistake in a definition would be in every other test of the losses. So these tests use nothing of the library.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def test_recursion_equals_enumeration(loss: LossUnderTest, frames: int, labels: 
 
 @_each
 def test_gradient_equals_finite_differences(loss: LossUnderTest) -> None:
-    """FastEmit's is no derivative of the cost: it is held to posteriors below."""
+    """FastEmit's gradient is not the derivative of the cost. The next test compares it with posteriors."""
     rng = np.random.default_rng(3)
     x, direction = rng.normal(size=(2, 4, 3, loss.width))
     plain = dataclasses.replace(loss.on, fastemit_lambda=0.0)
@@ -45,7 +45,10 @@ def test_gradient_equals_finite_differences(loss: LossUnderTest) -> None:
 
 
 def test_fastemit_is_posteriors_of_labels_times_1_plus_lambda() -> None:
-    """FastEmit's gradient with respect to log-probabilities (equation 9 of arXiv:2010.11148), the cost unchanged."""
+    """This is FastEmit's gradient with respect to log-probabilities (equation 9 of arXiv:2010.11148).
+
+    The cost does not change.
+    """
     x, _ = np.random.default_rng(4).normal(size=(2, 4, 3, 5))
     cost, posteriors = reference.lattice(x[..., [4, 1]], 4, 2)
     definition = Rnnt(fused=False)
@@ -66,14 +69,14 @@ def test_recursions_of_both_references_agree() -> None:
 
 @pytest.mark.parametrize("definition", [Rnnt(), Hat(), Hat(blank=0), Monotonic()], ids=["rnnt", "hat", "hat0", "mono"])
 def test_probabilities_of_all_outputs_sum_to_1(definition: Rnnt) -> None:
-    """Two frames, two labels, and label sequences as long as a model with blanks of 0.95 makes likely."""
+    """Two frames, two labels, and all label sequences that are likely if blank has a probability of 0.95."""
     longest, vocabulary = 8, 3
     rng = np.random.default_rng(7)
     x = rng.normal(size=(2, longest + 1, vocabulary))
     blank = definition.blank % vocabulary
     x[..., blank] += 6
     labels = [v for v in range(vocabulary) if v != blank]
-    # The model's predictor sees nothing but how many labels there are, so all sequences share one array of logits.
+    # The model's predictor sees only the number of labels, so all sequences share one array of logits.
     total = sum(
         np.exp(-reference_losses.example(definition, x[:, : n + 1], y, 2, n)[0])
         for n in range(longest + 1)
@@ -83,15 +86,15 @@ def test_probabilities_of_all_outputs_sum_to_1(definition: Rnnt) -> None:
 
 
 def test_probabilities_of_all_outputs_of_tdt_sum_to_1() -> None:
-    """Of a model that loses nothing: no arc overshoots, a blank leaves the last frame, and no blank takes 0 frames."""
+    """The model loses no probability: no arc overshoots, a blank leaves the last frame, no blank takes 0 frames."""
     frames, longest, durations = 4, 6, (0, 1, 2, 3)
     x = np.random.default_rng(8).normal(size=(frames, longest + 1, 3 + len(durations)))
     tokens, of_durations = x[..., :3], x[..., 3:]
     for t in range(frames):
         of_durations[t, :, max(2, frames - t) :] = -np.inf
         of_durations[t, :, 0] = -np.inf
-    of_durations[1, :, 0] = -8.0  # several labels in one frame ...
-    tokens[1, :, 2] = -np.inf  # ... which no blank leaves
+    of_durations[1, :, 0] = -8.0  # frame 1 may emit several labels ...
+    tokens[1, :, 2] = -np.inf  # ... and no blank leaves it
     tokens[-1, :, :2] = -np.inf
     total = sum(
         np.exp(-reference_losses.example(Tdt(durations=durations), x[:, : n + 1], y, frames, n)[0])
@@ -102,14 +105,14 @@ def test_probabilities_of_all_outputs_of_tdt_sum_to_1() -> None:
 
 
 def test_published_value_of_tdt() -> None:
-    """NeMo's: zeros, three frames, one label, durations 0, 1, 2 and sigma 0.05."""
+    """The value is NeMo's, for zeros, three frames, one label, durations 0, 1, 2 and sigma 0.05."""
     definition, on = Tdt(blank=3, durations=(0, 1, 2)), Regularisers(sigma=0.05)
     cost, _ = reference_losses.example(definition, np.zeros((3, 2, 7)), (0,), 3, 1, on)
     assert cost == pytest.approx(4.155738825, abs=1e-8)
 
 
 def test_monotonic_by_counting() -> None:
-    """T = 4, U = 2, uniform over 5: six ways to place the labels, and three where the last frame is a blank."""
+    """T = 4, U = 2, 5 equal entries. There are six ways to place the labels, and three if the last frame is a blank."""
     x = np.zeros((4, 3, 5))
     for last_blank, ways in ((False, 6), (True, 3)):
         cost, _ = reference_losses.example(Monotonic(last_blank=last_blank), x, (1, 2), 4, 2)
@@ -117,11 +120,11 @@ def test_monotonic_by_counting() -> None:
 
 
 def test_wildcards_by_counting() -> None:
-    """T = 3, U = 1, arcs and jumps of weight 1: paths counted by hand."""
+    """T = 3, U = 1; all arcs and jumps have weight 1. The paths are counted by hand."""
     x = np.zeros((3, 2, 2))
     ways = {}
     for where in ("ends", "anywhere"):
         cost, _ = reference_losses.example(Rnnt(fused=False), x, (0,), 3, 1, Regularisers(wildcard=where))
         ways[where] = round(float(np.exp(-cost)))
-    # Ways along a column of t frames from its start: 1, 2, 3; and to its end from there: 3, 2, 1.
+    # From the start of a column there are 1, 2, 3 ways to its frames, and from these 3, 2, 1 ways to its end.
     assert ways == {"ends": 1 * 3 + 2 * 2 + 3 * 1, "anywhere": 3 * 2**3}

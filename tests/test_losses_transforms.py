@@ -60,7 +60,7 @@ def _assert_expected(loss: LossUnderTest, result) -> None:
 
 @_each(ROWS)
 def test_vmap_and_gradient_of_vmap(loss: LossUnderTest) -> None:
-    """Over single examples, each a batch of one."""
+    """Maps over single examples, each a batch of one."""
     one = jax.vmap(lambda *arrays: loss.costs(*arrays, implementation=losses.QUICK))
     step = losses.jit(_step(lambda *arrays: one(*arrays)[:, 0]))
     cost, gradient = step(*(a[:, None] for a in _arrays(loss.width)))
@@ -91,7 +91,7 @@ def test_hessian_vector_products(loss: LossUnderTest) -> None:
 
 @_each(ROWS)
 def test_batch_over_a_mesh(loss: LossUnderTest) -> None:
-    """Inside `shard_map`, where a gradient that is not local would be wrong, and nothing may cross the mesh."""
+    """The step runs inside `shard_map`. Its gradient must be local, and nothing may cross the mesh."""
     mesh = meshes.make_mesh(data=4)
     arrays = [meshes.put(mesh, a, "data") for a in _arrays(loss.width)]
     costs = functools.partial(loss.costs, implementation=losses.QUICK)
@@ -104,7 +104,7 @@ def test_batch_over_a_mesh(loss: LossUnderTest) -> None:
 @_each(ROWS)
 @pytest.mark.parametrize("inside", [True, False], ids=["shard_map", "mesh"])
 def test_divided_vocabulary(loss: LossUnderTest, inside: bool) -> None:
-    """Over two devices, TDT's durations and HAT's blank on one of them."""
+    """The vocabulary is divided over two devices. TDT's durations and HAT's blank are on one of them."""
     mesh = meshes.make_mesh(model=2)
     spec = P(None, None, None, "model")
     costs = functools.partial(loss.costs, vocab_axis_name="model", implementation=losses.QUICK)
@@ -117,7 +117,7 @@ def test_divided_vocabulary(loss: LossUnderTest, inside: bool) -> None:
         result = run(*arrays)
     _assert_expected(loss, result)
     assert meshes.is_sharded_as(result[1], mesh, *spec)
-    assert 0 < program.largest_exchange() <= (loss.entries + 1) * logits[..., 0].size  # and a sum for the norm
+    assert 0 < program.largest_exchange() <= (loss.entries + 1) * logits[..., 0].size  # + 1: a sum for the norm
 
 
 @_each(losses.PLAIN)

@@ -1,13 +1,13 @@
-"""The kernels on machines unlike this one, in processes of their own.
+"""The kernels on machines that differ from this one, in separate processes.
 
-What in the kernels depends on the machine, and what runs it:
+These properties of a machine change what the kernels do. Each line names the tests of one property:
 
-* the processors that the process may use, and the threads of XLA's pool: here, and tests/cpp/parallel_check.cc;
+* the processors that the process may use, and the threads of XLA's pool: here, and in tests/cpp/parallel_check.cc;
 * system calls that a sandbox may refuse (`sched_setaffinity`, `madvise`): here;
 * the instruction set: scripts/check_cuda.sh compares the kernels, built for each level, with the CUDA kernels;
 * the alignment of operands: tests/cpp/hostile_inputs.cc, whose arrays begin anywhere.
 
-A quota below one processor changes when threads run, and no code reads it.
+A quota below one processor changes when threads run. No code reads it.
 """
 
 import os
@@ -27,7 +27,8 @@ pytestmark = [
 ]
 HERE = Path(__file__).resolve().parent
 
-# Batches of every kind that the handlers divide differently: whole utterances, several in a chunk, a direction each.
+# One batch for each way in which the handlers divide work: a chunk is a whole utterance, several of them, or one
+# direction of one.
 SCRIPT = """
 import ctypes, os, struct, sys
 
@@ -84,7 +85,7 @@ def test_one_processor() -> None:
 @pytest.mark.full(threads="1")
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
 def test_small_pools(threads: str) -> None:
-    run("all", NPROC=threads)  # XLA reads it before it counts processors
+    run("all", NPROC=threads)  # XLA reads NPROC before it counts processors
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are those of x86-64")

@@ -1,4 +1,4 @@
-"""Masked arcs of every size: large finite masks in some arcs or in all, -inf among them, and rows masked in a loss."""
+"""Masked arcs of every size: large finite masks in some or all arcs, -inf among them, and masked rows of a loss."""
 
 import functools
 
@@ -53,7 +53,7 @@ def test_masks(name: str, implementation: str, mask: float, where: str, infinite
     with np.errstate(over="ignore"):
         arcs = np.where(np.isfinite(arcs), np.maximum(arcs, SMALLEST), arcs).astype(np.float32)
     exact = [reference.exact_lattice(*row, moves) for row in zip(arcs, *LENGTHS, strict=True)]
-    # What float32 can't hold becomes its largest number: +inf says that there is no path.
+    # A cost that float32 can't hold becomes the largest float32, because +inf says that there is no path.
     costs = np.array([c if np.isinf(c) else min(c, -SMALLEST) for c, _ in exact])
     posteriors = np.array([p for _, p in exact])
     alone, cost, actual, gradient = compiled(implementation, moves)(arcs, np.ones(B, np.float32))
@@ -80,7 +80,7 @@ def test_float64_masks(name: str, implementation: str) -> None:
 
 
 def test_a_bad_example_can_be_masked(implementation: str) -> None:
-    """Where the cotangent is exactly 0 the gradient is too: NaN and +inf costs can be left out of a sum."""
+    """A cotangent of exactly 0 gives a gradient of exactly 0. So a sum can leave out costs of NaN and +inf."""
     moves = reference.RNNT
     arcs = np.random.default_rng(1).normal(size=(B, T, U + 1, 2)).astype(np.float32)
     arcs[1, 0, 0, 0], arcs[2] = np.nan, -np.inf
@@ -93,7 +93,7 @@ def test_a_bad_example_can_be_masked(implementation: str) -> None:
 
 
 def test_gradient_of_the_cost_half_needs_no_scan() -> None:
-    """Differentiating the cost that stands beside the posteriors runs the kernel, not the `lax` form."""
+    """The derivative of the cost that comes with the posteriors runs the kernel, not the `lax` form."""
     if not jax_rnnt.native_available():
         pytest.skip("the compiled module is not usable")
     arcs = jnp.zeros((B, T, U + 1, 2))

@@ -1,4 +1,4 @@
-"""What a step needs of memory, as XLA plans it: an eighth on each of eight devices, and little beyond the logits."""
+"""The memory of a step, as XLA plans it: an eighth on each of eight devices, and little beyond the logits."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def _analysis(function, arguments):
 
 
 def _bytes(analysis) -> dict[str, int]:
-    """Per device: what the step holds in all, and what it needs beside its operands and results."""
+    """Bytes of one device: what the step holds in all, and what it needs beside its operands and results."""
     held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
     return {"held": held, "temporary": analysis.temp_size_in_bytes}
 
@@ -31,7 +31,7 @@ def _bytes(analysis) -> dict[str, int]:
 @pytest.mark.full(implementation="scan", dtype="bfloat16")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_divided_step_holds_an_eighth(dtype: str, implementation: str) -> None:
-    """Each of eight devices holds what one device holds with an eighth of the batch, within 5 percent."""
+    """Each of eight devices holds what one device holds for an eighth of the batch, within 5 percent."""
     mesh = meshes.make_mesh(data=8)
     divided = jax.sharding.NamedSharding(mesh, meshes.P("data"))
     step = jax.value_and_grad(meshes.total(implementation))
@@ -45,7 +45,10 @@ def test_a_divided_step_holds_an_eighth(dtype: str, implementation: str) -> None
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}], ids=["plain", "clamp"])
 def test_bytes_beyond_logits_and_gradient(options: dict, dtype: str) -> None:
-    """At most 40 bytes a node for loss and gradient, 24 for the loss alone: no second array of the logits' size."""
+    """Loss and gradient need at most 40 bytes a node, and the loss alone 24.
+
+    So no second array has the logits' size.
+    """
     if not jax_rnnt.native_available():
         pytest.skip("the compiled module is not usable")
     total = meshes.total("native", **options)

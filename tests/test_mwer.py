@@ -1,4 +1,4 @@
-"""Edit distances against the plain recursion, and expected errors that a step of training lowers."""
+"""Edit distances against the plain recursion, and expected errors, which a training step lowers."""
 
 import decoding_support as support
 import jax
@@ -26,7 +26,7 @@ def plain_distance(a, b) -> int:
 
 
 def padded(lists, room: int):
-    """With numbers behind the end that must not matter."""
+    """Pads the lists with numbers, which must not matter."""
     rows = [[*x, *range(room - len(x))] for x in lists]
     return np.array(rows, np.int32).reshape(len(lists), room), np.array([len(x) for x in lists], np.int32)
 
@@ -51,7 +51,7 @@ def test_distance_of_nothing():
 
 
 def test_expected_errors_and_their_gradient():
-    # Three hypotheses of probability 0.4, 0.2 and 0.2 that count, one without a path, and one that is not there.
+    # Three hypotheses count, with probabilities 0.4, 0.2 and 0.2. The fourth has no path, and the fifth does not exist.
     p = np.array([[0.4, 0.2, 0.2, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0, 0.5]])
     errors = np.array([[1, 0, 4, 9, 9], [2, 2, 2, 2, 2]])
     there = np.array([[True, True, True, True, False]] * 2)
@@ -110,7 +110,7 @@ def test_a_step_lowers_the_expected_errors():
         return before, expected(params - 0.1 * gradient, found), gradient
 
     before, after, gradient = step(params)
-    # To first order the step lowers them by 0.1 times the square of the gradient.
+    # To first order the step lowers the expected errors by 0.1 times the square of the gradient.
     square = float(jnp.sum(gradient**2))
     assert square > 1e-3
     np.testing.assert_allclose(before - after, 0.1 * square, rtol=0.2)

@@ -1,4 +1,4 @@
-"""`node_labels`, and one label a frame built on it: what stands beyond the lengths is never read."""
+"""`node_labels`, and a loss of one label a frame built on it. Nothing beyond the lengths is ever read."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ BEYOND = np.arange(U)[None] >= U_B[:, None]
 
 
 def _expected(targets: np.ndarray, invalid: tuple[int, ...] = ()) -> np.ndarray:
-    """By the definition, node for node."""
+    """The labels by the definition, node by node."""
     labels = np.full(SHAPE[:3], -2)
     for b in range(B):
         for t in range(T_B[b]):
@@ -51,7 +51,7 @@ INVALID = {
 
 @pytest.mark.parametrize("name", INVALID)
 def test_invalid_examples(name: str) -> None:
-    """Labels may be blanks or out of range beyond U_b; inside, that example is invalid, and no other."""
+    """Beyond U_b a label may be blank or out of range. Within U_b it makes its example invalid, and no other."""
     targets = np.where(BEYOND, -100, np.clip(TARGETS, 2, None))
     arrays = {"targets": targets, "logit_lengths": T_B.copy(), "target_lengths": U_B.copy()}
     argument, index, value = INVALID[name]
@@ -62,7 +62,7 @@ def test_invalid_examples(name: str) -> None:
 
 
 def _one_label_a_frame(logits, targets, t_b, u_b, implementation: str):
-    """README's example."""
+    """The example of README."""
     nodes = jax_rnnt.node_labels(targets, t_b, u_b, logits.shape, blanks=(0,))
     arcs = jax_rnnt.arc_log_probs(logits, nodes.labels, columns=(0,), implementation=implementation)
     return jax_rnnt.lattice_cost(

@@ -1,4 +1,4 @@
-"""Accuracy: at length, in half types, and where probabilities leave the range of floating point."""
+"""Accuracy: for long utterances, in 16-bit types, and where probabilities leave the range of floating point."""
 
 import functools
 
@@ -16,7 +16,7 @@ B, T, U, V = 2, 1500, 300, 16
 
 @functools.cache
 def long_batch(scale: float):
-    """Logits in f32 with their f64 cost and gradient; the second example is shorter in both directions."""
+    """Logits in f32 with their f64 cost and gradient. The second example has fewer frames and fewer labels."""
     logits, targets = random_batch(3, B, T, U, V, scale=scale)
     arrays = logits.astype(np.float32), targets, np.array([T, T - 211], np.int32), np.array([U, U - 37], np.int32)
     return arrays, reference.rnnt_loss(*arrays)
@@ -25,7 +25,7 @@ def long_batch(scale: float):
 @pytest.mark.full(implementation="scan", scale=1.0)
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_long_utterances(scale: float, implementation: str) -> None:
-    """At T = 1500 and U = 300 the cost is some thousands, and alpha + beta - cost in f32 would keep three digits."""
+    """At T = 1500 and U = 300 the cost is in the thousands. In f32 alpha + beta - cost would keep only three digits."""
     arrays, (cost, gradient) = long_batch(scale)
     result = runner.evaluate(implementation, *arrays, dtype="float32")
     np.testing.assert_allclose(result.cost, cost, rtol=tolerances.LONG_COST_RTOL)
@@ -34,7 +34,10 @@ def test_long_utterances(scale: float, implementation: str) -> None:
 
 
 def test_overconfident_model(implementation: str) -> None:
-    """A trained model on the wrong transcript: every path has a probability near exp(-60000), a few arcs carry all."""
+    """A trained model gets the wrong transcript.
+
+    Every path has a probability near exp(-60000), and a few arcs carry all.
+    """
     rng = np.random.default_rng(8)
     logits, targets = random_batch(4, 2, 400, 60, 12, scale=3.0)
     peaks = rng.integers(0, 12, size=(2, 400, 61, 1))
@@ -44,14 +47,14 @@ def test_overconfident_model(implementation: str) -> None:
     assert (cost > 1e4).all(), "far below the smallest double, in linear arithmetic"
     result = runner.evaluate(implementation, *arrays, dtype="float32")
     np.testing.assert_allclose(result.cost, cost, rtol=tolerances.LONG_COST_RTOL)
-    # A posterior is as uncertain as the f32 rounding of logits of 150 makes it: see tolerances.py.
+    # The f32 rounding of logits of 150 limits how exact a posterior is. See tolerances.py.
     atol = tolerances.tolerance("float32", 150.0, 460).gradient_atol
     np.testing.assert_allclose(result.gradient, gradient, rtol=0, atol=atol)
 
 
 @pytest.mark.full(implementation="scan")
 def test_certain_model_at_length(implementation: str) -> None:
-    """The other end: one path has all the mass, the cost is near 0 and must not be a difference of large numbers."""
+    """The opposite: one path has all the mass. The cost is near 0 and must not be a difference of large numbers."""
     t, u, v = 700, 100, 8
     _, targets = random_batch(5, 1, t, u, v)
     logits = np.zeros((1, t, u + 1, v), np.float32)
@@ -74,7 +77,7 @@ def test_certain_model_at_length(implementation: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("scale", [1.0, 6.0])
 def test_error_is_that_of_the_lax_form(dtype: str, scale: float, implementation: str) -> None:
-    """No implementation may be more than three times as far from the truth as the lax form at the same dtype."""
+    """No implementation may be more than three times as far from the truth as the lax form in the same dtype."""
     logits, targets = random_batch(6, 4, 61, 19, 45, scale=scale)
     arrays = logits, targets, np.array([61, 40, 61, 9], np.int32), np.array([19, 19, 4, 15], np.int32)
     cost, gradient = reference.rnnt_loss(runner.rounded(logits, dtype), *arrays[1:])
@@ -86,7 +89,7 @@ def test_error_is_that_of_the_lax_form(dtype: str, scale: float, implementation:
         return relative, np.abs(difference).max(), np.sqrt(np.mean(difference**2))
 
     lax, own = errors("scan"), errors(implementation)
-    # Below an ulp of the result the lax form is right by luck.
+    # An error of the lax form below an ulp of the result is luck.
     ulp = tolerances.result_eps(dtype)
     floor = (tolerances.compute_eps(dtype), ulp * 0.25, ulp * 0.25 * np.sqrt(np.mean(gradient**2)))
     for mine, theirs, least in zip(own, lax, floor, strict=True):
@@ -95,7 +98,7 @@ def test_error_is_that_of_the_lax_form(dtype: str, scale: float, implementation:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_types_are_summed_in_single(dtype: str, implementation: str) -> None:
-    """A vocabulary of 4000 equal entries: in bf16 a sum of ones stops at 256, in f16 at 2048."""
+    """The vocabulary has 4000 equal entries. A sum of ones stops at 256 in bf16, and at 2048 in f16."""
     logits, targets = np.zeros((1, 2, 2, 4000)), np.array([[7]], np.int32)
     arrays = logits, targets, np.array([2], np.int32), np.array([1], np.int32)
     result = runner.evaluate(implementation, *arrays, dtype=dtype)

@@ -1,4 +1,4 @@
-"""What is special about packed logits: offsets, inputs of the joint, and rows that do not fit."""
+"""Packed logits: offsets, inputs of the joint, and rows that do not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_pack_gathers_the_pairs_of_nodes() -> None:
 
 
 def test_gradient_through_pack_is_the_dense_one() -> None:
-    """NaN in what no node reads does no harm, in spare rows neither."""
+    """NaN in entries that no node reads does no harm, and neither does NaN in spare rows."""
     rng = np.random.default_rng(1)
     t_b, u_b = np.array([4, 2]), np.array([1, 3])
     encoded, predicted, kernel = rng.normal(size=(2, T, 3)), rng.normal(size=(2, U + 1, 3)), rng.normal(size=(3, 6))
@@ -78,7 +78,7 @@ def _run(rows, lengths, of_loss):
 
 @pytest.mark.parametrize(("rows", "fit"), [(24, 3), (23, 2), (9, 1), (8, 0), (0, 0)])
 def test_utterances_that_do_not_fit_cost_nan(rows: int, fit: int) -> None:
-    """The first has 9 rows, the second 5, the third 10; without rows the last one fits everywhere."""
+    """The first has 9 rows, the second 5, the third 10. The last utterance has none, so it always fits."""
     lengths = np.array([3, 5, 5, 0]), np.array([2, 0, 1, 0])
     x = np.random.default_rng(2).normal(size=(24, losses.V))
     whole, gradient = _run(x, lengths, lengths)

@@ -1,4 +1,4 @@
-"""The pictures: what is drawn where, read back from the axes; nothing is opened and nothing is shown."""
+"""The plots: what is drawn where, read back from the axes. Nothing is opened and nothing is shown."""
 
 import sys
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.once
 
 MOVES = ((1, 0), (0, 1), (2, 1))
 T, U = 6, 2
-PATH = np.array([0, 2, -1, -1, 1, 0, 0, 0, -1])  # of a batch with more frames and labels: N > T + U
+PATH = np.array([0, 2, -1, -1, 1, 0, 0, 0, -1])  # its batch has more frames and labels, so N > T + U
 NODES = [(0, 0), (1, 0), (3, 1), (3, 2), (4, 2), (5, 2), (6, 2)]
 
 
@@ -28,7 +28,7 @@ def axes():
 
 
 def _posteriors() -> np.ndarray:
-    """Those of the path alone."""
+    """The posteriors of the path alone."""
     p = np.zeros((T, U + 1, 3))
     for (t, u), k in zip(NODES[:-1], PATH[PATH >= 0], strict=True):
         p[t, u, k] = 1.0
@@ -53,7 +53,7 @@ def test_lattice(axes) -> None:
 
 
 def test_lattice_without_a_path(axes) -> None:
-    """Neither is one asked for, nor has the utterance one."""
+    """First no path is asked for. Then the utterance has none."""
     jax_rnnt.plot_lattice(_posteriors(), moves=MOVES, axes=axes)
     assert not axes.lines
     assert axes.get_xlabel() == "frame"
@@ -92,7 +92,7 @@ def test_labels_of_one_frame_share_a_line(axes) -> None:
 
 
 def test_alignment_alone() -> None:
-    """In a figure of its own, with expected frames and numbers for labels."""
+    """Draws in a figure of its own, with expected frames, and with numbers as labels."""
     made = jax_rnnt.plot_alignment(np.array([0.5, 2.25, -1.0], np.float32))
     assert [line.get_xdata()[0] for line in made.lines] == [0.5, 2.25]
     assert [text.get_text() for text in made.texts] == ["0", "1"]
@@ -121,7 +121,7 @@ def test_refusals(call, error: type, message: str) -> None:
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, axes) -> None:
-    """Axes that are given are drawn on; else the error says what to install."""
+    """The functions draw on axes that are given. Without axes the error says what to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name, call in (("plot_lattice", lambda **on: jax_rnnt.plot_lattice(np.zeros((T, 3, 2)), **on)),
                        ("plot_alignment", lambda **on: jax_rnnt.plot_alignment(np.zeros(2), **on))):  # fmt: skip

@@ -1,6 +1,6 @@
-"""Properties that hold for every input, on examples that hypothesis picks: the same ones on every run.
+"""Properties that hold for every input, on examples that hypothesis picks: the same ones in every run.
 
-All examples share a few shapes, so that they share compiled functions; what varies is content, scale and lengths.
+All examples share a few shapes, so that they share compiled functions. Content, scale and lengths vary.
 """
 
 import itertools
@@ -37,14 +37,14 @@ def _same(actual: runner.Result, expected: runner.Result, tolerance: float = 1e-
 # --- probabilities of all label sequences sum to one ------------------------------------------------------------------
 
 FRAMES, MOST = 3, 3
-SEQUENCES = [s for n in range(MOST + 1) for s in itertools.product((1, 2), repeat=n)]  # blank is 0, V = 3: 15 of them
+SEQUENCES = [s for n in range(MOST + 1) for s in itertools.product((1, 2), repeat=n)]  # blank is 0, V = 3: there are 15
 SEQUENCE_LENGTHS = np.array([len(s) for s in SEQUENCES], np.int32)
 SEQUENCE_LABELS = np.array([(*s, *(0,) * (MOST - len(s))) for s in SEQUENCES], np.int32)
 ALL_FRAMES = np.full(len(SEQUENCES), FRAMES, np.int32)
 
 
 def _closed_model(seed: int, scale: float) -> np.ndarray:
-    """Logits of a model that never emits more than MOST labels, for each sequence: then SEQUENCES are all there are."""
+    """For each sequence, the logits of a model that never emits more than MOST labels. So there are only SEQUENCES."""
     logits = scale * np.random.default_rng(seed).normal(size=(FRAMES, MOST + 1, 3))
     logits[:, MOST, 1:] = -np.inf
     return np.broadcast_to(logits, (len(SEQUENCES), *logits.shape))
@@ -59,7 +59,7 @@ def test_probabilities_of_all_sequences_sum_to_one(implementation: str, seed: in
 
 
 def _topology_cost(implementation: str, columns: tuple[int, ...], moves: reference.Moves):
-    """Arcs and lattice put together by hand, as a later topology does it."""
+    """Joins arcs and lattice by hand, as another topology would."""
 
     @jax.jit
     def run(logits, labels, t_b, u_b):
@@ -78,7 +78,7 @@ def _node_labels() -> np.ndarray:
 
 
 def test_monotonic_probabilities_sum_to_one(implementation: str) -> None:
-    """One symbol a frame: no more than T labels are possible, whatever the model."""
+    """Each frame has one symbol. So no more than T labels are possible, whatever the model is."""
     run = _topology_cost(implementation, (0,), reference.MONOTONIC)
 
     @given(seed=SEEDS, scale=SCALES)
@@ -92,7 +92,7 @@ def test_monotonic_probabilities_sum_to_one(implementation: str) -> None:
 
 
 def test_multi_blank_probabilities_sum_to_one(implementation: str) -> None:
-    """Blanks of one and two frames (columns 0 and 3); the long one is impossible in the last frame."""
+    """Blanks take one or two frames (columns 0 and 3). The long one is impossible in the last frame."""
     run = _topology_cost(implementation, (0, 3), ((1, 0), (2, 0), (0, 1)))
 
     @given(seed=SEEDS, scale=SCALES)
@@ -112,7 +112,7 @@ def test_multi_blank_probabilities_sum_to_one(implementation: str) -> None:
 
 @given(seed=SEEDS, scale=SCALES, t_b=T_B, u_b=U_B)
 def test_oracle(implementation: str, seed: int, scale: float, t_b: list[int], u_b: list[int]) -> None:
-    """Any content, scale and lengths, empty ones included, in two precisions."""
+    """Compares any content, scale and lengths, empty ones too, with the oracle, in two precisions."""
     arrays = _batch(seed, scale, t_b, u_b)
     for dtype in ("float64", "float32"):
         result = runner.evaluate(implementation, *arrays, dtype=dtype)
@@ -138,7 +138,10 @@ def test_gradient_is_the_slope(implementation: str, seed: int, t_b: list[int], u
 def test_gradient_is_made_of_posteriors(
     implementation: str, seed: int, scale: float, t_b: list[int], u_b: list[int]
 ) -> None:
-    """On log-probabilities the gradient at blank is minus the blank's posterior, and they sum to one in each frame."""
+    """For log-probabilities the gradient at blank is minus the posterior of the blank.
+
+    These posteriors sum to one in each frame.
+    """
     arrays = _batch(seed, scale, t_b, u_b)
     result = runner.evaluate(implementation, *arrays, fused=False)
     for b in range(B):
@@ -187,7 +190,7 @@ def test_gradient_is_linear_in_the_cotangent(
 def test_padding_content(
     implementation: str, seed: int, t_b: list[int], u_b: list[int], filling: float, label: int
 ) -> None:
-    """Bit for bit, and the gradient there is exactly zero."""
+    """It changes no bit of the results, and the gradient of padding is exactly zero."""
     logits, targets, t, u = _batch(seed, 2.0, t_b, u_b)
     clean = runner.evaluate(implementation, logits, targets, t, u, dtype="float32")
     outside = runner.outside_lattice(logits.shape, t, u)
@@ -213,7 +216,7 @@ def test_order_of_the_examples(
 
 @given(seed=SEEDS, t_b=T_B, u_b=U_B)
 def test_size_of_the_padding(implementation: str, seed: int, t_b: list[int], u_b: list[int]) -> None:
-    """The same examples in larger arrays: longer than the longest length in T and in U, and more rows in the batch."""
+    """The same examples are in larger arrays, with more frames, more labels and more rows than any of them needs."""
     logits, targets, t, u = _batch(seed, 2.0, t_b, u_b)
     plain = runner.evaluate(implementation, logits, targets, t, u)
     wide = np.pad(logits, ((0, 2), (0, 4), (0, 3), (0, 0)), constant_values=np.nan)
@@ -236,7 +239,7 @@ def test_a_constant_added_to_a_row(implementation: str, seed: int, t_b: list[int
 
 @given(seed=SEEDS, t_b=T_B, u_b=U_B, order=st.permutations(range(V - 1)))
 def test_names_of_the_labels(implementation: str, seed: int, t_b: list[int], u_b: list[int], order: list[int]) -> None:
-    """Renaming the labels moves the gradient's columns and nothing else."""
+    """New names of the labels move the columns of the gradient, and change nothing else."""
     logits, targets, t, u = _batch(seed, 2.0, t_b, u_b)
     plain = runner.evaluate(implementation, logits, targets, t, u)
     columns = np.array([*order, V - 1])

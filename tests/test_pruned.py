@@ -1,4 +1,4 @@
-"""What is special about pruned logits: which positions are kept, and what pruning does to the cost."""
+"""Pruned logits: which positions are kept, and how pruning changes the cost."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,10 @@ LENGTHS = ((T, U), (3, U), (2, U), (1, 2), (1, 0), (4, 1), (0, 0))
 
 
 def defined_ranges(posteriors: np.ndarray, frames: int, labels: int, kept: int, step: int) -> list[int]:
-    """Of one utterance, [T, U+1, K] -> [T]: sums one by one, then the two moves, frame by frame from the end."""
+    """The ranges [T] of one utterance, from its posteriors [T, U+1, K].
+
+    Computes single sums, then makes the ranges monotone, then limits their steps, from the last frame to the first.
+    """
     t_max, positions, _ = posteriors.shape
     kept = min(kept, positions)
     last = max(labels - kept + 1, 0)
@@ -73,7 +76,10 @@ def _pruned_costs(logits, ranges, kept: int, targets, t_b, u_b, loss=RNNT):
 
 @pytest.mark.parametrize("loss", [RNNT, *losses.PLAIN], ids=lambda loss: loss.name)
 def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
-    """They fall with S, are finite as soon as a path can exist, and equal to the whole cost where S is U + 1."""
+    """Pruned costs fall with S.
+
+    They are finite as soon as a path can exist, and for S = U + 1 they are the whole cost.
+    """
     lengths = ((T, U), (3, U), (2, 3), (4, 1), (T, 0))
     t_b, u_b = np.array(lengths, np.int32).T
     rng = np.random.default_rng(1)
@@ -93,7 +99,7 @@ def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
 
 
 def test_more_labels_than_frames_have_paths_where_positions_suffice() -> None:
-    """T_b (S - 1) >= U_b, as each frame passes S - 1 labels at most."""
+    """A path exists if T_b (S - 1) >= U_b, since each frame passes at most S - 1 labels."""
     lengths = ((2, U), (1, U), (1, 1))
     t_b, u_b = np.array(lengths, np.int32).T
     logits, targets = np.zeros((3, T, U + 1, losses.V)), np.ones((3, U), np.int32)
@@ -104,11 +110,11 @@ def test_more_labels_than_frames_have_paths_where_positions_suffice() -> None:
 
 
 def test_ranges_out_of_range_cost_nan() -> None:
-    """In that example only, and only at frames before T_b."""
+    """Only the example with the bad range is NaN, and only if the frame of the range is before T_b."""
     t_b, u_b = np.full(6, 3, np.int32), np.full(6, 1, np.int32)
     ranges = np.zeros((6, T), np.int64)
     ranges[0, 1], ranges[1, 2], ranges[2, 0], ranges[3, 3] = -1, U + 1, 2**40, -7
-    ranges[4] = U  # beyond U_b: no node is left
+    ranges[4] = U  # this is beyond U_b: no node is left
     logits, targets = np.zeros((6, T, U + 1, losses.V)), np.ones((6, U), np.int32)
     cost = _pruned_costs(logits, ranges, 2, targets, t_b, u_b)
     assert np.isnan(cost).tolist() == [True, True, True, False, False, False]
@@ -128,7 +134,7 @@ def test_prune_gathers_what_is_kept() -> None:
 
 
 def test_recipe_of_simple_and_pruned_loss() -> None:
-    """As docs/sources.md has it: with S = U + 1 it is the sum of two dense losses, gradients included."""
+    """The recipe is that of docs/sources.md. With S = U + 1 it is the sum of two dense losses, gradients included."""
     rng = np.random.default_rng(3)
     am, lm = rng.normal(size=(2, T, 6)), rng.normal(size=(2, U + 1, 6))
     kernel, batch = rng.normal(size=(6, 6)), (rng.integers(1, 6, (2, U)), np.array([T, 3]), np.array([2, U]))

@@ -1,8 +1,8 @@
-"""Values printed by others, so that the oracle is not the only witness.
+"""Values that others have printed, so that the oracle is not the only witness.
 
-The small test and the options test are warp-transducer's (HawkAaron/warp-transducer, also in torchaudio and NeMo); the
-gradients with respect to log-probabilities are those of awni/transducer's test of the same lattice, and the five-frame
-lattice with blank last is NeMo's. Costs are given to 16 digits, gradients to 8 or more.
+The small test and the options test are from warp-transducer (HawkAaron/warp-transducer, also in torchaudio and NeMo).
+The gradients with respect to log-probabilities are from awni/transducer's test of the same lattice. The five-frame
+lattice with blank last is from NeMo. The costs have 16 digits, the gradients 8 or more.
 """
 
 import numpy as np
@@ -96,7 +96,7 @@ OPTIONS_GRADIENT = _numbers(
     3,
     3,
 )
-# With respect to the log-probabilities: minus the posteriors of the arcs.
+# The gradients with respect to the log-probabilities are minus the posteriors of the arcs.
 OPTIONS_LOG_PROB_GRADIENT = _numbers(
     """
     -0.4322264564338117 -0.5677735435661883 0.0 -0.36565009313836844 0.0 -0.20212345042782007 -0.20212345042782007 0.0
@@ -147,7 +147,7 @@ PUBLISHED = {
         OPTIONS_LOG_PROB_GRADIENT,
     ),
 }
-# The costs are exact to f64; the gradients were computed in f32 by those who printed them.
+# The costs are exact to f64. Those who printed the gradients computed them in f32.
 COST_RTOL = {"float64": 1e-14, "float32": 2.5e-7}
 GRADIENT_ATOL = 5e-7
 

@@ -1,4 +1,4 @@
-"""README tells the truth: its Python runs as it stands, and its two commands are those that CI runs."""
+"""README is correct: its Python runs as printed, and its two commands are those that CI runs."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,14 @@ def blocks(language: str) -> list[str]:
 
 
 def test_python_blocks_run_in_order():
-    # As a user runs them: one after the other in one session, under JAX's default settings.
+    # The blocks run as a user runs them: one after another in one session, under JAX's default settings.
     pytest.importorskip("flax")
     namespace: dict[str, object] = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in blocks("python"):
             if not hasattr(jax, "set_mesh"):
-                block = block.replace("jax.set_mesh", "jax.sharding.use_mesh")  # its name with jax 0.6
-            exec(compile(block, "README.md", "exec"), namespace)  # names carry over from block to block
+                block = block.replace("jax.set_mesh", "jax.sharding.use_mesh")  # its name in jax 0.6
+            exec(compile(block, "README.md", "exec"), namespace)  # the blocks share their names
     assert float(namespace["loss"]) > 0
     assert float(namespace["fused"]) > 0
     assert all(0 < float(x) < jax.numpy.inf for x in (*namespace["losses"], namespace["value"], namespace["mean"]))
@@ -34,7 +34,7 @@ def test_python_blocks_run_in_order():
 
 
 def test_ci_runs_the_two_commands():
-    # .ci/run finds them by the comment in front of them; what it finds must be what a reader sees.
+    # .ci/run finds the commands by the comment before them. It must find the commands that a reader sees.
     (commands,) = blocks("bash")
     job, tests = commands.strip().splitlines()
     assert f"\n<!-- .ci/run runs these two -->\n```bash\n{job}\n{tests}\n```\n" in README

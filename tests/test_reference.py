@@ -1,6 +1,6 @@
-"""The oracle itself: recursion against enumeration, gradients against finite differences, values known by hand.
+"""Tests of the oracle: recursion against enumeration, gradients against finite differences, values known by hand.
 
-A mistake in reference.py would be built into every other test, so nothing of the library is used here.
+A mistake in reference.py would be in every other test. So these tests use nothing of the library.
 """
 
 import itertools
@@ -36,7 +36,10 @@ def test_recursion_equals_enumeration(moves: reference.Moves, frames: int, label
 
 @pytest.mark.parametrize(("frames", "labels"), [(1, 0), (1, 3), (4, 2), (5, 5)])
 def test_number_of_rnnt_paths(frames: int, labels: int) -> None:
-    """The last move is a blank; the labels may stand anywhere among the moves before it: a binomial coefficient."""
+    """The last move is a blank, and the labels may stand anywhere before it.
+
+    So the number is a binomial coefficient.
+    """
     count = math.comb(frames - 1 + labels, labels)
     assert len(list(reference.paths(frames, labels, reference.RNNT))) == count
     cost, _ = reference.lattice(np.zeros((frames, labels + 1, 2)), frames, labels)
@@ -89,7 +92,7 @@ def test_posteriors_are_the_gradient_of_minus_the_cost() -> None:
 
 
 def test_one_path_by_hand() -> None:
-    """T = 1: every label at frame 0, then one blank."""
+    """T = 1: all labels are at frame 0, then one blank follows."""
     logits = np.log([[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]])
     cost, gradient = reference.rnnt_example(logits, [1, 2], 1, 2, blank=0)
     assert cost == pytest.approx(-math.log(0.3 * 0.7 * 0.6))
@@ -97,7 +100,7 @@ def test_one_path_by_hand() -> None:
 
 
 def test_two_frames_one_label_by_hand() -> None:
-    """Label in frame 0 or in frame 1: two paths of three arcs each."""
+    """The label is in frame 0 or in frame 1. So there are two paths of three arcs each."""
     blank, label = np.array([[0.4, 0.7], [0.6, 0.8]]), np.array([[0.6, 0.3], [0.4, 0.2]])
     cost, posteriors = reference.lattice(np.log(np.stack([blank, label], -1)), 2, 1)
     first, second = 0.6 * 0.7 * 0.8, 0.4 * 0.4 * 0.8
@@ -108,7 +111,7 @@ def test_two_frames_one_label_by_hand() -> None:
 
 
 def test_all_label_sequences_have_probability_one() -> None:
-    """With no label possible after the third, the sequences of up to three labels are all there are."""
+    """No label is possible after the third. So the sequences of up to three labels are all there are."""
     frames, most, vocabulary = 3, 3, 3
     logits = np.random.default_rng(5).normal(size=(frames, most + 1, vocabulary))
     logits[:, most, 1:] = -np.inf

@@ -1,4 +1,4 @@
-"""Derivatives with `clamp` and `vocab_axis_name`: those that are there, and those that are refused in words."""
+"""Derivatives with `clamp` and `vocab_axis_name`: some exist, and the library explains why it refuses others."""
 
 import functools
 from collections.abc import Callable
@@ -61,9 +61,10 @@ def test_clamp_has_no_forward_mode(mode: str, jit: bool) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_second_order_with_clamp_is_that_of_the_clipped_gradient(implementation: str) -> None:
-    """Its Jacobian J, by differences of the oracle's: J v forward over reverse, J^T v reverse over reverse.
+    """Forward over reverse gives J v, and reverse over reverse gives J^T v.
 
-    Where an entry is clipped its row of J is 0 and its column is not.
+    J is the Jacobian of the clipped gradient, by differences of the oracle's gradient. If an entry is clipped, its row
+    of J is 0, but its column is not.
     """
     h = tolerances.FINITE_STEP
     jv, jw = ((_clipped_gradient(LOGITS + h * d) - _clipped_gradient(LOGITS - h * d)) / (2 * h) for d in (V, W))
@@ -78,7 +79,7 @@ def test_second_order_with_clamp_is_that_of_the_clipped_gradient(implementation:
 
 @pytest.mark.full(implementation="scan")
 def test_reverse_mode_with_clamp_passes_through_everything(implementation: str) -> None:
-    """Recomputed, in a loop, in a batch: what only forward mode is refused must not stand in the way there."""
+    """Reverse mode works in a checkpoint, a scan and a vmap. The refusal of forward mode must not stand in its way."""
     total = functools.partial(_total, implementation=implementation)
 
     def nested(x):

@@ -53,7 +53,7 @@ def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_hessian_vector_products(implementation: str) -> None:
-    """Forward over reverse, and reverse over reverse; they agree with each other far better than with a difference."""
+    """Forward over reverse and reverse over reverse agree with each other far better than with a difference."""
     total = _total(implementation, fused=True)
     x, v = jnp.asarray(LOGITS), jnp.asarray(DIRECTION)
     forward = jax.jit(lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1])(x, v)
@@ -66,7 +66,7 @@ def test_hessian_vector_products(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
-    """-inf logits must not turn the second derivative into NaN, as inf - inf in an autodiff of the lattice does."""
+    """Logits of -inf must not make the second derivative NaN. Autodiff of the lattice would compute inf - inf."""
     x = LOGITS.copy()
     x[:, :, :, 0] = -np.inf
     targets = np.where(TARGETS == 0, 1, TARGETS)
@@ -85,7 +85,7 @@ def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
 @pytest.mark.full(implementation="scan")
 @pytest.mark.parametrize("moves", [reference.RNNT, reference.MONOTONIC], ids=["rnnt", "monotonic"])
 def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str) -> None:
-    """A loss on posteriors (an alignment's expected position, say) is differentiable."""
+    """A loss on posteriors, for example on the expected position of an alignment, is differentiable."""
     rng = np.random.default_rng(2)
     log_probs = rng.normal(size=(3, 5, 4, 2)) - 1.0
     t_b, u_b = lengths(5, 4, 4), lengths(3, 2, 3)

@@ -1,4 +1,4 @@
-"""Automatic mesh axes: XLA's partitioner divides the program, and must not gather the logits or replicate the work."""
+"""Automatic mesh axes: XLA's partitioner divides the program. It must not gather the logits or replicate the work."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,10 @@ def partitioner(request: pytest.FixtureRequest):
 @pytest.mark.full(partitioner="gspmd", options=["clamp", "log_probs"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_step_with_divided_batch(options: str, partitioner: str, implementation: str) -> None:
-    """One scalar crosses the mesh; every kernel sees its device's examples; the gradient lies where the logits do."""
+    """One scalar crosses the mesh.
+
+    Each kernel sees the examples of its device. The gradient is divided as the logits are.
+    """
     mesh = meshes.make_mesh(data=8)
     logits, *rest = meshes.batch()
     chosen = OPTIONS[options]
@@ -79,7 +82,7 @@ def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
 @pytest.mark.full(partitioner="gspmd", size=3)
 @pytest.mark.parametrize("size", [13, 3], ids=lambda b: f"{b}_examples")
 def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
-    """XLA pads the last devices' parts with whatever it likes: kernels get lengths and labels that mean nothing."""
+    """XLA pads the parts of the last devices with anything. So kernels get lengths and labels that mean nothing."""
     mesh = meshes.make_mesh(data=8)
     divided = NamedSharding(mesh, P("data"))
     arrays = meshes.batch(size)
@@ -99,7 +102,7 @@ def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan", partitioner="gspmd")
 def test_training_step_exchanges_no_more_than_weights(partitioner: str, implementation: str) -> None:
-    """Data parallelism as users write it: what crosses the mesh is the loss and the gradients of replicated weights."""
+    """Data parallelism as users write it. Only the loss and the gradients of replicated weights cross the mesh."""
     mesh = meshes.make_mesh(data=8)
     _, targets, t_b, u_b = meshes.batch()
     encoder, predictor, weight = meshes.model_of(np.random.default_rng(0))
@@ -125,14 +128,14 @@ def test_training_step_exchanges_no_more_than_weights(partitioner: str, implemen
 @pytest.mark.full(implementation="scan", dimension=1)
 @pytest.mark.parametrize("dimension", [1, 2], ids=["time", "labels"])
 def test_divided_lattice(dimension: int, partitioner: str, implementation: str) -> None:
-    """Operation (1) reads each row where it lies; arrays of arcs cross the mesh, logits and gradient don't."""
+    """Operation (1) reads each row on the row's device. Arrays of arcs cross the mesh; logits and gradient do not."""
     parts = 2 if dimension == 1 else 4
     mesh = meshes.make_mesh(rows=parts, rest=8 // parts)
     spec = (*(None,) * dimension, "rows")
     logits, *rest = meshes.batch()
     sharded = meshes.put(mesh, logits, *spec)
     step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
-    arcs = B * (T + U + 1) * (U + 1) * 2  # the lax form keeps them by anti-diagonals, of which there are T + U
+    arcs = B * (T + U + 1) * (U + 1) * 2  # the lax form keeps them by anti-diagonals; there are T + U
     assert 0 < program.largest_exchange() <= arcs < logits.size // parts
     rows = [B, T, U + 1]
     rows[dimension] //= parts
@@ -158,7 +161,7 @@ def test_batch_and_time_divided(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_divided_vocabulary_without_its_name_is_still_right(implementation: str) -> None:
-    """Without `vocab_axis_name` XLA brings whole rows together: slower, never wrong."""
+    """Without `vocab_axis_name` XLA brings whole rows together. This is slower, and never wrong."""
     mesh = meshes.make_mesh(data=2, model=4)
     logits, *rest = meshes.batch()
     step = jax.jit(jax.value_and_grad(meshes.total(implementation)))
@@ -168,7 +171,7 @@ def test_divided_vocabulary_without_its_name_is_still_right(implementation: str)
 
 
 def test_operations_alone(implementation: str) -> None:
-    """Both public operations, each with its own batch dimensions divided."""
+    """Runs both public operations, with their batch dimensions divided."""
     mesh = meshes.make_mesh(data=8)
     logits, targets, t_b, u_b = meshes.batch()
     labels = np.concatenate([targets, np.full((B, 1), -1, np.int32)], 1)[:, None] + np.zeros((1, T, 1), np.int32)

@@ -1,4 +1,7 @@
-"""Explicit mesh axes: shardings are part of types, so results have theirs at trace time, or there is a TypeError."""
+"""Explicit mesh axes: the type of an array contains its sharding.
+
+So a result has its sharding at trace time, or there is a TypeError.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +19,21 @@ def _mesh(**axes: int):
 
 
 def _spec(x) -> tuple:
-    """The sharding in the type, without trailing None."""
+    """The sharding in the type of `x`, without None at its end."""
     spec = list(jax.typeof(x).sharding.spec)
     while spec and spec[-1] is None:
         spec.pop()
     return tuple(spec)
 
 
-# Which of targets, logit_lengths and target_lengths are divided as the logits are; the others are replicated.
+# These say which of targets, logit_lengths and target_lengths are divided as the logits are. The others are replicated.
 INTEGERS = {"all": (True, True, True), "none": (False, False, False), "lengths": (False, True, True)}
 
 
 @pytest.mark.full(implementation="scan", divided="lengths")
 @pytest.mark.parametrize("divided", INTEGERS)
 def test_shardings_propagate(divided: str, implementation: str) -> None:
-    """In the type while tracing and in the arrays that come out; and still only a scalar crosses the mesh."""
+    """Shardings are in the types while JAX traces, and in the results. Still only a scalar crosses the mesh."""
     mesh = _mesh(data=8)
     logits, *rest = meshes.batch()
     traced = {}
@@ -71,7 +74,7 @@ def test_clamp_and_two_axes(implementation: str) -> None:
 
 
 def test_eager_calls(implementation: str) -> None:
-    """Outside jit the same types hold."""
+    """Outside jit the types are the same."""
     mesh = _mesh(data=8)
     with meshes.current_mesh(mesh):
         arrays = tuple(meshes.put(mesh, a, "data") for a in meshes.batch())
@@ -94,7 +97,7 @@ def test_vmap_of_grad(implementation: str) -> None:
 
 @pytest.mark.parametrize("operation", ["arcs", "lattice", "loss"])
 def test_what_cannot_be_divided_is_said(operation: str, implementation: str, record_property) -> None:
-    """A vocabulary or a lattice in pieces is no type that the operation has: the message says what to do."""
+    """The operation has no type for a divided vocabulary or a divided lattice. The message says what to do."""
     mesh = _mesh(model=8) if operation != "lattice" else _mesh(model=2)
     logits, *rest = meshes.batch()
     labels = np.zeros((B, T, U + 1), np.int32)
@@ -129,7 +132,7 @@ def test_after_the_reshard_that_the_message_names(implementation: str) -> None:
 
 
 def test_divided_time_by_the_two_operations(implementation: str) -> None:
-    """Rows where they lie, then the small arrays of arcs brought together: both steps written out."""
+    """Rows are read on their devices. Then the small arrays of arcs are gathered. The test writes out both steps."""
     mesh = _mesh(time=2, data=4)
     logits, targets, t_b, u_b = meshes.batch()
     labels = np.concatenate([targets, np.full((B, 1), -1, np.int32)], 1)[:, None] + np.zeros((1, T, 1), np.int32)

@@ -1,6 +1,6 @@
-"""Code that runs once a device (shard_map, pmap), and the transformations of arrays that are divided over devices.
+"""Code that runs once on each device (shard_map, pmap), and transformations of arrays that are divided over devices.
 
-What can go silently wrong here is the gradient: right on each device, and not summed over them.
+The gradient can be silently wrong here: right on each device, but not summed over the devices.
 """
 
 import functools
@@ -20,7 +20,7 @@ def _shard_map(function, mesh, in_specs, out_specs, **options):
 
 @functools.cache
 def _model() -> tuple[tuple, tuple]:
-    """Weights (predictor's output, matrix) and data (encoder's output, targets, lengths)."""
+    """The weights (the predictor's output, a matrix) and the data (the encoder's output, targets, lengths)."""
     encoder, predictor, weight = meshes.model_of(np.random.default_rng(3))
     return (predictor, weight), (encoder, *meshes.batch()[1:])
 
@@ -34,7 +34,7 @@ def _model_loss(implementation: str):
 
 @functools.cache
 def _model_expected():
-    """Loss and gradients of the weights and of the data, on one device, by the lax form."""
+    """The loss, and the gradients of the weights and of the data, on one device, by the lax form."""
     weights, (encoder, *rest) = _model()
     return jax.jit(jax.value_and_grad(_model_loss("scan"), argnums=(0, 1)))(weights, encoder, *rest)
 
@@ -71,7 +71,7 @@ def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementat
 @pytest.mark.full(implementation="scan", check_vma=False)
 @CHECKED
 def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -> None:
-    """Inside with check_vma JAX sums the gradient of what is replicated itself; without it, that is up to the user."""
+    """With check_vma JAX itself sums the gradient of replicated weights over devices. Without it the user does."""
     mesh = meshes.make_mesh(data=8)
     weights, data = _model()
     loss = _model_loss(implementation)
@@ -97,7 +97,10 @@ def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -
 @pytest.mark.full(implementation="scan", check_vma=False)
 @CHECKED
 def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> None:
-    """Operands that do not vary beside logits that do: an ensemble, one member a device, one batch for all."""
+    """The devices hold an ensemble: each has a member, and all have the same batch.
+
+    So logits differ between devices, and labels and lengths do not.
+    """
     mesh = meshes.make_mesh(data=8)
     logits, *rest = (a[:4] for a in meshes.batch())
     members = np.stack([np.roll(logits, i, -1) for i in range(8)])
@@ -116,9 +119,9 @@ def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> 
 @CHECKED
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"),)], ids=["time_is_auto", "batch_is_auto"])
 def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> None:
-    """One axis is manual, the other one is left to the partitioner, which divides the time or the batch over it.
+    """One axis is manual. For the other axis the partitioner divides frames or batch over it.
 
-    By Shardy: GSPMD gathers the operands of any partly manual shard_map, jnp.tanh's too.
+    The partitioner is Shardy. GSPMD gathers the operands of any partly manual shard_map, even one of jnp.tanh.
     """
     mesh = meshes.make_mesh(data=4, model=2)
     logits, *rest = meshes.batch()
@@ -148,7 +151,7 @@ def test_pmap(implementation: str) -> None:
 
 
 def _stacked() -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """[N, B, ...] batches, and the gradients of their sums."""
+    """Batches [N, B, ...], and the gradients of their sums."""
     wanted = meshes.expected()[1]
     return tuple(np.stack([a, np.roll(a, 5, 0)]) for a in meshes.batch()), np.stack([wanted, np.roll(wanted, 5, 0)])
 
@@ -156,7 +159,7 @@ def _stacked() -> tuple[tuple[np.ndarray, ...], np.ndarray]:
 @pytest.mark.full(implementation="scan", axis=1)
 @pytest.mark.parametrize("axis", [0, 1], ids=["mapped_axis", "batch_axis"])
 def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
-    """Whichever of the mapped axis and the batch is divided, nothing but the loss crosses the mesh."""
+    """The mapped axis or the batch is divided. In both cases only the loss crosses the mesh."""
     mesh = meshes.make_mesh(data=2 if axis == 0 else 8, rest=4 if axis == 0 else 1)
     stacked, wanted = _stacked()
     spec = (*(None,) * axis, "data")
@@ -199,7 +202,10 @@ def test_vmap_of_shard_map(implementation: str) -> None:
 @pytest.mark.full(implementation="scan", policy="dots")
 @pytest.mark.parametrize("policy", ["default", "dots"])
 def test_remat(policy: str, implementation: str) -> None:
-    """A checkpointed joint and loss: gradients of divided data and of replicated weights, and no gathered logits."""
+    """Joint and loss are checkpointed.
+
+    Divided data and replicated weights have right gradients. No logits are gathered.
+    """
     mesh = meshes.make_mesh(data=8)
     weights, (encoder, *rest) = _model()
     saved = {"default": None, "dots": jax.checkpoint_policies.dots_saveable}[policy]
@@ -219,7 +225,8 @@ def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
     grad = jax.grad(meshes.total(implementation))
 
     def accumulate(*stacked):
-        zero = 0 * stacked[0][0]  # as varying as its summands, which zeros_like is not on every version
+        # This zero varies over the devices as its summands do. In some versions of JAX zeros_like does not.
+        zero = 0 * stacked[0][0]
         return jax.lax.scan(lambda c, micro: (c + grad(*micro), None), zero, stacked)[0]
 
     spec = P(None, "data")
@@ -248,7 +255,7 @@ def test_donated_logits(manual: bool, implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_forward_mode_and_hessian_vector_products(implementation: str) -> None:
-    """Second derivatives of a divided batch are those of the whole one."""
+    """The second derivatives of a divided batch are those of the whole batch."""
     mesh = meshes.make_mesh(data=8)
     logits, *rest = meshes.batch()
     direction = np.random.default_rng(5).normal(size=logits.shape)

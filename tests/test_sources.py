@@ -1,4 +1,4 @@
-"""Every source with every loss, against the definition: the table of corner cases, clamp, masks, transformations."""
+"""Every source with every loss, against the definition: corner cases, clamp, masks, transformations."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import jax_rnnt
 
 RNNT = losses.LossUnderTest("rnnt", losses.FASTEMIT.call, losses.FASTEMIT.oracle)
 LOSSES = (RNNT, *losses.PLAIN, losses.FASTEMIT, losses.ENDS)
-LAYOUTS = (RNNT, *(loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")))  # each has rows of its own
+LAYOUTS = (RNNT, *(loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")))  # each has its own layout of a row
 
 
 def _each(name: str, rows):
@@ -49,7 +49,7 @@ def test_float32(loss: LossUnderTest, source: SourceUnderTest) -> None:
 @EVERY_SOURCE
 @_each("loss", LAYOUTS)
 def test_clamp(loss: LossUnderTest, source: SourceUnderTest) -> None:
-    """Each element of the gradient with respect to the logits, at unit cotangent."""
+    """It clips each element of the gradient with respect to the logits, for a cotangent of 1."""
     cotangent = np.resize([2.0, -0.5, 1.0], len(losses.batch(loss).names))
     result = sources.evaluate(source, loss, clamp=0.05, cotangent=cotangent)
     sources.assert_matches(source, loss, *result, clamp=0.05, cotangent=cotangent)
@@ -109,7 +109,7 @@ def test_lists_are_refused_in_words(name: str) -> None:
 
 
 def test_integers_of_64_bits_without_x64() -> None:
-    """NumPy's default type, with JAX's."""
+    """NumPy's default integers have 64 bits. JAX's have 32."""
     lengths = np.array([2], np.int64), np.array([1], np.int64)
     sources = (
         jax_rnnt.PackedLogits(np.zeros((4, 3), np.float32), *lengths, frames=2, labels=1),

@@ -1,4 +1,4 @@
-"""Every source under the transformations of JAX, and its refusals; each is made of a dense array of logits here."""
+"""Every source under the transformations of JAX, and its refusals. Here a dense array of logits makes each source."""
 
 import functools
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def _assert_expected(source, loss, result) -> None:
 @_each("loss", [RNNT, TDT])
 @_each("source", SOURCES)
 def test_vmap_and_gradient_of_vmap(source: Callable, loss: LossUnderTest) -> None:
-    """Over single examples, each a batch of one."""
+    """Maps over single examples, each a batch of one."""
     one = jax.vmap(functools.partial(_costs, source, loss))
     step = losses.jit(_step(lambda *arrays: one(*arrays)[:, 0]))
     cost, gradient = step(*(a[:, None] for a in _arrays(loss.width)))
@@ -136,7 +136,7 @@ def test_hessian_vector_products(source: Callable) -> None:
 @_each("source", SOURCES)
 @pytest.mark.parametrize("clamp", [-1.0, 1e6])
 def test_batch_over_a_mesh(clamp: float, source: Callable) -> None:
-    """Inside `shard_map`, where a gradient that is not local would be wrong, and nothing may cross the mesh."""
+    """The step runs inside `shard_map`. Its gradient must be local, and nothing may cross the mesh."""
     mesh = meshes.make_mesh(data=4)
     arrays = [meshes.put(mesh, a, "data") for a in _arrays(RNNT.width)]
     costs = functools.partial(_costs, source, RNNT, clamp=clamp)

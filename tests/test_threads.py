@@ -1,4 +1,4 @@
-"""What the kernels do to the threads of the process that they share work with."""
+"""What the kernels do to the threads of the process, with which they share work."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ TASKS = pathlib.Path("/proc/self/task")
 def allowed_processors() -> dict[str, frozenset[int]]:
     found = {}
     for task in TASKS.iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it has ended since
+        with contextlib.suppress(ProcessLookupError):  # the thread has ended since
             found[task.name] = frozenset(os.sched_getaffinity(int(task.name)))
     return found
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="needs /proc")
 def test_threads_may_run_where_they_might_before():
-    """A thread that was moved to another processor (cpp/processor.h) may come back, and nothing else was touched."""
+    """A thread that the kernels moved (cpp/processor.h) may use every processor again. No other thread changes."""
     if not jax_rnnt.native_available():
         pytest.skip("the compiled module is not usable")
     b, t, u, v = 4, 100, 20, 512  # 17 MB: many chunks for every thread
@@ -35,7 +35,7 @@ def test_threads_may_run_where_they_might_before():
     for _ in range(20):
         jax.block_until_ready(step(logits))
     everywhere = frozenset(os.sched_getaffinity(0))
-    for _ in range(50):  # a thread that wakes when all is done may just be on its way
+    for _ in range(50):  # a thread that wakes after the work may still be moving
         confined = {name: where for name, where in allowed_processors().items() if where != everywhere}
         if not confined:
             break

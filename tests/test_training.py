@@ -1,7 +1,7 @@
-"""A transducer that learns: the loss is right enough to train on, and its gradient points downhill.
+"""A transducer that learns: the loss is exact enough for training, and its gradient points downhill.
 
 The task is to copy: each label is shown for a few noisy frames, and the transcript is the labels. Encoder and predictor
-see nothing of each other but through the joint, so the loss has to find the alignment. Decoded without a teacher.
+meet only in the joint, so the loss has to find the alignment. The decoder does not see the transcript.
 """
 
 import jax
@@ -20,7 +20,7 @@ LABELS, BLANK, MOST, FRAMES, HIDDEN = 5, 0, 4, 16, 32
 
 
 def utterances(seed: int, batch: int) -> tuple[np.ndarray, ...]:
-    """Frames [B, T, LABELS + 1], targets, and ragged lengths; the last row is a filler of a partial batch."""
+    """Frames [B, T, LABELS + 1], targets and ragged lengths. The last row is a filler of a partial batch."""
     rng = np.random.default_rng(seed)
     frames = 0.1 * rng.normal(size=(batch, FRAMES, LABELS + 1)).astype(np.float32)
     targets = np.zeros((batch, MOST), np.int32)
@@ -38,7 +38,7 @@ def utterances(seed: int, batch: int) -> tuple[np.ndarray, ...]:
 
 
 class Transducer(nnx.Module):
-    """Frames within two of t, the last label, and a joint of one hidden layer."""
+    """It sees the frames within two of t and the last label. Its joint has one hidden layer."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.encoder = nnx.Conv(LABELS + 1, HIDDEN, kernel_size=(5,), rngs=rngs)
@@ -46,13 +46,13 @@ class Transducer(nnx.Module):
         self.joint = nnx.Linear(HIDDEN, LABELS + 1, rngs=rngs)
 
     def __call__(self, frames, labels):
-        started = jnp.pad(labels, ((0, 0), (1, 0)))  # label 0 is the start symbol, and blank in the output
+        started = jnp.pad(labels, ((0, 0), (1, 0)))  # label 0 is the start symbol here, and blank in the output
         encoded, predicted = self.encoder(frames), self.predictor(started)
         return self.joint(jnp.tanh(encoded[:, :, None] + predicted[:, None]))
 
 
 def decode(model: Transducer, frames: np.ndarray, t_b: int) -> list[int]:
-    """Greedy: the best symbol of (t, last label) until it is blank, then the next frame."""
+    """Decodes greedily: takes the best symbol of (t, last label) until this is blank, then goes to the next frame."""
     transcript: list[int] = []
     table = np.stack([np.asarray(model(frames[None], jnp.full((1, 1), k))[0, :, 1]) for k in range(LABELS + 1)], axis=1)
     for t in range(t_b):
@@ -66,7 +66,7 @@ def decode(model: Transducer, frames: np.ndarray, t_b: int) -> list[int]:
 
 @pytest.mark.full(implementation="scan")
 def test_learns_to_copy(implementation: str) -> None:
-    # Users' code promotes as usual: the strictness of this suite is for the library.
+    # Code of users has JAX's default promotion. The strict settings of this suite are for the library.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         model = Transducer(nnx.Rngs(0))
         optimizer = nnx.Optimizer(model, optax.adam(2e-2), wrt=nnx.Param)

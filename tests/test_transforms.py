@@ -1,7 +1,7 @@
-"""jit, grad, vmap, remat, scan, donation, debug_nans: one result, whichever way JAX gets there.
+"""jit, grad, vmap, remat, scan, donation, debug_nans: the result is the same, whichever way JAX gets there.
 
-A batch through the plain call (held to the oracle elsewhere) is the expectation here, so that what can fail is the
-transformation alone. Meshes have files of their own.
+Other tests compare plain calls on such batches with the oracle. So only the transformation can fail here. Meshes have
+files of their own.
 """
 
 import functools
@@ -19,30 +19,30 @@ T_B, U_B = lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
 
 
 def _costs(implementation: str, **options):
-    """[B, T, U+1, V] -> [B]"""
+    """The loss as a function of [B, T, U+1, V], with costs [B]."""
     return functools.partial(jax_rnnt.rnnt_loss, reduction="none", implementation=implementation, **options)
 
 
 def _total(implementation: str, **options):
-    """[B, T, U+1, V] -> the sum of the costs"""
+    """The loss as a function of [B, T, U+1, V], with the sum of the costs."""
     return functools.partial(jax_rnnt.rnnt_loss, reduction="sum", implementation=implementation, **options)
 
 
 def _groups(n: int) -> tuple[jax.Array, ...]:
-    """n batches of four: a leading dimension to map over."""
+    """n batches of four examples. vmap maps over their first axis."""
     logits, targets = (jnp.asarray(np.stack(a)) for a in zip(*(random_batch(100 + i) for i in range(n)), strict=True))
     rolled = [jnp.stack([jnp.roll(a, i) for i in range(n)]) for a in (T_B, U_B)]
     return logits, targets, *rolled
 
 
 def _expected(arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Costs [n, B] and gradients of their sum, group by group, by the oracle."""
+    """The costs [n, B] and the gradients of their sums, batch by batch, by the oracle."""
     results = [reference.rnnt_loss(*(np.asarray(a[i]) for a in arrays)) for i in range(len(arrays[0]))]
     return np.stack([cost for cost, _ in results]), np.stack([gradient for _, gradient in results])
 
 
 def _mapped(implementation: str, axes: tuple):
-    """Costs under vmap, and the gradient of their sum with respect to the logits."""
+    """The costs under vmap, and the gradient of their sum with respect to the logits."""
     mapped = jax.vmap(_costs(implementation), in_axes=axes)
     return jax.jit(lambda x, *rest: (mapped(x, *rest), jax.grad(lambda y: mapped(y, *rest).sum())(x)))
 
@@ -91,7 +91,7 @@ def test_vmap_over_any_axis(axes: tuple[int, ...], implementation: str) -> None:
 @pytest.mark.full(implementation="scan", axes=[(None, 0, 0, 0), (None, None, 0, None)])
 @pytest.mark.parametrize("axes", [(0, None, None, None), (None, 0, 0, 0), (None, None, 0, None)], ids=str)
 def test_vmap_with_shared_arguments(axes: tuple, implementation: str) -> None:
-    """Unmapped operands are broadcast, and the gradient of a shared one is the sum."""
+    """vmap broadcasts operands that are not mapped. The gradient of such an operand is the sum."""
     arrays = tuple(a if axis == 0 else a[0] for a, axis in zip(_groups(3), axes, strict=True))
     full = tuple(a if axis == 0 else jnp.stack([a] * 3) for a, axis in zip(arrays, axes, strict=True))
     cost, gradient = _expected(full)
@@ -113,7 +113,7 @@ def test_nested_vmap_and_vmap_of_grad(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_vmap_over_single_examples(implementation: str) -> None:
-    """One utterance at a time, mapped: what a user does whose model is written for one."""
+    """Maps over single utterances, as a user does whose model takes one utterance."""
     arrays = tuple(a[0] for a in _groups(1))
     cost, gradient = reference.rnnt_loss(*(np.asarray(a) for a in arrays))
 
@@ -161,7 +161,7 @@ POLICIES = {
 @pytest.mark.full(implementation="scan", policy=["nothing", "dots"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_remat_of_joint_and_loss(policy: str, implementation: str) -> None:
-    """The common way to save memory: the joint's output is not kept but made again in the backward pass."""
+    """The usual way to save memory: the joint's output is not kept, and the backward pass makes it again."""
     rng = np.random.default_rng(1)
     encoder, predictor, weight = rng.normal(size=(4, T, 8)), rng.normal(size=(4, U + 1, 8)), rng.normal(size=(8, V))
     targets = random_batch(1)[1]
@@ -178,7 +178,7 @@ def test_remat_of_joint_and_loss(policy: str, implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_accumulation_in_a_scan(implementation: str) -> None:
-    """Gradients of micro-batches, added up in lax.scan, and the gradient of a loss that is itself a scan."""
+    """A lax.scan adds up the gradients of micro-batches. Then a loss that is itself a scan is differentiated."""
     arrays = _groups(3)
     cost, gradient = _expected(arrays)
     total = _total(implementation)
@@ -212,7 +212,7 @@ def test_while_cond_and_map(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_donated_logits(implementation: str) -> None:
-    """With donation the gradient may be written over the logits; the numbers stay the same."""
+    """With donation XLA may write the gradient over the logits. The numbers stay the same."""
     arrays = tuple(a[0] for a in _groups(1))
     _, expected = reference.rnnt_loss(*(np.asarray(a) for a in arrays))
     grad = jax.jit(jax.grad(_total(implementation)), donate_argnums=0)
@@ -221,7 +221,10 @@ def test_donated_logits(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_a_second_backward_is_right(implementation: str) -> None:
-    """Residuals are not overwritten: peers multiply saved gradients in place, and their second backward is wrong."""
+    """The backward pass leaves the residuals as they are.
+
+    Some libraries multiply saved gradients in place, and their second backward pass is wrong.
+    """
     logits, *rest = (a[0] for a in _groups(1))
     _, expected = reference.rnnt_loss(*(np.asarray(a) for a in (logits, *rest)))
     for clamp in (-1.0, 0.1):
@@ -243,7 +246,10 @@ def test_loss_object_as_static_and_as_pytree_argument(implementation: str) -> No
 
 
 def test_debug_nans_is_quiet_where_nothing_is_wrong(implementation: str) -> None:
-    """-inf logits, filler rows and impossible examples are not mistakes: no NaN is made on the way to their results."""
+    """Logits of -inf, filler rows and impossible examples are not mistakes.
+
+    No NaN occurs on the way to their results.
+    """
     logits, targets = random_batch("debug_nans")
     logits[0, :, :, 1] = -np.inf
     targets[0] = 2
@@ -257,7 +263,7 @@ def test_debug_nans_is_quiet_where_nothing_is_wrong(implementation: str) -> None
 
 
 def test_debug_nans_finds_a_nan(implementation: str) -> None:
-    """And as the error that JAX documents: looking for the operation that made it goes through ours once more."""
+    """It raises the error that JAX documents. To find the operation that made the NaN, JAX runs ours once more."""
     logits, *rest = (a[0] for a in _groups(1))
     with jax.debug_nans(True), pytest.raises(FloatingPointError):
         jax.block_until_ready(jax.jit(_costs(implementation))(logits.at[0, 0, 0, 0].set(jnp.nan), *rest))
@@ -265,7 +271,7 @@ def test_debug_nans_finds_a_nan(implementation: str) -> None:
 
 @pytest.mark.full(implementation="scan")
 def test_without_jit(implementation: str) -> None:
-    """A debugger's mode: the operations themselves are compiled nevertheless, because they are what runs."""
+    """This is a mode for debuggers. JAX still compiles the library's own operations."""
     arrays = tuple(a[0] for a in _groups(1))
     cost, gradient = reference.rnnt_loss(*(np.asarray(a) for a in arrays))
     with jax.disable_jit():

@@ -1,4 +1,4 @@
-"""The types that users see: strict checkers take a good script and refuse a bad one."""
+"""The types that users see: strict type checkers accept a good script and refuse a bad one."""
 
 import doctest
 import os
@@ -42,7 +42,7 @@ def test_implementation_is_one_of_its_names(name: str) -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_strict_checker(checker: str, tmp_path: Path) -> None:
-    """Nothing to say of the script and of the docstring's example; an unknown implementation is an error."""
+    """The checker accepts the script and the docstring's example. An unknown implementation is an error."""
     program = shutil.which(checker)
     if program is None:
         pytest.skip(f"{checker} is not on PATH")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.once
 
 @pytest.mark.parametrize(("frames", "labels"), [(7, 40)])
 def test_uniform_logits_count_the_paths(frames: int, labels: int, implementation: str) -> None:
-    """Every path has T + U arcs of probability 1/V, and there are binomial(T - 1 + U, U) of them."""
+    """Each path has T + U arcs of probability 1/V, and there are binomial(T - 1 + U, U) paths."""
     logits = np.zeros((1, frames, labels + 1, 3))
     targets = np.ones((1, labels), np.int32)
     result = runner.evaluate(implementation, logits, targets, lengths(frames), lengths(labels), dtype="float32")
@@ -29,7 +29,7 @@ def test_uniform_logits_count_the_paths(frames: int, labels: int, implementation
 
 
 def test_a_certain_model_costs_nothing(implementation: str) -> None:
-    """With all mass on one path the cost is 0, and on another it is +inf: no floor is put under a probability."""
+    """All mass is on one path. Its cost is 0, and that of another path is +inf: no probability has a floor."""
     t, u, v = 4, 3, 5
     logits = np.full((2, t, u + 1, v), -np.inf)
     targets = np.array([[0, 1, 2]] * 2, np.int32)
@@ -43,7 +43,7 @@ def test_a_certain_model_costs_nothing(implementation: str) -> None:
 
 
 def test_reductions(implementation: str) -> None:
-    """`mean` divides by the batch, not by lengths; +inf and NaN examples come through."""
+    """`mean` divides by the size of the batch, not by lengths. Examples of +inf and NaN reach the result."""
     logits, targets = random_batch("reductions")
     arrays = jnp.asarray(logits, jnp.float32), targets, lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
 
@@ -60,7 +60,7 @@ def test_reductions(implementation: str) -> None:
 
 
 def test_signature_is_torchaudios() -> None:
-    """A recipe ports by changing the import: names, order and defaults."""
+    """Names, order and defaults are the same, so to port a recipe a user only changes the import."""
     parameters = inspect.signature(jax_rnnt.rnnt_loss).parameters
     positional = [(p.name, p.default) for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     none = inspect.Parameter.empty
@@ -88,7 +88,7 @@ def test_loss_object_is_the_function(implementation: str) -> None:
         loss.blank = 1
 
 
-# Large enough for the work to be divided among threads; sizes that no vector width or tile divides.
+# The sizes are so large that threads share the work. No vector width and no tile divides them.
 LARGER = {
     "many_rows": {"batch": 8, "t": 53, "u": 21, "v": 30},
     "wide_rows": {"batch": 3, "t": 19, "u": 7, "v": 1023},
@@ -112,7 +112,7 @@ def test_larger_shapes(name: str, dtype: str, implementation: str) -> None:
 
 
 def test_without_x64(implementation: str) -> None:
-    """As most users run: jax without 64-bit types. The numbers are as good, and nothing asks for float64 in vain."""
+    """As most users run it: jax without 64-bit types. The numbers are as good, and no code asks for float64 in vain."""
     logits, targets = random_batch("ragged")
     arrays = targets, lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
     with _x64_off():
@@ -123,7 +123,7 @@ def test_without_x64(implementation: str) -> None:
 
         value, grad = jax.jit(jax.value_and_grad(total))(x)
         assert value.dtype == grad.dtype == jnp.float32
-        # numpy's 64-bit integers, which jnp.asarray would wrap into range here: 2**32 + 3 looks like 3.
+        # These are numpy's 64-bit integers. jnp.asarray would wrap them into range: 2**32 + 3 looks like 3.
         wide = [a.astype(np.int64) for a in arrays]
         wide[0][0, 0] += 2**32
         wide[1][1] += 2**32
@@ -145,7 +145,7 @@ def _x64_off() -> contextlib.AbstractContextManager:
 
 @pytest.mark.full(implementation="scan")
 def test_two_calls_agree_bit_for_bit(implementation: str) -> None:
-    """Nothing depends on how threads happen to share the work."""
+    """The result does not depend on how threads share the work."""
     size = LARGER["many_rows"]
     logits, targets = random_batch("deterministic", **size)
     arrays = logits, targets, np.full(8, 53, np.int32), np.full(8, 21, np.int32)

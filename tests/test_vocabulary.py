@@ -1,4 +1,7 @@
-"""Logits whose vocabulary is divided over a mesh axis: no device sees another's, and the loss is that of the whole."""
+"""The vocabulary of the logits is divided over a mesh axis.
+
+No device sees the part of another one, and the loss is that of whole logits.
+"""
 
 import functools
 
@@ -30,13 +33,13 @@ def _mesh(kind: AxisType = AxisType.Auto):
 
 @pytest.fixture(autouse=True)
 def shardy():
-    """GSPMD, the default of jax 0.6, gathers the operands of any partly manual shard_map, jnp.tanh's too."""
+    """Selects Shardy. GSPMD, the default of jax 0.6, gathers the operands of any partly manual shard_map."""
     with meshes.partitioner("shardy"):
         yield
 
 
 def _loss(mode: str, implementation: str, **options):
-    """Costs [B] of whole logits, by the way that `mode` says."""
+    """A function from whole logits to costs [B], in the way that `mode` says."""
     loss = functools.partial(meshes.costs(implementation, **options), vocab_axis_name="model")
     if mode == "auto":
         return loss
@@ -77,7 +80,7 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
 def test_values_and_gradients(options: dict, mode: str, implementation: str) -> None:
-    """On a combined data x vocabulary mesh, with a cotangent of its own for each example."""
+    """The mesh divides batch and vocabulary. Each example has a cotangent of its own."""
     arrays = meshes.batch()
     result = _run(mode, implementation, arrays, **options)
     _assert_is_oracle(result, arrays, **options)
@@ -87,7 +90,7 @@ def test_values_and_gradients(options: dict, mode: str, implementation: str) -> 
 @pytest.mark.full(implementation="scan", blank=[0])
 @pytest.mark.parametrize("blank", [0, LOCAL, -LOCAL - 1])
 def test_blank_in_every_part(blank: int, implementation: str) -> None:
-    """And by default, in all other tests, -1, in the last one."""
+    """All other tests have the default, -1, which is in the last part."""
     logits, targets, t_b, u_b = meshes.batch()
     targets = np.where(targets == blank % V, (blank + 1) % V, targets).astype(np.int32)
     arrays = logits, targets, t_b, u_b
@@ -95,7 +98,7 @@ def test_blank_in_every_part(blank: int, implementation: str) -> None:
 
 
 def _corner_cases() -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
-    """One batch with a mistake or an oddity in each of its first examples, and the place of each."""
+    """A batch whose first examples each have a mistake or an oddity, and the index of each."""
     rng = np.random.default_rng(11)
     logits = rng.normal(size=(B, T, U + 1, V))
     targets = rng.integers(0, V - 1, size=(B, U)).astype(np.int32)
@@ -166,7 +169,7 @@ def test_log_probabilities_with_nan_where_nothing_is_read(implementation: str) -
 
 @MODES
 def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
-    """Sums of [B, T, U+1]-sized arrays, no gather, in loss and gradient; each kernel reads its part of the rows."""
+    """Only sums of arrays of size [B, T, U+1] cross the mesh, and no gather. Each kernel reads its part of the rows."""
     mesh = _mesh()
     logits, *rest = meshes.batch()
     with meshes.current_mesh(mesh):
@@ -204,7 +207,7 @@ def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
     ("window", "clamp"), [((0, V - 1), -1.0), ((LOCAL - 1, 2 * LOCAL + 1), 0.1), ((LOCAL, LOCAL + 2), -1.0)], ids=str
 )
 def test_window(window: tuple[int, int], clamp: float, implementation: str) -> None:
-    """In some of the parts, or in one; a part outside of it, and a window without mass, are nothing special."""
+    """The window is in some parts or in one. Parts outside of it and windows without mass are no special case."""
     logits, targets, t_b, u_b = meshes.batch()
     logits = logits.copy()
     logits[3, ..., window[0] : window[1]] = -np.inf
@@ -237,7 +240,7 @@ def test_bfloat16(implementation: str) -> None:
 @pytest.mark.full(implementation="scan")
 @MODES
 def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
-    """The joint's last matrix divided by columns, as it is in use: gradients of all weights against one device."""
+    """The joint's last matrix is divided by columns, as in practice. All weights have the gradients of one device."""
     mesh = _mesh()
     encoder, predictor, weight = meshes.model_of(np.random.default_rng(4))
     rest = meshes.batch()[1:]
@@ -265,7 +268,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
 @pytest.mark.full(implementation="scan", check_vma=False)
 @pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
 def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
-    """Each device's gradient of the loss with respect to its own logits, all devices holding one and the same loss."""
+    """Each device takes the gradient with respect to its own logits. All devices hold the same loss."""
     total = functools.partial(meshes.total(implementation), vocab_axis_name="model")
     grad = jax.grad(lambda x, *rest: total(x, *rest) / (1 if check_vma else 4))
     specs = (SPEC, *(P("data"),) * 3)
@@ -301,7 +304,7 @@ def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implem
 
 
 def test_transformations(implementation: str) -> None:
-    """vmap, remat and scan around the divided loss."""
+    """Puts vmap, remat and scan around the divided loss."""
     mesh = _mesh()
     arrays = meshes.batch()
     stacked = tuple(np.stack([a, np.roll(a, 2, 0)]) for a in arrays)
@@ -338,10 +341,10 @@ def test_vocabulary_that_does_not_divide_is_said(implementation: str) -> None:
 
 
 def test_blank_outside_the_whole_vocabulary_is_said(implementation: str) -> None:
-    """The range is that of the whole vocabulary, not of one device's part."""
+    """The valid range is that of the whole vocabulary, not of one device's part."""
     call = functools.partial(meshes.total(implementation), *meshes.batch(), blank=V, vocab_axis_name="model")
     with meshes.current_mesh(_mesh()), pytest.raises(ValueError, match=rf"`blank`.*{V}"):
-        jax.jit(lambda: call())()  # under jit: jax 0.6 runs no partly manual shard_map without it
+        jax.jit(lambda: call())()  # jax 0.6 runs a partly manual shard_map only under jit
 
 
 def test_no_forward_mode_is_said(implementation: str, record_property) -> None:
@@ -350,5 +353,5 @@ def test_no_forward_mode_is_said(implementation: str, record_property) -> None:
     for mode in ("checked", "auto"):
         loss = _loss(mode, implementation)
         with meshes.current_mesh(_mesh()), pytest.raises(TypeError, match=r"`vocab_axis_name`.*forward mode"):
-            # Under jit: an eager shard_map of any custom_vjp trips over something else inside JAX first.
+            # Under jit, because an eager shard_map of any custom_vjp fails earlier, inside JAX.
             jax.jit(lambda x, loss=loss: jax.jvp(lambda y: loss(y, *rest), (x,), (x,)))(logits)

@@ -1,14 +1,17 @@
-"""How far a result may be from the oracle, and why: the only place where a tolerance is set.
+"""How far a result may be from the oracle, and why. Only this file sets tolerances.
 
-The oracle is given the logits as the library sees them, rounded to their dtype, so the error left is the library's own.
+The oracle gets the logits as the library sees them, rounded to their dtype. So the error that remains is the library's
+own.
 
-* Arithmetic. f16, bf16 and f32 logits are computed in f32 or better, f64 in f64. A log-probability x - log_norm carries
-  a few roundings of the size of x: eps * scale, with scale = max |x|. This is also what the input's own rounding is
-  worth, so no stable algorithm promises more. A cost adds at most T + U of them up; a posterior is the exponential of
-  such a sum, so the same count bounds its relative error, and the gradient is at most 1 in size. Errors of either
-  sign average out: the square root of T + U is allowed for gradients, and FACTOR covers what is worse than average.
-* The oracle. Its recursion is in logarithms, so it is itself off by eps of f64 times the size of the cost.
-* Result. Costs come back in f32 (f64 for f64), gradients in the dtype of the logits: half a unit in the last place.
+* Arithmetic. The library computes f16, bf16 and f32 logits in f32 or better, and f64 logits in f64. A log-probability
+  x - log_norm has a few rounding errors of the size of x: eps * scale, with scale = max |x|. The rounding of the input
+  itself is as large, so no stable algorithm promises more. A cost adds up at most T + U log-probabilities. A posterior
+  is the exponential of such a sum, so the same number bounds its relative error, and the gradient is at most 1 in size.
+  Errors of both signs partly cancel. So the tolerance of gradients grows only with the square root of T + U, and FACTOR
+  covers errors that are worse than the average.
+* The oracle. Its recursion is in logarithms, so its own error is eps of f64 times the size of the cost.
+* Result. Costs are returned in f32 (in f64 for f64 logits), and gradients in the dtype of the logits. This rounding has
+  an error of half a unit in the last place.
 """
 
 from dataclasses import dataclass
@@ -18,15 +21,16 @@ import numpy as np
 
 FACTOR = 4.0
 
-# Lattices of more than a thousand frames are held to absolute numbers instead (issue 2): losing alpha + beta - loglik
-# to cancellation costs 2e-3 at T = 800, which these catch.
+# Lattices of more than a thousand frames have absolute tolerances instead. If the library lost digits in alpha + beta -
+# loglik, the error would be 2e-3 at T = 800. These tolerances catch such an error.
 LONG_GRADIENT_ATOL = 1e-4
 LONG_COST_RTOL = 1e-6
 
-# Against a reference of the same dtype: within this many times the lax form's error.
+# An implementation may have at most this many times the error that the lax form has in the same dtype.
 DTYPE_MARGIN = 3.0
 
-# Central differences of an f64 function of size 10, step 1e-5: truncation step^2, cancellation 1e-16 * 10 / step.
+# For central differences of an f64 function of size 10 with step 1e-5. The truncation error is step^2, and cancellation
+# has an error of 1e-16 * 10 / step.
 FINITE_STEP = 1e-5
 FINITE_ATOL = 2e-8
 
@@ -48,7 +52,10 @@ def result_eps(dtype: str) -> float:
 
 
 def tolerance(dtype: str, scale: float, steps: int, cost: float = 0.0) -> Tolerance:
-    """For logits of `dtype` with entries up to `scale` in size that matter, and paths of `steps` = T + U arcs."""
+    """The tolerance for logits of `dtype` and paths of `steps` = T + U arcs.
+
+    `scale` is the largest entry that matters.
+    """
     unit = FACTOR * compute_eps(dtype) * max(1.0, scale)
     oracle = FACTOR * float(np.finfo(np.float64).eps) * cost
     return Tolerance(

@@ -1,5 +1,5 @@
 # pyright: strict, reportUnknownMemberType=false
-"""What a user with a strict type checker writes. The one rule that is off is about JAX: jax.grad itself breaks it."""
+"""A script as a user with a strict type checker writes it. Only one rule is off, because jax.grad itself breaks it."""
 
 from typing import cast
 

@@ -1,6 +1,7 @@
-// fast_exp_check.cc: measures the error of every fast function against the bounds that its header states.
+// fast_exp_check.cc: measures the error of every fast function and compares it with the bound that its header states.
 //
-// float32 functions are checked at every seventh float of their range; float64 ones against long double at many points.
+// It checks float32 functions at every seventh float of their range, and float64 functions against long double at many
+// points.
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -90,7 +91,7 @@ void CheckLog() {
   Expect(nan, "Log(float) of NaN and +inf is NaN", nan, 1);
 }
 
-// float16 conversions against the compiler's own, at every value.
+// Compares float16 conversions with the compiler's own, at every float16 and at every 97th float.
 void CheckHalf() {
   int64_t wrong = 0;
   for (uint32_t h = 0; h <= 0xffffu; ++h) {
@@ -111,13 +112,13 @@ void CheckHalf() {
   Expect(wrong == 0, "float16 conversions, wrong results", static_cast<double>(wrong), 0);
 }
 
-// Runs of conversions against single ones, which may differ in the payload of NaN.
+// Compares conversions of runs with single conversions. They may differ in the payload of NaN.
 void CheckHalfRuns() {
   std::vector<jax_rnnt::Half> halves(0x10000), back(0x10000);
   std::vector<float> floats(0x10000);
   int64_t wrong = 0;
   for (uint32_t h = 0; h <= 0xffffu; ++h) halves[h] = {static_cast<uint16_t>(h)};
-  jax_rnnt::WidenRun(halves.data(), 0xffff, floats.data());  // one fewer, for a remainder of any vector
+  jax_rnnt::WidenRun(halves.data(), 0xffff, floats.data());  // one fewer, so that every vector width leaves a remainder
   for (uint32_t h = 0; h < 0xffffu; ++h) {
     const float expected = jax_rnnt::Widen(halves[h]);
     wrong += !(BitCast<uint32_t>(expected) == BitCast<uint32_t>(floats[h]) ||
@@ -134,7 +135,7 @@ void CheckHalfRuns() {
   Expect(wrong == 0, "float16 conversions of runs, wrong results", static_cast<double>(wrong), 0);
 }
 
-// bfloat16: to nearest even, by the definition of rounding.
+// Checks by the definition of rounding that bfloat16 conversions round to nearest even.
 void CheckBFloat16() {
   int64_t wrong = 0;
   for (uint64_t f = 0; f <= 0xffffffffull; f += 89) {

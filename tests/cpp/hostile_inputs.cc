@@ -1,7 +1,7 @@
-// hostile_inputs.cc: drives the kernels, on several threads, over ragged and hostile inputs; for sanitizers to watch.
+// hostile_inputs.cc: runs the kernels with ragged and hostile inputs on several threads. Sanitizers watch.
 //
-// Every array is an allocation of exactly its size, so that one element too far is an error. Values are checked only
-// for what a sanitizer can't see: a bad example is NaN, it does not touch its neighbours, and padding is zero.
+// Every array is an allocation of exactly its size, so an access to the element behind it is an error. The checks of
+// values cover only what a sanitizer can't see: a bad example is NaN, its neighbours do not change, padding is zero.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -26,7 +26,7 @@ void Expect(bool ok, const char* what) {
   if (!ok) std::printf("FAILED: %s\n", what), ++failures;
 }
 
-// A pool as careless as XLA's may be: tasks start late, some in the caller.
+// A pool that does what XLA's may do: tasks start late, and some run in the caller.
 struct ThreadPool {
   std::vector<std::thread> threads;
   int scheduled = 0;

@@ -1,4 +1,4 @@
-// parallel_check.cc: every index of a loop is visited exactly once, whatever pool shares it.
+// parallel_check.cc: checks that a loop visits every index exactly once, whatever pool shares it.
 #include <atomic>
 #include <cstdio>
 #include <thread>
@@ -10,7 +10,7 @@ using namespace jax_rnnt;
 
 namespace {
 
-// How a pool treats the tasks that it is given.
+// What a pool does with the tasks that it gets.
 enum class Habit { kThread, kCaller, kNever, kMixed };
 
 struct ThreadPool {

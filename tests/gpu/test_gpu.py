@@ -1,9 +1,9 @@
-"""The CUDA kernels on a real GPU: values, gradients, corner cases, memory. Skipped where there is none.
+"""Tests of the CUDA kernels on a real GPU: values, gradients, corner cases, memory. Without a GPU they are skipped.
 
     python -m pytest --noconftest tests/gpu
 
-References are the lax form in float64 on the CPU of the same machine. Needs jax with CUDA and jax_rnnt built with it;
-scripts/gpu_check.sh does all of that.
+The expected values come from the lax form in float64 on the CPU of the same machine. The tests need jax with CUDA, and
+jax_rnnt built with CUDA. scripts/gpu_check.sh builds jax_rnnt and runs the tests.
 """
 
 import jax
@@ -30,7 +30,7 @@ pytestmark = [
 
 jax.config.update("jax_enable_x64", True)
 
-# Of costs and of the gradient before it is rounded; both are computed in float32 for the types of 16 bits.
+# Tolerances of costs, and of the gradient before it is rounded. For the 16-bit types both are computed in float32.
 COMPUTED = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-5, "bfloat16": 2e-5}
 SHAPES = [
     (1, 1, 0, 2),
@@ -73,7 +73,10 @@ def check(logits, *rest, **options):
 
 
 def assert_rounded_to_nearest(got, wanted, dtype, computed):
-    """Within half a unit in the last place of `dtype`, and the error of what was rounded. Toward zero loses a whole."""
+    """The error is at most half a unit in the last place of `dtype`, plus the error before rounding.
+
+    Rounding toward zero would have an error of a whole unit.
+    """
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     kind = jnp.finfo(dtype)
     exponents = np.maximum(np.frexp(wanted)[1] - 1, kind.minexp)
@@ -143,7 +146,7 @@ def test_the_same_bits_again():
 
 
 def test_more_than_two_to_the_31_logits():
-    """The last utterance's gradient is that of the same utterance alone."""
+    """The last of equal utterances has the same gradient as the utterance alone."""
     b, t, u, v = 6, 700, 127, 4096
     assert b * t * (u + 1) * v > 2**31
     one = jax.random.normal(jax.random.key(0), (1, t, u + 1, v), jnp.bfloat16)
@@ -162,5 +165,5 @@ def test_memory_of_a_step():
     logits, *rest = example(8, 128, 31, 1024)
     loss = lambda x: rnnt_loss(x * 2, *rest, blank=0, implementation="native")  # noqa: E731
     compiled = jax.jit(jax.grad(loss)).lower(jax.device_put(logits, GPU)).compile()
-    # x * 2 is an array of the logits' size; its gradient takes its place.
+    # x * 2 is an array of the logits' size. The gradient is written in its place.
     assert compiled.memory_analysis().temp_size_in_bytes < 1.2 * logits.nbytes

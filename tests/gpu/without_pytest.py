@@ -1,4 +1,4 @@
-"""Runs test_gpu.py where pytest is not installed: a stand-in for as much of it as that file uses."""
+"""Runs test_gpu.py where pytest is not installed. It replaces the parts of pytest that test_gpu.py uses."""
 
 import inspect
 import itertools
@@ -7,7 +7,7 @@ import sys
 import traceback
 import types
 
-import jax  # noqa: F401  (before the stand-in: what jax imports looks for the real one)
+import jax  # noqa: F401  (before the replacement, because modules of jax look for the real pytest)
 
 
 def parametrize(names, values):

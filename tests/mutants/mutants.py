@@ -6,9 +6,9 @@ from typing import NamedTuple
 class Mutant(NamedTuple):
     name: str
     file: str
-    before: str  # must occur exactly once
+    before: str  # occurs exactly once in the file
     after: str
-    tests: str  # arguments of pytest, in the folder of the tests
+    tests: str  # arguments of pytest, which runs in the folder of the tests
 
     @property
     def is_native(self) -> bool:

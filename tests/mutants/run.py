@@ -1,12 +1,12 @@
-"""Breaks the library in ways that happen, one at a time, and demands that the tests notice each.
+"""Breaks the library on purpose, in one place at a time, and checks that the tests notice each mutant.
 
     python tests/mutants/run.py                # all of mutants.py; half an hour on two cores
     python tests/mutants/run.py clamp lattice  # those with one of these words in their file or name
     python tests/mutants/run.py --jobs 4
 
-Needs an environment where the tests run, and cmake, ninja and nanobind for the mutants of the C++ kernels. Works on
-copies of the repository. Says what caught each mutant; fails when one survives, and when a mutant's text is no longer
-in its file exactly once.
+It needs an environment where the tests run, and cmake, ninja and nanobind for the mutants of the C++ kernels. It works
+on copies of the repository. It prints what caught each mutant. It fails if a mutant survives, or if the text that a
+mutant replaces is not exactly once in its file.
 """
 
 import argparse
@@ -25,9 +25,9 @@ import tempfile
 from mutants import MUTANTS, Mutant
 
 ROOT = pathlib.Path(__file__).parents[2]
-SECONDS = 600  # a mutant may turn a loop into one without an end
+SECONDS = 600  # a mutant may turn a loop into an endless one
 
-# pytest on the copy: an editable installation would come before it.
+# Runs pytest on the copy. Python would otherwise import an editable installation.
 PYTEST = """
 import sys
 sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
@@ -39,7 +39,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 class Copy:
-    """A copy of the repository with its kernels built in it, which mutants take turns in."""
+    """A copy of the repository, with kernels built in it. Mutants use it one after another."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
@@ -48,7 +48,7 @@ class Copy:
             if (ROOT / file).exists():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / file, folder / file)
-        self._is_stale = False  # whether a mutant's kernels are still built in
+        self._is_stale = False  # whether the built kernels are those of a mutant
         self._module = folder / "jax_rnnt" / pathlib.Path(importlib.util.find_spec("jax_rnnt._native").origin).name
 
     def build(self) -> None:
@@ -71,7 +71,7 @@ class Copy:
         )
 
     def caught_by(self, mutant: Mutant) -> str | None:
-        """What the tests say of the mutant; None if they pass."""
+        """What the tests say of the mutant, or None if they pass."""
         file = self._folder / mutant.file
         original = file.read_text()
         file.write_text(original.replace(mutant.before, mutant.after))
@@ -86,7 +86,7 @@ class Copy:
             file.write_text(original)
         if result.returncode < 0:
             return f"signal {-result.returncode}"
-        if result.returncode > 1:  # neither passed nor failed: nothing was run, or pytest itself broke
+        if result.returncode > 1:  # neither passed nor failed: pytest ran nothing, or pytest itself broke
             raise SystemExit(f"{mutant.name}: pytest ended with {result.returncode}\n{result.stdout}{result.stderr}")
         failed = re.search(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
         return None if result.returncode == 0 else failed[1] if failed else result.stdout.splitlines()[-1]
@@ -124,7 +124,7 @@ def main() -> None:
             copies.put(copy)
 
         def pass_unbroken(tests: str) -> None:
-            """Or their failure would say nothing of a mutant."""
+            """Checks that the tests pass without a mutant. If they fail, their failure says nothing of a mutant."""
             copy = copies.get()
             try:
                 result = copy.test(*shlex.split(tests))
