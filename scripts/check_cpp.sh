@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the C++ kernels with sanitizers and runs them over hostile inputs; then checks the stated errors of the fast
-# functions. Needs g++ with libasan, libubsan and libtsan.
+# Builds the C++ kernels with sanitizers and runs them with hostile inputs. Then checks the stated errors of the fast
+# functions. It needs g++ with libasan, libubsan and libtsan.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$(mktemp -d)
@@ -9,7 +9,7 @@ flags="-std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp
 kernels="tests/cpp/hostile_inputs.cc cpp/arcs.cc cpp/lattice.cc cpp/best_path.cc cpp/float16.cc"
 
 names=() jobs_of=()
-compile_and_run() {  # NAME FLAGS... SOURCES...: starts it; `report` waits for it
+compile_and_run() {  # NAME FLAGS... SOURCES...: builds and runs a program in the background
   local name=$1
   shift
   names+=("$name")
@@ -18,7 +18,7 @@ compile_and_run() {  # NAME FLAGS... SOURCES...: starts it; `report` waits for i
   jobs_of+=($!)
 }
 
-report() {  # prints what each one said, in their order; fails if one did
+report() {  # waits for the programs and prints their output in order; fails if one of them failed
   local i outcome=0
   for i in "${!names[@]}"; do
     wait "${jobs_of[$i]}" || outcome=1
@@ -33,9 +33,10 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS
 compile_and_run address-undefined -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=address,undefined -fno-sanitize-recover=all $kernels
 # shellcheck disable=SC2086
 compile_and_run thread -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=thread $kernels
-# The contract of the loops; it must notice a serial path that does the first piece only, and a last piece that is dropped.
+# Checks the contract of the loops. The check must notice two mutants: a serial path that runs only the first piece,
+# and a loop that drops the last piece.
 compile_and_run parallel -O1 -g -fsanitize=thread tests/cpp/parallel_check.cc
-mutant() {  # NAME OLD NEW: of parallel.h
+mutant() {  # NAME OLD NEW: replaces OLD by NEW in parallel.h, and runs the check, which must fail
   mkdir -p "$build/$1" && cp cpp/*.h "$build/$1"
   sed "s/$2/$3/" cpp/parallel.h >"$build/$1/parallel.h"
   ! cmp -s cpp/parallel.h "$build/$1/parallel.h" || { echo "$1: the text is not there"; exit 1; }

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Checks the CUDA kernels on a machine without a GPU: built by g++ for the CPU, they are compared with the CPU's, watched
-# for races and accesses out of bounds, mutated, and run by the suite. Needs g++ with libubsan, addr2line and an
-# environment with jax_rnnt[test].
+# Checks the CUDA kernels on a machine without a GPU. g++ builds them for the CPU. The checks compare them with the
+# kernels of the CPU, watch for races and accesses out of bounds, break them on purpose (mutants), and run the
+# suite with them. The script needs g++ with libubsan, addr2line and an environment with jax_rnnt[test].
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$(mktemp -d)

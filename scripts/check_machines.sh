@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs the tests of values, gradients and lattices on the kernels with one processor, and with pools of 1, 2 and 3
-# threads. Batches that are large enough to be divided among threads are in tests/test_machines.py.
+# threads. tests/test_machines.py has batches that are large enough for threads to share them.
 set -euo pipefail
 cd "$(dirname "$0")/../tests"
 

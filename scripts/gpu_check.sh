@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds jax_rnnt from source on a machine with a GPU and checks and times the CUDA kernels there. Needs no network:
-# nvcc, cmake, nanobind, scikit-build-core and jax with CUDA must be installed. Arguments are those of pytest.
+# Builds jax_rnnt from source on a machine with a GPU, and checks and times the CUDA kernels there. It needs no network,
+# but nvcc, cmake, nanobind, scikit-build-core and jax with CUDA must be installed. It passes its arguments to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)

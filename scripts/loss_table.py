@@ -1,9 +1,9 @@
-"""Writes docs/losses-tested.md: what is tested of each loss, by JUnit reports of the tests. It runs nothing.
+"""Writes docs/losses-tested.md, which says how each loss is tested, from JUnit reports of the tests. It runs no tests.
 
     cd tests && python -m pytest -o junit_family=xunit1 --junitxml=losses.xml test_losses*.py test_joint.py
     python scripts/loss_table.py tests/losses.xml [report of the CUDA kernels on the CPU]
 
-A cell says how many cases passed; an empty one that there is no such test.
+A cell says how many cases passed. An empty cell says that there is no such test.
 """
 
 import collections

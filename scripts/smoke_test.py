@@ -1,8 +1,8 @@
-"""Checks an installed package: losses and gradients of the kernels against the lax form. Prints what was built.
+"""Checks an installed package: compares losses and gradients of the kernels with the lax form. Prints what was built.
 
     python scripts/smoke_test.py [--cuda]
 
-With --cuda it is an error if the package was built without CUDA kernels. They need no GPU to be listed.
+With --cuda it fails if the package was built without CUDA kernels. It needs no GPU to find them.
 """
 
 import argparse

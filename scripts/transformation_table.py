@@ -1,12 +1,12 @@
-"""Writes docs/transformations.md: what holds under which transformation, by the tests, on every tested version of JAX.
+"""Writes docs/transformations.md: what works under which transformation, by the tests, on every tested version of JAX.
 
     python scripts/transformation_table.py                # runs the tests by scripts/versions.sh; ten minutes
-    python scripts/transformation_table.py current newest # of these environments only
-    python scripts/transformation_table.py --keep         # in the environments as they are
+    python scripts/transformation_table.py current newest # runs them in these environments only
+    python scripts/transformation_table.py --keep         # runs them in the environments as they are
 
-A row is a set of tests. A cell says how many of their cases passed; or that the operation is refused with an error that
-says why (the tests then assert the error, and record it as the property `refused`); or that the version does not have
-the feature (the tests then skip, and say why).
+A row is a set of tests. A cell says how many of their cases passed. Or it says that the library refuses the operation:
+the tests then assert the error, and record it as the property `refused`. Or it says that the version of JAX does not
+have the feature: the tests then skip, and say why.
 """
 
 import collections
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 VERSIONS = ("oldest", "current", "newest")
 IMPLEMENTATIONS = {"native": "kernels", "scan": "lax form"}
 
-# Row -> tests. Words behind a test's name choose those of its cases that have all of them among their parameters.
+# Row -> tests. If words follow the name of a test, the row has only its cases with all of these words as parameters.
 ROWS = {
     "jit, and without it": ["test_transforms::test_eager_equals_jit"],
     "grad, value_and_grad": [
@@ -126,7 +126,7 @@ class Case:
     test: str  # file::function
     parameters: frozenset[str]
     outcome: str  # "passed", "failed", "refused" or "skipped"
-    sentence: str = ""  # of the refusal or of the skip
+    sentence: str = ""  # the reason of the refusal or of the skip
 
     @staticmethod
     def parse(element: ElementTree.Element) -> "Case":
@@ -149,7 +149,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the tests said in one environment."""
+    """The results of the tests in one environment."""
 
     jax: str
     python: str
@@ -158,7 +158,7 @@ class Report:
 
 def run(version: str, keep: list[str], tests: list[str], folder: Path) -> Report:
     file = folder / f"{version}.xml"
-    # The family of reports in which a test case may have properties.
+    # Only in this family of reports may a test case have properties.
     options = ["-q", "--full", "-o", "junit_family=xunit1", f"--junitxml={file}"]
     command = [ROOT / "scripts" / "versions.sh", *keep, version, "--", *options, *tests]
     done = subprocess.run(command, stdout=sys.stderr, check=False)

@@ -3,20 +3,20 @@
 #
 #   scripts/versions.sh [--keep | --make] [NAME...] [-- ARGUMENTS OF PYTEST...]
 #
-# NAME is oldest, current, newest or nightly; the first three if none is given. One wheel is built for each Python and
-# installed, so what is tested is what users get. All are run even if one fails, and then the command fails. With --keep
-# an environment that is there is taken as it is: quicker, when only tests have changed. With --make the environments
-# are made and nothing is run.
+# NAME is oldest, current, newest or nightly. Without a NAME the first three run. The script builds one wheel for each
+# Python and installs it, so the tests run what users get. If one environment fails, the others still run, and then the
+# command fails. With --keep the script uses an existing environment as it is, which is quicker if only tests have
+# changed. With --make it makes the environments and runs nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/find_python.sh
 root=$PWD/build/versions
-nightly_index=https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/  # JAX's own, of its installation page
+nightly_index=https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/  # JAX's own, from its installation page
 
 requirement_of() {
   case $1 in
-    oldest) echo "jax==0.6.2" ;;  # what pyproject.toml asks for
-    current) echo "jax==0.10.2" ;;  # the last one for Python 3.11, and the one that README's numbers are from
+    oldest) echo "jax==0.6.2" ;;  # the minimum of pyproject.toml
+    current) echo "jax==0.10.2" ;;  # the last one for Python 3.11; README's numbers are from it
     newest | nightly) echo "jax" ;;
   esac
 }
@@ -28,7 +28,7 @@ pythons_of() {  # in order of preference
   esac
 }
 
-build_wheel() {  # PYTHON: prints the wheel's path; builds it once in a call of this script
+build_wheel() {  # PYTHON: prints the wheel's path; builds it only once in a run of this script
   local python=$1 tag folder
   tag=$("$python" -c "import sys; print(sys.implementation.cache_tag)")
   folder=$wheels/$tag
@@ -38,7 +38,7 @@ build_wheel() {  # PYTHON: prints the wheel's path; builds it once in a call of 
   echo "$folder"/jax_rnnt-*.whl
 }
 
-make_environment() {  # NAME: leaves it in $root/NAME
+make_environment() {  # NAME: makes or updates the environment $root/NAME
   local name=$1 python wheel environment=$root/$1
   # shellcheck disable=SC2046
   python=$(find_python $(pythons_of "$name"))
@@ -48,7 +48,7 @@ make_environment() {  # NAME: leaves it in $root/NAME
   if [ "$name" = nightly ]; then
     "$environment/bin/pip" install --quiet --upgrade --pre --no-deps --index-url "$nightly_index" jax jaxlib
   fi
-  "$environment/bin/pip" install --quiet --force-reinstall --no-deps "$wheel"  # the version may be that of an older one
+  "$environment/bin/pip" install --quiet --force-reinstall --no-deps "$wheel"  # an older wheel may have the same version
 }
 
 keep=false
