@@ -55,7 +55,7 @@ def _choice(parser: argparse.ArgumentParser, option: str, value: str | None, kno
 
 
 def restart_with_huge_pages() -> None:
-    """glibc reads its tunables when a process starts. Workers inherit them."""
+    """Restarts this process, because glibc reads its tunables only when a process starts. Workers inherit them."""
     if os.environ.get("GLIBC_TUNABLES") != machine.HUGETLB:
         os.environ["GLIBC_TUNABLES"] = machine.HUGETLB
         os.execv(sys.executable, [sys.executable, *sys.argv])
@@ -73,7 +73,7 @@ def table_cases(arguments: argparse.Namespace) -> list[cases.Case]:
 
 
 class Sides:
-    """The sides by name; worker processes start on first use and end with the benchmark."""
+    """The sides by name. Worker processes start at their first use and end with the benchmark."""
 
     def __init__(self, arguments: argparse.Namespace, folder: pathlib.Path, stack: contextlib.ExitStack):
         from floor import Floor
@@ -90,7 +90,7 @@ class Sides:
         return [side for side in self.all if side.name in names]
 
     def one_thread(self, chosen: tuple[str, ...]) -> list:
-        """Kernels and floor in a process that has one processor; their names end in @1."""
+        """Kernels and floor in a process with one processor. Their names end in @1."""
         return self._remote(sys.executable, 1, [name for name in ("native", "floor") if name in chosen], suffix="@1")
 
     def _remote(self, python: str, threads: int, names: list[str], suffix: str = "") -> list:
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace, sides: Sides) -> list[dict]:
         for case in cases.QUICK_THREADS if arguments.quick else cases.THREADS:
             records += measure.measure(case, pair, "threads", rounds, seed, memory=False)
     if "growth" in arguments.parts:
-        # The others would take most of the time of the run, to compile and to be called.
+        # The other sides would take most of the time of the run, to compile and to run.
         ours = sides.of("native", "floor") if arguments.quick else sides.of("native", "lax", "floor")
         for size, series in (cases.QUICK_GROWTH if arguments.quick else cases.GROWTH).items():
             for case in series:

@@ -1,4 +1,4 @@
-"""Times the best path of lattices beside their cost alone: `python benchmarks/best_path.py`."""
+"""Times the best path of a lattice and, beside it, only its cost: `python benchmarks/best_path.py`."""
 
 import argparse
 

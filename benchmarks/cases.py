@@ -1,4 +1,4 @@
-"""What is measured: shapes by name, and the arrays of each, made from a seed. Needs numpy only."""
+"""What is measured: the shapes by name, and the arrays of each shape, made from a seed. It needs only numpy."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ OPERATIONS = (FORWARD, GRADIENT)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """T frames and U labels in each of B utterances; a `lattice` starts from arc log-probabilities [B, T, U+1, 2]."""
+    """T frames and U labels in each of B utterances. A `lattice` starts from arc log-probabilities [B, T, U+1, 2]."""
 
     b: int
     t: int
@@ -79,8 +79,8 @@ QUICK_TABLE = (TINY, IN_CACHE, Case(4, 100, 50, 500), lattice(4, 200, 50))
 THREADS = (IN_CACHE, Case(8, 200, 50, 500), LONG, LARGE, ONE_UTTERANCE, LATTICE)
 QUICK_THREADS = (Case(4, 100, 40, 1024, "bfloat16"),)
 
-# One size varies at a time. The smallest logits, 40 MB, are larger than the caches of most machines: across that edge
-# the time of a byte changes, and no exponent would mean anything.
+# One size varies at a time. Even the smallest logits have 40 MB, more than the caches of most machines. Where logits
+# begin to exceed the caches, the time of a byte changes, and an exponent would mean nothing.
 _BASE = Case(4, 200, 50, 256)
 GROWTH = {
     "b": tuple(dataclasses.replace(_BASE, b=b) for b in (4, 8, 16, 32)),
@@ -96,7 +96,7 @@ QUICK_GROWTH = {
 
 
 def _bfloat16():
-    import ml_dtypes  # comes with jax; torchaudio's process neither has nor needs it
+    import ml_dtypes  # comes with jax; the process of torchaudio does not have it or need it
 
     return np.dtype(ml_dtypes.bfloat16)
 
@@ -120,9 +120,9 @@ class Inputs(dict):
         return inputs
 
 
-@functools.lru_cache(maxsize=1)  # the operations of a case follow one another
+@functools.lru_cache(maxsize=1)  # the operations of a case run one after another
 def make_inputs(case: Case, seed: int) -> Inputs:
-    # Full lengths: torchaudio asks for one utterance as long as the batch, and the floor counts every byte.
+    # All lengths are full. torchaudio needs one utterance as long as the batch, and the floor counts every byte.
     rng = np.random.default_rng([seed, *case.shape])
     logits = rng.standard_normal(case.shape, np.float32)
     if case.kind == "lattice":

@@ -1,10 +1,11 @@
 """Times beam_decode and greedy_decode, and torchaudio's beam search on the same weights if its Python is given:
 `python benchmarks/decoding.py --torchaudio PYTHON`.
 
-The weights are made by hand so that the model is as sure of itself as a trained one: a frame in four shows a label, the
-others the blank, both with noise. Every round runs each side once. Both searches are the same, so the best hypotheses
-are compared. torchaudio decodes one utterance after the other, with one thread and with all. The joint network
-alone, on all hypotheses once a frame, is what any search in step with the frames computes at the least.
+The weights are made by hand, so that the model is as certain as a trained one: one frame in four shows a label, and the
+others show blank, all with noise. Every round runs each side once. Both libraries do the same search, so the best
+hypotheses are compared. torchaudio decodes one utterance after another, with one thread and with all threads. The side
+"joint alone" runs the joint network on all hypotheses, once for each frame. Every search that goes through all
+utterances frame by frame computes at least this.
 """
 
 import argparse
@@ -22,12 +23,12 @@ import numpy as np
 
 import jax_rnnt
 
-MOST = 5  # labels a frame
+MOST = 5  # the largest number of labels in a frame
 CASES = {"characters": (8, 150, 32, 128, 4), "word pieces": (8, 150, 512, 256, 10)}  # B, T, V, D, beam
 
 
 def model(b: int, t: int, v: int, d: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Weights, and encoded frames [B, T, D]."""
+    """The weights, and encoded frames [B, T, D]."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(v, d)).astype(np.float32)
     weights = {
@@ -53,11 +54,11 @@ def joint(w, encoded, predicted):
 
 
 def joint_alone(beam: int, w, encoded):
-    """The joint network on B * `beam` rows, once a frame."""
+    """Runs the joint network on B * `beam` rows, once for each frame."""
 
     def frame(predicted, row):
         logits = joint(w, jnp.repeat(row, beam, axis=0), predicted)
-        # Each call depends on all of the one before, as in a search.
+        # Each call depends on the whole result of the one before, as in a search.
         return predicted + 1e-9 * jnp.max(logits, axis=1, keepdims=True), None
 
     start = jnp.zeros((len(encoded) * beam, encoded.shape[2]))
@@ -75,7 +76,7 @@ def measure(name: str, python: str | None, rounds: int) -> None:
     }
     sides["joint alone"] = jax.jit(lambda w, _, encoded, __: joint_alone(beam, w, encoded))
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    found = {side: jax.block_until_ready(run(*inputs)) for side, run in sides.items()}  # compiles
+    found = {side: jax.block_until_ready(run(*inputs)) for side, run in sides.items()}  # the first call compiles
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.npz"
         np.savez(file, encoded=encoded, beam=beam, most=MOST, **weights)

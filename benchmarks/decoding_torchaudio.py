@@ -1,5 +1,7 @@
-"""torchaudio's beam search on the weights of a file, once for each line of standard input, which holds the number of
-threads (decoding.py starts it)."""
+"""Runs torchaudio's beam search on the weights of a file. decoding.py starts this script.
+
+Each line of standard input holds a number of threads and makes one search run.
+"""
 
 import json
 import sys
@@ -11,7 +13,7 @@ from torchaudio.models.rnnt_decoder import RNNTBeamSearch
 
 
 class Model(torch.nn.Module):
-    """What the search calls of a torchaudio.models.RNNT; its state is the last two labels."""
+    """The part of a torchaudio.models.RNNT that the search calls. Its state is the last two labels."""
 
     def __init__(self, weights: dict[str, np.ndarray]):
         super().__init__()
@@ -33,7 +35,7 @@ def main(file: str) -> None:
     data = dict(np.load(file))
     encoded, beam, most = torch.from_numpy(data.pop("encoded")), int(data.pop("beam")), int(data.pop("most"))
     model = Model(data)
-    # By default it ranks by scores divided by lengths, at every frame; this is the plain search.
+    # By default the search ranks by scores divided by lengths, at every frame. With this key it is the plain search.
     search = RNNTBeamSearch(model, model.blank, hypo_sort_key=lambda hypothesis: hypothesis[3], step_max_tokens=most)
     for line in sys.stdin:
         torch.set_num_threads(int(line))

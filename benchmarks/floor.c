@@ -1,11 +1,12 @@
-// floor.c: what the memory itself costs, so that a loss can be timed against it. No arithmetic to speak of.
+// floor.c: the time of the memory itself, against which a loss is timed. It does almost no arithmetic.
 //
 //   forward   reads the logits once
 //   gradient  reads them once, then reads them again and writes a fresh result of the same size once
 //
-// All threads share the bytes in small chunks, the caller from the front and the others from the back, as the library's
-// own loops do: a thread that wakes late does not hold up the others, and two of them do not meet in the pages of the
-// result until the end. Results come from malloc, like XLA's, with huge pages asked for as cpp/huge_pages.h asks.
+// All threads share the bytes in small chunks, as in the library's own loops. The caller takes chunks from the front,
+// and the others take them from the back. So a thread that wakes late does not delay the others, and threads meet in
+// the pages of the result only at the end. Results come from malloc, as XLA's do, and ask for huge pages as
+// cpp/huge_pages.h does.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,14 +18,14 @@ enum { kLine = 8 };  // 64-bit words of a cache line
 
 typedef struct {
   const uint64_t* in;
-  uint64_t* out;  // NULL: only read
+  uint64_t* out;  // NULL: the job only reads
   size_t words, grain, chunks;
   atomic_size_t taken, from_back;
 } Job;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t begun = PTHREAD_COND_INITIALIZER, ended = PTHREAD_COND_INITIALIZER;
-static Job* open_job;  // guarded by mutex, like the two below
+static Job* open_job;  // mutex guards it, generation and active
 static uint64_t generation;
 static int active, thread_count = 1;
 static _Atomic uint64_t sink;  // keeps the compiler from dropping the reads
@@ -40,7 +41,7 @@ static uint64_t ReadChunk(const uint64_t* in, size_t words) {
   return sum[0];
 }
 
-// The key is not known when compiling: a plain copy would become memcpy, which writes around the caches.
+// The compiler does not know the key. It would turn a plain copy into memcpy, which writes around the caches.
 static void CopyChunk(const uint64_t* in, uint64_t* out, size_t words, uint64_t key) {
   for (size_t i = 0; i < words; ++i) out[i] = in[i] ^ key;
 }
@@ -78,7 +79,7 @@ static void* Worker(void* unused) {
 static void Run(const void* in, void* out, size_t bytes) {
   const size_t words = bytes / sizeof(uint64_t);
   size_t grain = words / (8 * thread_count);
-  if (grain > 1 << 17) grain = 1 << 17;  // 1 MiB: fits the second level cache
+  if (grain > 1 << 17) grain = 1 << 17;  // 1 MiB, which fits the second-level cache
   if (grain < 1 << 13) grain = 1 << 13;  // 64 KiB
   Job job = {.in = in, .out = out, .words = words, .grain = grain, .chunks = (words + grain - 1) / grain};
   if (thread_count == 1 || words <= grain) {
@@ -92,7 +93,7 @@ static void Run(const void* in, void* out, size_t bytes) {
   pthread_mutex_unlock(&mutex);
   Work(&job, 1);
   pthread_mutex_lock(&mutex);
-  open_job = NULL;  // who comes now finds nothing to do
+  open_job = NULL;  // a worker that comes now finds nothing to do
   while (active) pthread_cond_wait(&ended, &mutex);
   pthread_mutex_unlock(&mutex);
 }
@@ -106,7 +107,7 @@ static void AdviseHugePages(void* data, size_t bytes) {
 #endif
 }
 
-// Once per process. Returns 0, or the error of pthread_create.
+// Must be called only once in a process. Returns 0, or the error of pthread_create.
 int floor_start(int threads) {
   for (; thread_count < threads; ++thread_count) {
     pthread_t thread;
@@ -118,7 +119,7 @@ int floor_start(int threads) {
 
 void floor_forward(const void* logits, size_t bytes) { Run(logits, NULL, bytes); }
 
-// The result is the caller's, to be given to floor_free.
+// The caller owns the result and must pass it to floor_free.
 void* floor_gradient(const void* logits, size_t bytes) {
   void* result = NULL;
   if (posix_memalign(&result, 64, bytes)) return NULL;

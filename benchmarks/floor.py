@@ -1,4 +1,4 @@
-"""The floor as a side: compiles floor.c on the fly and calls it in this process, on the very bytes of the others."""
+"""The floor as a side: compiles floor.c and calls it in this process, on the same bytes that the other sides read."""
 
 import ctypes
 import functools
@@ -10,7 +10,7 @@ import tempfile
 from cases import FORWARD, Case, Inputs
 from side import Side
 
-# Compiled and run here and nowhere else, so -march=native is right, as it would not be in a wheel.
+# This machine compiles the code and runs it, so -march=native is right. In a wheel it would not be.
 _FLAGS = ["-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 
 

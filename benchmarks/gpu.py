@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py [--rounds 20]
 
-Sides are interleaved; medians of rounds. torchaudio is timed where it and a CUDA build of torch can be imported.
+Every round runs each side once, and the script prints medians over the rounds. torchaudio takes part if Python can
+import it and a CUDA build of torch.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def in_place_side(logits, rest):
 
 
 def copy_side(logits):
-    """Reads the logits twice and writes them once: what the loss and its gradient must move."""
+    """Reads the logits twice and writes them once. The loss and its gradient must move as many bytes."""
     step = jax.jit(lambda x: (jnp.max(x), x + jnp.ones((), x.dtype)))
     return lambda: jax.block_until_ready(step(logits))
 

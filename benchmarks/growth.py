@@ -1,4 +1,4 @@
-"""How time grows with one size: the exponent of the power law through the measured points, by least squares."""
+"""How time grows with one size: the exponent of the power law that fits the measured points, by least squares."""
 
 import math
 import statistics
@@ -9,7 +9,10 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
 
 
 def fit(records: list[dict]) -> list[dict]:
-    """One row a size ("b", "t", "u", "v") and operation, with the exponent of each side measured at every point."""
+    """One row for each size ("b", "t", "u", "v") and operation.
+
+    It has the exponents of sides measured at every point.
+    """
     groups: dict[tuple[str, str], list[dict]] = {}
     for record in records:
         if record["series"].startswith("growth-"):

@@ -1,4 +1,4 @@
-"""The sides that run in JAX: "native", the kernels; "lax", the library's own lax form; "naive", naive.py."""
+"""The sides that run in JAX: "native" (the kernels), "lax" (the library's own lax form) and "naive" (naive.py)."""
 
 import functools
 
@@ -33,7 +33,7 @@ NAMES = tuple(_COSTS)
 
 
 def on_device(inputs: Inputs) -> dict[str, jax.Array]:
-    """The arrays in JAX, made once; the numpy ones become views of them, so that every side reads the same bytes."""
+    """The arrays in JAX, made once. The numpy arrays become views of them, so that every side reads the same bytes."""
     if not hasattr(inputs, "arrays"):
         inputs.arrays = {}
         for name in list(inputs):
@@ -45,7 +45,7 @@ def on_device(inputs: Inputs) -> dict[str, jax.Array]:
 class JaxSide(Side):
     def __init__(self, name: str):
         self.name = name
-        self._compiled = {}  # by case and operation: one compilation serves check, memory and clock
+        self._compiled = {}  # by case and operation: check, memory and clock share a compilation
 
     def prepare(self, case: Case, inputs: Inputs, operation: str) -> None:
         arrays = on_device(inputs)

@@ -4,8 +4,8 @@ python benchmarks/joint.py
 python benchmarks/joint.py --rounds 7 --shapes 8x200x50x256x500 --models random,trained
 python benchmarks/joint.py --large    # 19.8 GB of logits that never exist
 
-The trained model is one that this script trains: each utterance is a sequence of random labels, each of which holds for
-some frames; a frame is the code of its label with noise, or only noise. It is tried on utterances that it never saw.
+The script trains the trained model itself. An utterance is a sequence of random labels. A frame is the code of a label
+with noise, or only noise. The timed utterances are not those of the training.
 """
 
 import argparse
@@ -33,9 +33,9 @@ def joint(params, e, p):
 
 
 def utterances(rng: np.random.Generator, codes: np.ndarray, b: int, t: int, u: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames [b, t, CODE] and the labels [b, u] that they say, one after the other, each at a frame of its own.
+    """The frames [b, t, CODE] and the labels [b, u] that they contain, in order, each at a frame of its own.
 
-    Even and odd labels take turns, so that the last label tells whether that of a frame was said already.
+    Even and odd labels alternate. So the last label tells whether the label of a frame was already emitted.
     """
     labels = (2 * rng.integers(0, (len(codes) - 1) // 2, (b, u)) + np.arange(u) % 2).astype(np.int32)
     frames = 0.3 * rng.normal(size=(b, t, CODE))
@@ -51,14 +51,14 @@ def inputs_of_joint(model, codes, frames, labels):
 
 
 def new_model(rng: np.random.Generator, codes: np.ndarray, d: int):
-    """The joint's kernel begins with the labels' codes, as tied embeddings do."""
+    """A new model. The joint's kernel starts from the codes of the labels, as with tied embeddings."""
     encoder, predictor = (jnp.asarray(rng.normal(size=(CODE, d)), jnp.float32) / 24 for _ in range(2))
     kernel = encoder.T @ codes.T * (100 / d)
     return {"encoder": encoder, "predictor": predictor, "joint": {"kernel": kernel, "bias": jnp.zeros(len(codes))}}
 
 
 def trained(model, rng: np.random.Generator, codes: np.ndarray, steps: int):
-    """The model after Adam's steps on fresh utterances, and its last loss a label."""
+    """Trains the model with Adam, each step on new utterances. Returns the model and its last loss per label."""
 
     def loss(model, frames, labels):
         logits = jax_rnnt.JointLogits(joint, model["joint"], *inputs_of_joint(model, codes, frames, labels))
@@ -82,7 +82,7 @@ def trained(model, rng: np.random.Generator, codes: np.ndarray, steps: int):
 
 
 def operands(kind: str, shape: tuple[int, ...], steps: int):
-    """What the losses are timed on: joint's parameters, encoded, predicted, labels."""
+    """The arrays that the losses are timed on: the joint's parameters, encoded, predicted, labels."""
     b, t, u, d, v = shape
     rng = np.random.default_rng(0)
     codes = rng.normal(size=(v, CODE)).astype(np.float32)
@@ -119,7 +119,7 @@ def fused(params, encoded, predicted, labels, t_b, u_b, budget: float = 0.0):
 
 
 def products(nodes: int, d: int, v: int):
-    """The four matrix products of these nodes: logits twice, and the gradients of both factors."""
+    """A call of the four matrix products of these nodes: the logits twice, and the gradients of both factors."""
     rng = np.random.default_rng(2)
     hidden, rows = (jnp.asarray(rng.normal(size=(nodes, n)), jnp.float32) for n in (d, v))
     kernel = jnp.asarray(rng.normal(size=(d, v)), jnp.float32)
@@ -133,7 +133,7 @@ def products(nodes: int, d: int, v: int):
 
 
 def relative_error(actual, exact) -> float:
-    """In the L2 norm over all of the joint's parameters."""
+    """The relative error in the L2 norm over all of the joint's parameters."""
     pairs = list(zip(jax.tree.leaves(actual), jax.tree.leaves(exact), strict=True))
     return float(np.sqrt(sum(np.sum((a - e) ** 2) for a, e in pairs) / sum(np.sum(e**2) for _, e in pairs)))
 
@@ -161,7 +161,7 @@ def compare(kind: str, ragged: bool, shape: tuple[int, ...], arrays, rounds: int
 
 
 def large() -> None:
-    """One step on logits that no array could hold here."""
+    """Runs one step on logits that would be too large for an array on this machine."""
     shape = b, t, u, _, v = 16, 500, 150, 512, 4096
     arrays = operands("random", shape, 0)
     call, memory, _ = compiled(jax.value_and_grad(fused, (0, 1, 2)), *arrays, *lengths(True, shape))

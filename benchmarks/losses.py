@@ -41,7 +41,7 @@ def parsed() -> argparse.Namespace:
 
 
 def interleaved(calls: dict, rounds: int) -> dict[str, float]:
-    """The median seconds of each call, after two that are not counted."""
+    """The median seconds of each call. Its first two runs do not count."""
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds + 2):
         for name, call in calls.items():

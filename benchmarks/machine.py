@@ -1,4 +1,4 @@
-"""What a reader needs to judge a number: the machine, the versions, the allocator, the commit."""
+"""What a reader must know to judge a number: the machine, the versions, the allocator, the commit."""
 
 import importlib.metadata
 import os
@@ -70,7 +70,7 @@ def versions() -> dict:
 
 
 def allocator() -> str:
-    """ "hugetlb", "default", or whatever tunables the process was started with."""
+    """Returns "hugetlb", "default", or the tunables that the process was started with."""
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     return {"": "default", HUGETLB: "hugetlb"}.get(tunables, tunables)
 

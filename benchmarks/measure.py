@@ -11,22 +11,22 @@ import oracle
 from cases import OPERATIONS, Case, make_inputs
 from side import Side
 
-# Logits below this size are measured in the caches, by calls in a row; above it, each call is timed alone, after
-# memory was touched and freed (side.touch_and_free).
+# Logits below this size are measured in the caches, by calls in a row. For larger logits each call is timed alone,
+# after memory was touched and freed (side.touch_and_free).
 IN_CACHE_BYTES = 16 << 20
 TOUCHED = 3  # times the logits' size
-SAMPLE_SECONDS = 0.004  # in the caches: about so long is a run of calls that makes one sample
-SLOW_SECONDS, SLOW_STRIDE = 0.5, 4  # a side this slow takes part in every fourth round only: its noise is small
-PAUSE_SECONDS = 0.003  # idle threads of some runtimes spin for a while, at the cost of whoever runs next
+SAMPLE_SECONDS = 0.004  # in the caches, the calls of one sample take about this long
+SLOW_SECONDS, SLOW_STRIDE = 0.5, 4  # a side this slow runs in every fourth round only: its noise is small
+PAUSE_SECONDS = 0.003  # idle threads of some runtimes spin for a while and slow the next side
 
 
 def measure(case: Case, sides: list[Side], series: str, rounds: int, seed: int, memory: bool = True) -> list[dict]:
-    """One record an operation: times, errors and memory of each side."""
+    """One record for each operation: the times, errors and memory of each side."""
     inputs = make_inputs(case, seed)
     sides = [side for side in sides if side.supports(case)]
     expected = oracle.solve(case, inputs)
     checks = {operation: _check(case, sides, operation, inputs, expected) for operation in OPERATIONS}
-    del expected  # as large as two or four times the logits
+    del expected  # two or four times as large as the logits
     records = []
     for operation in OPERATIONS:
         results = checks[operation]
@@ -67,7 +67,10 @@ def _check(case: Case, sides: list[Side], operation: str, inputs, expected: orac
 
 
 def interleave(sides: list[Side], rounds: int, touch: int) -> dict[str, list[float]]:
-    """Every side once a round, in a new order each round: what else the machine does, it does to all of them."""
+    """Runs every side once in a round, each round in a new order.
+
+    Other work of the machine then slows all of them alike.
+    """
     trial = {side.name: side.seconds(1, touch) for side in sides}
     repeats = {n: 1 if touch else max(1, round(SAMPLE_SECONDS / seconds)) for n, seconds in trial.items()}
     samples = {side.name: [] for side in sides}
@@ -86,7 +89,8 @@ def _statistics(samples: list[float]) -> dict:
 
 
 def _memory(side: dict, logits_bytes: int) -> str:
-    # The plan first: what the allocator has kept from before does not show as resident memory that grows.
+    # The plan comes first: memory that the allocator has kept from earlier calls does not show as growth of resident
+    # memory.
     for key, source in (("planned_bytes", "planned"), ("peak_bytes", "resident")):
         if side.get(key) is not None:
             return f"  memory {side[key] / logits_bytes:.2f} x logits ({source})"

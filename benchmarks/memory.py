@@ -2,7 +2,7 @@
 
 python benchmarks/memory.py --to docs
 
-The batch is ragged, and the joint network is tanh, then a linear layer, as in sources.py. Memory is what XLA plans for
+The batch is ragged. The joint network is tanh, then a linear layer, as in sources.py. Memory is what XLA plans for
 results and temporaries.
 """
 
@@ -28,7 +28,7 @@ def fused(params, e, p, targets, t_b, u_b, budget: float = 0.0):
 
 
 def measured(v: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """MiB and milliseconds of each form."""
+    """The MiB and milliseconds of each form."""
     params, (e, p, targets), _, lengths = sources.inputs(*SHAPE, v)
     rows = int((lengths[0] * (lengths[1] + 1)).sum())
     forms = {

@@ -1,9 +1,9 @@
-"""Loss and gradient of a batch that is divided over host devices, against one device with its share of the batch.
+"""Times loss and gradient of a batch that is divided over host devices, and of its share of the batch on one device.
 
     python benchmarks/mesh.py [--devices 8] [--shape 32x150x40x128] [--dtype float32] [--rounds 15]
 
-Bytes are those of one device, as XLA plans them. Host devices share the processors, so the time of the mesh is to be
-compared with that of the whole batch on one device.
+Bytes are those of one device, as XLA plans them. Host devices share the processors. So compare the time of the mesh
+with that of the whole batch on one device.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def batch(b: int, t: int, u: int, v: int, dtype: str) -> tuple:
 
 
 def milliseconds(runs: dict, rounds: int) -> dict[str, float]:
-    """Medians; each round calls every one of `runs` once, because a shared machine changes its speed."""
+    """Medians. Each round calls every one of `runs` once, because a shared machine changes its speed."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 2):
         for name, run in runs.items():

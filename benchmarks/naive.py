@@ -1,4 +1,4 @@
-"""The loss as one writes it first in JAX: log_softmax, the textbook recursion as two scans, and autodiff."""
+"""The loss as a user of JAX first writes it: log_softmax, the textbook recursion as two scans, and autodiff."""
 
 import jax
 import jax.numpy as jnp

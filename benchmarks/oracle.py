@@ -1,4 +1,4 @@
-"""The right answer in float64, from the test suite's definition (tests/reference.py), for arrays of many megabytes."""
+"""The right results in float64, by the test suite's definition (tests/reference.py), for arrays of many megabytes."""
 
 import dataclasses
 import importlib.util
@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 from cases import Case, Inputs
 
-# What "the same loss" means before a side is timed: wide enough for the float32 recursions of the peers in long
-# utterances. How large each error is goes into the report.
+# A side within these tolerances computes the same loss and may be timed. They are wide enough for the float32
+# recursions of the peers in long utterances. The report contains the size of each error.
 COST_TOLERANCE = 2e-3  # relative
 GRADIENT_TOLERANCE = 2e-2  # absolute; entries lie in [-1, 1]
 
@@ -41,7 +41,7 @@ def _chunks(x: np.ndarray, rows: int = 8192) -> list[np.ndarray]:
 
 
 def is_right(errors: dict[str, float]) -> bool:
-    # Written so that NaN is wrong.
+    # A comparison with NaN is false, so NaN is wrong.
     return errors["cost_error"] <= COST_TOLERANCE and errors.get("gradient_error", 0.0) <= GRADIENT_TOLERANCE
 
 
@@ -57,9 +57,12 @@ def solve(case: Case, inputs: Inputs) -> Oracle:
 
 
 def _example(reference, logits: np.ndarray, targets: np.ndarray, gradient: np.ndarray) -> float:
-    """One utterance of full length: fills `gradient` and returns the cost, by pieces that fit the caches."""
+    """Fills `gradient` for one utterance of full length and returns its cost.
+
+    It works in pieces that fit the caches.
+    """
     frames, nodes, vocabulary = logits.shape
-    labels = np.append(targets, 0)  # no label leaves the last column; its arc ends nowhere, so any will do
+    labels = np.append(targets, 0)  # the last column has no label, and its arc ends nowhere, so any number will do
     column = np.arange(nodes)
     log_probs = np.empty((frames, nodes, 2))
     for t in range(frames):

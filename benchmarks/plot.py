@@ -1,4 +1,4 @@
-"""Draws two pictures from what bench.py wrote: time against the floor for each shape, and growth against T and V.
+"""Draws two pictures from the report of bench.py: time against the floor for each shape, and growth against T and V.
 
 python benchmarks/plot.py default.json --to docs --format svg
 """
@@ -32,7 +32,8 @@ def _label(case: dict) -> str:
 
 
 def against_floor(report: Report, operations: tuple[str, ...] = (FORWARD, GRADIENT)) -> plt.Figure:
-    # A tiny call costs what it takes to call, not what its bytes take: it has a target of its own, not the floor's.
+    # The time of a tiny call is that of calling, not that of its bytes. It has its own target, which is not the
+    # floor's.
     keys = [r["case"]["key"] for r in report.of("table") if r["operation"] == FORWARD and r["case"]["bytes"] > 1 << 20]
     figure, axes = plt.subplots(1, 2, figsize=(10, 1.6 + 0.36 * len(keys)), sharey=True, layout="constrained")
     for axis, operation in zip(axes, operations, strict=True):

@@ -1,4 +1,4 @@
-"""A side that lives in a worker process (worker.py)."""
+"""A side that runs in a worker process (worker.py)."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ from side import Side
 
 
 class Worker:
-    """The process, started with `python` on the first `threads` processors."""
+    """The worker process: `python`, on the first `threads` processors."""
 
     def __init__(self, python: str, threads: int, sides: list[str]):
         command = [python, str(pathlib.Path(__file__).with_name("worker.py")), str(threads), *sides]
@@ -48,7 +48,7 @@ class RemoteSide(Side):
         return self._ask("supports", case=case.key)
 
     def prepare(self, case: Case, inputs: Inputs, operation: str) -> None:
-        # The arrays of a case travel once, as files, for all workers and operations.
+        # The arrays of a case are written to files once, for all workers and operations.
         self._case = case
         folder = self._folder / case.key
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""Reads what bench.py wrote."""
+"""Reads the report of bench.py."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ class Report:
         return self._sides.get((series, key, operation))
 
     def value(self, key: str, operation: str, side: str, field: str = "median", series: str = "table") -> float | None:
-        """What was measured of a side, or None."""
+        """The measured value of a side, or None."""
         record = self.record(key, operation, series)
         return record["sides"].get(side, {}).get(field) if record else None
 

@@ -1,4 +1,4 @@
-"""What every competitor looks like to the clock, in this process or in another one."""
+"""What the clock needs to know of every competitor, in this process or in another one."""
 
 import ctypes
 import gc
@@ -10,10 +10,10 @@ from cases import Case, Inputs
 
 
 def touch_and_free(size: int) -> None:
-    """Makes the machine find `size` bytes of memory now, and not during the next timed call.
+    """Makes the machine provide `size` bytes of memory now, and not during the next timed call.
 
-    A virtual machine gives freed pages back to its host, and the first touch after that costs far more than the page
-    fault that belongs to a fresh result.
+    A virtual machine gives freed pages back to its host. The next touch of such a page costs far more than the page
+    fault that a fresh result has anyway.
     """
     if size:
         np.empty(size, np.uint8)[::4096] = 1
@@ -27,7 +27,7 @@ def _status(field: str) -> int:
 
 
 class Side:
-    """One way to compute a case. Results are fresh in every call; the previous one is freed before the clock starts."""
+    """One way to compute a case. Each call has a fresh result. The previous result is freed before the clock starts."""
 
     name: str
 
@@ -38,22 +38,25 @@ class Side:
         raise NotImplementedError
 
     def run(self):
-        """One call, finished on return. What it returns holds the result alive."""
+        """Makes one call, which has finished when this returns. The returned value keeps the result alive."""
         raise NotImplementedError
 
     def outputs(self) -> tuple[float, np.ndarray | None] | None:
-        """The summed cost and its gradient, or None for a side that computes none (the floor)."""
+        """The summed cost and its gradient, or None for a side that computes neither (the floor)."""
         raise NotImplementedError
 
     def planned_bytes(self) -> int | None:
-        """Results and temporaries together, if the compiler tells."""
+        """The bytes of results and temporaries together, if the compiler tells them."""
         return None
 
     def release(self) -> None:
         """Forgets the case."""
 
     def seconds(self, repeats: int, touch: int) -> float:
-        """The mean of `repeats` calls in a row; into caches that a call has just filled if nothing is touched."""
+        """The mean time of `repeats` calls in a row.
+
+        If no memory is touched, an untimed call fills the caches first.
+        """
         touch_and_free(touch)
         if not touch:
             self.run()
@@ -67,11 +70,11 @@ class Side:
         return elapsed / repeats
 
     def peak_bytes(self) -> int | None:
-        """The high-water mark of resident memory during one call, above what was resident before it."""
+        """The largest resident memory during one call, minus the resident memory before it."""
         try:
             gc.collect()
             ctypes.CDLL(None).malloc_trim(0)
-            pathlib.Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew from here
+            pathlib.Path("/proc/self/clear_refs").write_text("5")  # this restarts the high-water mark
             before = _status("VmRSS")
         except (OSError, KeyError, AttributeError):
             return None  # not Linux with glibc

@@ -1,10 +1,11 @@
-"""Times each source of logits, its joint network included, beside dense logits with theirs, interleaved in one run.
+"""Times each source of logits with its joint network beside dense logits with theirs, interleaved in one run.
 
 python benchmarks/sources.py
 python benchmarks/sources.py --rounds 9 --shapes 8x200x50x500 --torch PYTHON  # torchaudio and fast_rnnt beside them
 
-Loss and gradient with respect to the encoder's output, the predictor's and the parameters that a side has. The joint
-network is tanh(e + p), then a linear layer from 256 entries to V; that of additive logits is a linear layer of each.
+A side computes the loss and its gradient with respect to the encoder's output, the predictor's output and the side's
+parameters. The joint network is tanh(e + p), then a linear layer from 256 entries to V. Additive logits have a linear
+layer of e and one of p instead.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def additive(params, e, p, targets, t_b, u_b):
 
 
 def pruned(params, e, p, targets, t_b, u_b):
-    """The simple loss, and the pruned one where the simple one's posteriors are."""
+    """The simple loss plus the pruned loss. The posteriors of the simple loss choose the positions that are kept."""
     simple = simple_logits(params, e, p)
     costs, posteriors = jax_rnnt.lattice_posteriors(*jax_rnnt.loss_lattice(simple, targets, t_b, u_b, blank=0))
     ranges = jax_rnnt.prune_ranges(posteriors, t_b, u_b, KEPT)
@@ -72,7 +73,7 @@ def inputs(b: int, t: int, u: int, v: int) -> tuple:
 
 
 class Torch:
-    """torchaudio and fast_rnnt in a Python of their own, as far as they are there; no sides without a Python."""
+    """torchaudio and fast_rnnt, if another Python has them. Without that Python there are no such sides."""
 
     def __init__(self, python: str | None, params, batch, full, ragged):
         self.names: list[str] = []

@@ -1,6 +1,6 @@
-"""The losses of torchaudio and fast_rnnt on the arrays of a file (sources.py starts it).
+"""Computes the losses of torchaudio and fast_rnnt on the arrays of a file. sources.py starts this script.
 
-Each line of standard input names one, whose loss and gradient are computed once; the answer is the loss.
+Each line of standard input names one of them. The script computes its loss and gradient once, and prints the loss.
 """
 
 import json

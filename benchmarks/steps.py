@@ -1,4 +1,7 @@
-"""Times steps that JAX compiles, all of them once a round: what else the machine does, it does to all of them."""
+"""Times steps that JAX compiles.
+
+A round runs all of them once, so other work of the machine slows all of them alike.
+"""
 
 import random
 import statistics
@@ -9,16 +12,20 @@ import jax
 
 
 def compiled(function: Callable, *arguments) -> tuple[Callable, int, int]:
-    """A call of ``function(*arguments)``, and the bytes of its temporaries and of its results as XLA plans them."""
+    """Compiles ``function(*arguments)``.
+
+    Returns a call of it, and the bytes of its temporaries and results, by XLA's plan.
+    """
     step = jax.jit(function).lower(*arguments).compile()
     plan = step.memory_analysis()
     return lambda: step(*arguments), plan.temp_size_in_bytes, plan.output_size_in_bytes
 
 
 def interleaved(calls: dict[str, Callable], rounds: int, summary: Callable = statistics.median) -> dict[str, float]:
-    """Seconds of each call, after one that is not counted; each round has an order of its own.
+    """The seconds of each call. The first run of a call does not count, and each round has an order of its own.
 
-    Of calls that are short against what else a busy machine does, the least (`min`) says more than the median.
+    For calls that are short compared with the other work of a busy machine, the minimum (`min`) says more than the
+    median.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = random.Random(0)

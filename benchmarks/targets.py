@@ -1,8 +1,8 @@
-"""Prints every target of the CPU kernels with what was measured, those that were missed included.
+"""Prints every target of the CPU kernels and the measured value, also for the targets that were missed.
 
     python benchmarks/targets.py default.json hugetlb.json
 
-Ratios are of medians; behind them, in brackets, of minima.
+Ratios are of medians. The ratios of minima are behind them, in brackets.
 """
 
 import argparse
@@ -18,14 +18,14 @@ HALF = tuple(f"{LARGE.key}-{dtype}" for dtype in ("bfloat16", "float16"))
 LOSSES = (*LARGE_V, ONE_UTTERANCE.key, LONG.key, IN_CACHE.key)
 NAMES = {FORWARD: "forward", GRADIENT: "forward+gradient"}
 
-# Largest time over the floor: forward, and forward with gradient.
+# The largest time, relative to the floor: forward, and forward with gradient.
 FLOOR = {
     **dict.fromkeys((*LARGE_V, ONE_UTTERANCE.key), (1.5, 1.3)),
     LONG.key: (3, 2),
     IN_CACHE.key: (10, 8),
     **dict.fromkeys(HALF, (2.5, 2)),
 }
-# Smallest ratio of torchaudio's time to ours.
+# The smallest ratio of torchaudio's time to ours.
 TORCHAUDIO = {key: 40 if key in (LONG.key, IN_CACHE.key) else 60 for key in LOSSES} | {TINY.key: 7}
 LAX = {"default": 3, "hugetlb": 1.5}
 NODE_BYTES = {FORWARD: 24, GRADIENT: 40}
@@ -88,7 +88,7 @@ def lax_rows(report: Report) -> Iterator[Row]:
 
 
 def node_bytes(record: dict, side: str) -> float | None:
-    """Memory beyond logits and gradient, for each node of the lattice."""
+    """The memory beyond logits and gradient, for each node of the lattice."""
     planned = record["sides"].get(side, {}).get("planned_bytes")
     if planned is None:
         return None
@@ -121,8 +121,8 @@ def thread_rows(report: Report) -> Iterator[Row]:
             speedup, limit = (
                 report.ratio(case.key, operation, "native@1", side, series="threads") for side in ("native", "floor")
             )
-            # Two threads at the floor itself would be `limit` times faster than one: if that is below the target,
-            # one core draws so much that memory, and not the work, is what is left.
+            # At the floor itself all threads are `limit` times as fast as one. If this is below the target, one core
+            # already takes most of the memory's bandwidth. Then the memory sets the limit, not the work.
             saturated = limit is not None and limit < THREADS_SPEEDUP
             exempt = "one core saturates memory" if saturated else ""
             beside = "" if limit is None else f" (at the floor: {limit:.3g})"

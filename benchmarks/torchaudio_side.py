@@ -1,4 +1,4 @@
-"""torchaudio's CPU loss as a side. Imported in torchaudio's own environment only (worker.py)."""
+"""torchaudio's CPU loss as a side. Only torchaudio's own environment imports it (worker.py)."""
 
 import os
 

@@ -1,9 +1,9 @@
-"""A process that runs sides for another one: a line of JSON in on stdin, a line of JSON out on stdout.
+"""A process that runs sides for another one. For each line of JSON on stdin it writes one to stdout.
 
     python worker.py THREADS SIDE...
 
-torchaudio needs its own environment, and a thread count is fixed when a runtime starts: both get a process of their
-own, and the benchmark still interleaves all sides call by call. The clock runs in here, so the pipe costs nothing.
+torchaudio needs its own environment, and a runtime fixes its thread count when it starts. So both need a process of
+their own. The benchmark still interleaves all sides call by call. The clock runs in here, so the pipe costs nothing.
 """
 
 import functools
@@ -71,7 +71,7 @@ def write_outputs(outputs, folder: pathlib.Path):
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not stand among the replies
+    os.dup2(2, 1)  # the output of a library must not stand among the replies
     sides, versions = {}, {}
     for name in sys.argv[2:]:
         sides[name], found = make_side(name)
