@@ -27,7 +27,7 @@ _QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pas
 jit = functools.partial(
     jax.jit, compiler_options=_QUICKLY if jax.config.read("jax_disable_most_optimizations") else None
 )
-"""For programs that run once, on a few numbers: most of their time is compilation."""
+"""For programs that run once, on a few numbers. Most of their time is compilation."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

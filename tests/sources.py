@@ -39,7 +39,7 @@ class SourceUnderTest:
     arrays: Callable[[Batch], Arrays]  # floating-point arrays, which have a gradient
     source: Callable[..., object]  # made from these arrays and the lengths
     logits: Callable[[Batch], np.ndarray]  # the dense array that the source stands for
-    gradient: Callable[[Batch, np.ndarray], Arrays]  # of the arrays, from that of the logits
+    gradient: Callable[[Batch, np.ndarray], Arrays]  # the gradient of the arrays, from that of the logits
 
 
 # --- packed -----------------------------------------------------------------------------------------------------------

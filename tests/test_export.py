@@ -44,10 +44,7 @@ def _assert_step(result) -> None:
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_each_platform_gets_its_form(platform: str) -> None:
-    """The export is made on this machine.
-
-    It has kernels for a platform that has any, and else no custom call at all.
-    """
+    """An export on this machine has kernels for each platform that has any. For others it has no custom call."""
     exported = export.export(_step(None), platforms=[platform], disabled_checks=_checks())(*meshes.batch())
     native = jax_rnnt.native_available(platform)
     assert _targets(exported) == (STEP_TARGETS if native else set())

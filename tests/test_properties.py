@@ -44,7 +44,10 @@ ALL_FRAMES = np.full(len(SEQUENCES), FRAMES, np.int32)
 
 
 def _closed_model(seed: int, scale: float) -> np.ndarray:
-    """For each sequence, the logits of a model that never emits more than MOST labels. So there are only SEQUENCES."""
+    """For each sequence, the logits of a model that never emits more than MOST labels.
+
+    So SEQUENCES are all sequences that it can emit.
+    """
     logits = scale * np.random.default_rng(seed).normal(size=(FRAMES, MOST + 1, 3))
     logits[:, MOST, 1:] = -np.inf
     return np.broadcast_to(logits, (len(SEQUENCES), *logits.shape))
