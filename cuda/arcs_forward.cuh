@@ -4,7 +4,7 @@
 // vector may reach into the neighbouring rows. Entries of those rows count as -inf.
 #pragma once
 
-#include "rows.cuh"
+#include "arcs_words.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -64,30 +64,25 @@ __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t
   const int32_t entries = vectors.stop - i * kSize;  // of the row, from vector i on
   const int32_t before = i == 0 ? vectors.head : 0;  // entries of vector i that are not of the row
   const T* from = vectors.beginning + int64_t{i} * kSize;
-  Pack<T> packs[kUnroll];
+  Words words[kUnroll];
 #pragma unroll
   for (int j = 0; j < kUnroll; ++j) {
-    if (left > j * kLanes) packs[j] = ReadPack(from + j * kLanes * kSize);
+    if (left > j * kLanes) words[j] = BitCast<Words>(ReadPack(from + j * kLanes * kSize));
   }
-  A x[kUnroll][kSize], top = all.max;
 #pragma unroll
   for (int j = 0; j < kUnroll; ++j) {
     const int32_t first = j == 0 ? before : 0, stop = left > j * kLanes ? entries - j * kLanes * kSize : 0;
-    if (first == 0 && stop >= kSize) {
-      Unpack(packs[j], x[j]);
-    } else {
-#pragma unroll
-      for (int e = 0; e < kSize; ++e) x[j][e] = e >= first && e < stop ? ToCompute(packs[j].at[e]) : -kInfinity<A>;
-    }
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) top = MaxOf(top, x[j][e]);
+    if (first == 0 && stop >= kSize) continue;
+    Exclude<T>(words[j], first, stop);
   }
-  Raise(all, top);
+  Raise(all, Largest<T>(words, all.max));
   const A origin = Origin(all.max);
 #pragma unroll
   for (int j = 0; j < kUnroll; ++j) {
+    A x[kSize];
+    Unpack(BitCast<Pack<T>>(words[j]), x);
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) all.sum += ExpApprox(x[j][e] - origin);
+    for (int e = 0; e < kSize; ++e) all.sum += ExpApprox(x[e] - origin);
   }
 }
 

@@ -5,9 +5,11 @@
 
 Bytes are counted by running the very kernels on the CPU: the 128-byte segments that each block reads and writes, each
 once a block, since they stay in its cache. Instructions are those of whole launches of nvcc's machine code for sm_90
-(row_instructions.py). One utterance is run of each shape; rows are independent, so ratios are those of the whole batch.
+(row_instructions.py). A part of one utterance is run of each shape; rows and utterances are independent, so ratios are
+those of the whole batch.
 """
 
+import ctypes
 import dataclasses
 import functools
 import pathlib
@@ -33,6 +35,9 @@ from jax_rnnt.ops import arcs, lattice  # noqa: E402
 # NVIDIA's data sheet of the H100 SXM: bytes a second, instructions of warps a second (132 multiprocessors, 4 a cycle).
 BANDWIDTH, CLOCK = 3.35e12, 1.755e9
 ISSUE = 132 * 4 * CLOCK
+SEGMENT = 128  # bytes that the L2 cache moves together
+# Of one utterance. As in the whole batches, rows are a multiple of 16: so blocks begin where those of the batch begin.
+FRAMES = 96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +64,28 @@ SHAPES = (
 )
 
 
+def aligned(make):
+    """What `make` returns, once all arrays of it begin with a segment. On a GPU, XLA's arrays do; on a CPU, half do."""
+    ctypes.CDLL(None).mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: else large ones lie alike in their pages
+    kept = []  # so that the next arrays lie elsewhere
+    for _ in range(100):
+        kept.append(jax.block_until_ready(make()))
+        if all(x.unsafe_buffer_pointer() % SEGMENT == 0 for x in jax.tree.leaves(kept[-1])):
+            return kept[-1]
+        kept.append(np.zeros(16 * len(kept), np.uint8))
+    raise SystemExit(f"in 100 tries, not all arrays began with a segment of {SEGMENT} bytes")
+
+
 def counted(function, *operands) -> dict[str, int]:
-    """The counts of the one launch that `function` makes."""
+    """The counts of the one launch that `function` makes, for arrays that begin with a segment."""
     jitted = jax.jit(function)
-    jax.block_until_ready(jitted(*operands))
-    stand_in.start_counting()
-    jax.block_until_ready(jitted(*operands))
+    operands = [aligned(functools.partial(jnp.copy, x)) for x in operands]
+
+    def launch():
+        stand_in.start_counting()
+        return jitted(*operands)
+
+    aligned(launch)
     (counts,) = stand_in.counts()
     return counts
 
@@ -74,32 +95,32 @@ def rows_table(code: dict[str, list[str]]) -> None:
     print("|---|---|--:|--:|--:|--:|--:|---|")
     for shape in SHAPES:
         random = np.random.default_rng(0)
-        one = (1, shape.t, shape.u + 1)
-        logits = jnp.asarray(random.normal(size=(*one, shape.v)), shape.dtype)
-        labels = jnp.asarray(random.integers(0, shape.v, one), jnp.int32)
-        norm, ct = jnp.zeros(one, jnp.float32) + 5, -jnp.ones((*one, 2), jnp.float32)
+        run = (1, FRAMES, shape.u + 1)
+        logits = jnp.asarray(random.normal(size=(*run, shape.v)), shape.dtype)
+        labels = jnp.asarray(random.integers(0, shape.v, run), jnp.int32)
+        norm, ct = jnp.zeros(run, jnp.float32) + 5, -jnp.ones((*run, 2), jnp.float32)
         static = {"columns": (0,), "vocabulary": shape.v, "window": (0, shape.v), "implementation": "native"}
-        logits_bytes, per_row = logits.nbytes, labels.size
+        logits_bytes, rows = logits.nbytes, labels.size
         runs = (
-            ("forward", arcs.forward, (logits, labels), {}, logits_bytes + per_row * (4 + 12)),
+            ("forward", arcs.forward, (logits, labels), {}, logits_bytes + rows * (4 + 12)),
             (
                 "backward",
                 arcs.backward,
                 (logits, labels, norm, ct),
                 {"clipped": False},
-                2 * logits_bytes + per_row * 16,
+                2 * logits_bytes + rows * 16,
             ),
         )
         with np.errstate(all="ignore"):
             instructions = row_instructions.count(code, shape.v, shape.dtype)
         for (name, operation, operands, more, must), per_logit in zip(runs, instructions, strict=True):
             counts = counted(functools.partial(operation, **static, **more), *operands)
-            moved = 128 * (counts["segments_read"] + counts["segments_written"])
-            memory = shape.b * moved / BANDWIDTH
+            moved = SEGMENT * (counts["segments_read"] + counts["segments_written"])
+            memory = shape.rows / rows * moved / BANDWIDTH
             issue = shape.rows * shape.v * per_logit / 32 / ISSUE
             bound = "memory" if memory > issue else "instructions"
             print(
-                f"| {shape} | {name} | {shape.b * must / 1e6:.1f} MB | {moved / must:.3f} | {per_logit:.0f} "
+                f"| {shape} | {name} | {shape.rows / rows * must / 1e6:.1f} MB | {moved / must:.3f} | {per_logit:.0f} "
                 f"| {memory * 1e6:.0f} us | {issue * 1e6:.0f} us | {bound} |"
             )
 
@@ -127,7 +148,7 @@ def lattice_table(steps: dict[str, dict[str, cuda_cycles.Step]]) -> None:
             ("posteriors", lattice.posteriors, 2 * log_probs.nbytes),
         ):
             counts = counted(functools.partial(operation, **static), log_probs, *lengths)
-            moved = 128 * (counts["segments_read"] + counts["segments_written"])
+            moved = SEGMENT * (counts["segments_read"] + counts["segments_written"])
             # A half: its steps in whole chunks, and the chunks by which the last warp is behind.
             count = (-(-(t + u) // 2 // chunk) + warps) * chunk
             halves = steps[f"1, {chunk}, {str(name == 'posteriors').lower()}"].values()

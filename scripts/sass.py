@@ -7,11 +7,12 @@ row_instructions.py holds it to the results of the kernels.
 
 import ctypes
 import ctypes.util
+import functools
 import re
 from collections.abc import Callable
 
 import numpy as np
-from sass_operands import LANES, MASK, Memory, Operands, bfloat16, bits, signed
+from sass_operands import LANES, MASK, Memory, Operands, bfloat16, bits, float16, from_bfloat16, from_float16, signed
 
 PARAMETERS = 0x210  # where a kernel's own begin in the constant bank
 
@@ -285,8 +286,19 @@ class Warp(Operands):
         self.put_double(x[0], _FMA(*map(self.double, x[1:4])))
 
     def do_hadd2(self, m, x):
-        half = self.value(x[2]).astype(np.uint16).view(np.float16)
-        self.put(x[0], bits(half.astype(np.float32)))
+        self.put(x[0], bits(from_float16(self.value(x[2]))))
+
+    def do_hmnmx2(self, m, x):
+        """Of pairs of 16 bits, each of two or three operands; then a predicate, which is true for the minimum."""
+        narrow, wide = (bfloat16, from_bfloat16) if "BF16_V2" in m else (float16, from_float16)
+        halves = []
+        for shift in (0, 16):
+            numbers = [wide(self.value(v) >> np.uint64(shift) & np.uint64(0xFFFF)) for v in x[1:-1]]
+            least, most = functools.reduce(np.fmin, numbers), functools.reduce(np.fmax, numbers)
+            halves.append(narrow(np.where(self.predicate(x[-1]), least, most)))
+        self.put(x[0], halves[0] | halves[1] << np.uint64(16))
+
+    do_vhmnmx = do_hmnmx2
 
     def do_hfma2(self, m, x):
         if x[1:3] != ["-RZ", "RZ"]:
@@ -296,7 +308,7 @@ class Warp(Operands):
 
     def do_f2fp(self, m, x):
         high, low = self.number(x[1]), self.number(x[2])
-        narrow = bfloat16 if "BF16" in m else lambda v: v.astype(np.float16).view(np.uint16).astype(np.uint64)
+        narrow = bfloat16 if "BF16" in m else float16
         self.put(x[0], narrow(high) << np.uint64(16) | narrow(low))
 
     def do_mufu(self, m, x):

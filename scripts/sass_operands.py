@@ -54,6 +54,14 @@ def from_bfloat16(x: np.ndarray) -> np.ndarray:
     return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
+def float16(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float16).view(np.uint16).astype(np.uint64)
+
+
+def from_float16(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.uint16).view(np.float16).astype(np.float32)
+
+
 class Operands:
     """Of one warp: ``block`` and ``warp`` are its place in the grid, ``shared`` the memory of its block."""
 
