@@ -5,6 +5,7 @@
 #include "simd.h"
 #if defined(JAX_RNNT_CUDA)
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include "../cuda/handlers.h"
 #include "../cuda/lattice.h"
@@ -66,6 +67,11 @@ NB_MODULE(_native, m) {
   m.def(
       "lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("arcs"), nb::arg("longest_step"),
       "How many numbers the CUDA lattice kernel keeps for each column, and how many bytes of memory it has for them.");
+  m.def("lattice_values",
+        nb::overload_cast<int64_t, int64_t, const std::vector<std::pair<int64_t, int64_t>>&>(&jax_rnnt::cuda::Values),
+        nb::arg("frames"), nb::arg("columns"), nb::arg("moves"),
+        nb::sig("def lattice_values(frames: int, columns: int, moves: tuple[tuple[int, int], ...]) -> int"),
+        "How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.");
 #endif
 
   const auto build_info = [] {

@@ -72,20 +72,22 @@ __device__ __forceinline__ Half FromCompute<Half>(float x) {
 __device__ __forceinline__ float ExpOf(float x) { return expf(x); }
 __device__ __forceinline__ double ExpOf(double x) { return Exp(x); }  // CUDA's own function spills registers
 
-// exp by the hardware's instruction for 2^x, after one multiplication.
-// Valid range: all x. Below -87.3 the result is 0, because it would be no normal number. NaN gives NaN.
-// Max error: 3 + 0.62 |x| ULP. 2 ULP are those of the instruction, as NVIDIA states them for exp2f. The rest comes from
-// the rounding of the product.
-__device__ __forceinline__ float ExpApprox(float x) {
-  const float power = x * static_cast<float>(kLog2E);
+// 2^x by the hardware's instruction.
+// Valid range: all x. Below -126 the result is 0, because it would be no normal number. NaN gives NaN.
+// Max error: 2 ULP, as NVIDIA states it for exp2f.
+__device__ __forceinline__ float Exp2(float x) {
 #if defined(JAX_RNNT_CUDA_ON_CPU)
-  return Exp2Approx(power);
+  return Exp2Approx(x);
 #else
   float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(power));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 #endif
 }
+
+// Valid range: all x. Below -87.3 the result is 0. NaN gives NaN.
+// Max error: 3 + 0.62 |x| ULP. 2 ULP are those of Exp2. The rest comes from the rounding of the product.
+__device__ __forceinline__ float ExpApprox(float x) { return Exp2(x * static_cast<float>(kLog2E)); }
 __device__ __forceinline__ double ExpApprox(double x) { return Exp(x); }
 
 // The larger one. If one of them is NaN, the other one.

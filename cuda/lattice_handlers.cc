@@ -25,21 +25,26 @@ ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer a
   if (auto e = CheckLimits(operation, shape); e.failure()) return e;
   const auto run = [&](auto tag) -> ffi::Error {
     using R = typename decltype(tag)::Type;
-    const auto remembered = static_cast<size_t>(Remembered(shape));
+    const int64_t remembered = Remembered(shape), values = Values(shape);
     R* memory = nullptr;
+    int64_t each = 0;
     if (workspace.size() > 0) {
       auto buffer = workspace.get<ffi::AnyBuffer>(0);
       if (!buffer.has_value()) return buffer.error();
-      const auto count = static_cast<size_t>(batch) * remembered;
-      if (auto e = CheckCount(operation, "workspace", count, (*buffer)->element_count()); e.failure()) return e;
+      const auto count = static_cast<int64_t>((*buffer)->element_count());
+      each = values > 0 && count == batch * values ? values : remembered;
+      if (auto e = CheckCount(operation, "workspace", static_cast<size_t>(batch * each), static_cast<size_t>(count));
+          e.failure()) {
+        return e;
+      }
       memory = static_cast<R*>((*buffer)->untyped_data());
-    } else if (remembered * sizeof(R) > kSharedBytes) {
+    } else if (static_cast<size_t>(remembered) * sizeof(R) > kSharedBytes) {
       return ffi::Error::InvalidArgument(std::string(operation) + ": a workspace of " + std::to_string(remembered) +
                                          " numbers an utterance is needed, got none");
     }
     return FromLaunch(LatticeSums(stream, shape, batch, Data<const R>(arcs), Data<const int32_t>(frames),
                                   Data<const int32_t>(labels), Data<R>(cost),
-                                  posteriors == nullptr ? nullptr : Data<R>(*posteriors), memory));
+                                  posteriors == nullptr ? nullptr : Data<R>(*posteriors), memory, each));
   };
   if (arcs.element_type() == ffi::F32) return run(Tag<float>{});
   if (arcs.element_type() == ffi::F64) return run(Tag<double>{});
@@ -68,7 +73,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaLatticeCostHandler, CostImpl,
                                   .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
                                   .Arg<ffi::AnyBuffer>()  // target_lengths [...]
                                   .Ret<ffi::AnyBuffer>()  // cost [...]
-                                  .RemainingRets()        // workspace [..., Remembered], where it is needed
+                                  .RemainingRets()        // workspace [..., each], where it is needed
                                   .Attr<ffi::Span<const int64_t>>("moves"),
                               {ffi::Traits::kCmdBufferCompatible});
 
@@ -80,7 +85,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaLatticePosteriorsHandler, PosteriorsImpl,
                                   .Arg<ffi::AnyBuffer>()  // target_lengths [...]
                                   .Ret<ffi::AnyBuffer>()  // cost [...]
                                   .Ret<ffi::AnyBuffer>()  // posteriors [..., T, U+1, K]
-                                  .RemainingRets()        // workspace [..., Remembered], where it is needed
+                                  .RemainingRets()        // workspace [..., each], where it is needed
                                   .Attr<ffi::Span<const int64_t>>("moves"),
                               {ffi::Traits::kCmdBufferCompatible});
 

@@ -1,6 +1,7 @@
 // launch.h: starts a kernel. If that fails, it says which kernel it was and how it was configured.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -14,16 +15,32 @@ namespace jax_rnnt::cuda {
 
 using LaunchResult = std::string;  // empty: the kernel is on the stream
 
+constexpr int64_t kMaxBlocks = INT32_MAX;               // of a launch
+constexpr size_t kSharedEverywhere = size_t{48} << 10;  // bytes of shared memory that every GPU gives a block
+
+// The bytes of shared memory that the current GPU gives a block that asks for them.
+inline size_t SharedOfBlock() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return kSharedEverywhere;
+  const cudaError_t error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedEverywhere;
+}
+
 template <class Arguments>
 LaunchResult Launch(const char* name, void (*kernel)(Arguments), int64_t blocks, unsigned threads, size_t shared,
                     cudaStream_t stream, Arguments arguments) {
   if (blocks == 0) return {};
   const std::string configuration = std::string(name) + "<<<" + std::to_string(blocks) + ", " +
                                     std::to_string(threads) + ", " + std::to_string(shared) + " bytes>>>";
-  if (blocks > INT32_MAX) return configuration + ": more than 2^31 - 1 blocks";
+  if (blocks > kMaxBlocks) return configuration + ": more than 2^31 - 1 blocks";
   void* pointers[] = {&arguments};
-  const cudaError_t error =
-      cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), pointers, shared, stream);
+  cudaError_t error = cudaSuccess;
+  if (shared > kSharedEverywhere) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  }
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), pointers, shared, stream);
+  }
   return error == cudaSuccess ? LaunchResult() : configuration + ": " + cudaGetErrorString(error);
 }
 

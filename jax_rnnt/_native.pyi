@@ -14,6 +14,11 @@ def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
     How many numbers the CUDA lattice kernel keeps for each column, and how many bytes of memory it has for them.
     """
 
+def lattice_values(frames: int, columns: int, moves: tuple[tuple[int, int], ...]) -> int:
+    """
+    How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.
+    """
+
 def build_info() -> dict[str, object]:
     """
     simd: the instruction set in use on this CPU; cuda: version of nvcc and architectures, where it was built.

@@ -25,14 +25,14 @@ import ptx_rules
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-SOURCES = ("arcs", "lattice_general", "lattice_pair")
+SOURCES = ("arcs", "lattice_general", "lattice_short")
 
 # Registers of a thread. Rows: 24 warps a multiprocessor forward and 20 backward, each of which asks for at least 2 KiB
 # at once; memory is busy with 18 KiB under way. Lattices: one warp, or up to 512 threads a block, which leaves 128 a
-# thread. Pairs: 256 or 512 threads, by the length of a chunk.
-BUDGETS = {"ForwardKernel": 80, "BackwardKernel": 96, "LatticeKernel": 128, "LatticeKernel, one warp": 176,
-           "PairKernel, 8": 176, "PairKernel, 4": 128}  # fmt: skip
-WARPS_OF_PAIR = {"8": 4, "4": 10}  # of a block: U = 40 and 140
+# thread. Short moves: 512 threads, or 1024 with one blank.
+BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96,
+           "LatticeKernel": 128, "LatticeKernel, one warp": 176,
+           "ShortKernel": 128, "ShortKernel, one blank": 64, "PosteriorKernel": 64}  # fmt: skip
 
 # Of a multiprocessor: registers; warps and blocks at most, where they are not 64 and 32.
 REGISTERS = 65536
@@ -48,24 +48,25 @@ class Kernel(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.kind}<{self.arguments}>"
+        return f"{self.kind}<{self.arguments}>" if self.arguments else self.kind
 
     @property
     def one_warp(self) -> bool:
         return self.kind == "LatticeKernel" and self.arguments.split(", ")[1] == "true"
 
     @property
-    def chunk(self) -> str | None:
-        return self.arguments.split(", ")[1] if self.kind == "PairKernel" else None
-
-    @property
     def budget(self) -> int:
-        return BUDGETS[self.kind + (", one warp" if self.one_warp else f", {self.chunk}" if self.chunk else "")]
+        if self.kind == "ShortKernel":
+            return BUDGETS["ShortKernel, one blank" if self.arguments.startswith("1,") else "ShortKernel"]
+        of_architecture = f"{self.kind}, sm_{self.architecture}"
+        if of_architecture in BUDGETS:
+            return BUDGETS[of_architecture]
+        return BUDGETS[self.kind + (", one warp" if self.one_warp else "")]
 
     def warps(self) -> tuple[int, int]:
         """Warps that a multiprocessor holds, as far as registers decide, and how many it holds at most."""
-        of_block = 1 if self.one_warp else {"LatticeKernel": 2, "BackwardKernel": 4}.get(self.kind, 8)  # at U = 40
-        of_block = WARPS_OF_PAIR[self.chunk] if self.chunk else of_block
+        of_block = {"LatticeKernel": 2, "ShortKernel": 4, "BackwardKernel": 4}.get(self.kind, 8)  # at U = 40
+        of_block = 1 if self.one_warp else of_block
         a_warp = -(-self.registers * 32 // 256) * 256
         most = WARPS.get(self.architecture, 64)
         blocks = min(REGISTERS // a_warp // of_block, most // of_block, BLOCKS.get(self.architecture, 32))
@@ -77,7 +78,9 @@ TYPES = {"f": "float", "d": "double", "NS_4HalfE": "Half", "NS_8BFloat16E": "BFl
 
 def demangle(symbol: str) -> tuple[str, str]:
     """Kind and template arguments of a kernel, from its mangled name."""
-    found = re.search(r"\d(ForwardKernel|BackwardKernel|LatticeKernel|PairKernel)I(.*?)EEv", symbol)
+    if "PosteriorKernel" in symbol:
+        return "PosteriorKernel", ""
+    found = re.search(r"\d(ForwardKernel|BackwardKernel|LatticeKernel|ShortKernel)I(.*?)EEv", symbol)
     if found is None:
         sys.exit(f"no kernel: {symbol}")
     kind, rest = found.groups()
@@ -131,8 +134,7 @@ def machine_code(cubin: pathlib.Path) -> dict[str, list[str]]:
     functions: dict[str, list[str]] = {}
     for line in text.splitlines():
         if found := re.search(r"Function : (\S+)", line):
-            kind, arguments = demangle(found[1])
-            functions[f"{kind}<{arguments}>"] = current = []
+            functions[Kernel("", *demangle(found[1]), 0).name] = current = []
         elif found := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", line):
             current.append(f"{found[1]} {found[2]}")
     return functions

@@ -76,8 +76,8 @@ def aligned(make):
     raise SystemExit(f"in 100 tries, not all arrays began with a segment of {SEGMENT} bytes")
 
 
-def counted(function, *operands) -> dict[str, int]:
-    """The counts of the one launch that `function` makes, for arrays that begin with a segment."""
+def counted(function, *operands) -> list[dict[str, int]]:
+    """The counts of the launches that `function` makes, for arrays that begin with a segment."""
     jitted = jax.jit(function)
     operands = [aligned(functools.partial(jnp.copy, x)) for x in operands]
 
@@ -86,8 +86,7 @@ def counted(function, *operands) -> dict[str, int]:
         return jitted(*operands)
 
     aligned(launch)
-    (counts,) = stand_in.counts()
-    return counts
+    return stand_in.counts()
 
 
 def rows_table(code: dict[str, list[str]]) -> None:
@@ -114,7 +113,7 @@ def rows_table(code: dict[str, list[str]]) -> None:
         with np.errstate(all="ignore"):
             instructions = row_instructions.count(code, shape.v, shape.dtype)
         for (name, operation, operands, more, must), per_logit in zip(runs, instructions, strict=True):
-            counts = counted(functools.partial(operation, **static, **more), *operands)
+            (counts,) = counted(functools.partial(operation, **static, **more), *operands)
             moved = SEGMENT * (counts["segments_read"] + counts["segments_written"])
             memory = shape.rows / rows * moved / BANDWIDTH
             issue = shape.rows * shape.v * per_logit / 32 / ISSUE
@@ -125,41 +124,46 @@ def rows_table(code: dict[str, list[str]]) -> None:
             )
 
 
-def pair_steps() -> dict[str, dict[str, cuda_cycles.Step]]:
-    """Of the kernels for RNN-T with posteriors: by template arguments and half, what a step takes."""
+def short_steps() -> dict[str, cuda_cycles.Step]:
+    """What a step of the kernels for short moves takes, by template arguments."""
     with tempfile.TemporaryDirectory() as folder:
-        source = check_nvcc.ROOT / "cuda" / "lattice_pair.cu"
+        source = check_nvcc.ROOT / "cuda" / "lattice_short.cu"
         cubin, kernels, _ = check_nvcc.compile_for(source, "90", pathlib.Path(folder))
         code = check_nvcc.machine_code(cubin)
-    return {k.arguments: {s.half: s for s in cuda_cycles.steps_of(k, code[k.name])} for k in kernels}
+    return {k.arguments: next(cuda_cycles.steps_of(k, code[k.name])) for k in kernels if k.kind == "ShortKernel"}
 
 
-def lattice_table(steps: dict[str, dict[str, cuda_cycles.Step]]) -> None:
-    print("| shape | pass | diagonals | barriers of the block | a diagonal | bytes / (arcs + posteriors) | modelled |")
+RNNT = "1, 1", ((1, 0), (0, 1))
+TDT = "4, 5", (*((d, 0) for d in range(1, 5)), *((d, 1) for d in range(5)))
+
+
+def lattice_table(steps: dict[str, cuda_cycles.Step]) -> None:
+    stand_in.shared_of_block(227 << 10)  # an H100's
+    print("| shape | pass | diagonals | barriers of a block | bytes / (arcs + posteriors) | alpha, beta | posteriors |")
     print("|---|---|--:|--:|--:|--:|--:|")
-    for t, u in ((200, 50), (300, 60), (150, 40), (100, 20), (400, 120), (800, 200)):
-        log_probs = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (1, t, u + 1, 2)), jnp.float32)
-        lengths = jnp.array([t], jnp.int32), jnp.array([u], jnp.int32)
-        static = {"moves": ((1, 0), (0, 1)), "implementation": "native"}
-        warps = -(-(u + 1) // 32)  # of a direction, as in LaunchPair of cuda/lattice_pair.cu
-        chunk = 8 if warps <= 4 else 4
-        for name, operation, must in (
-            ("cost", lattice.costs, log_probs.nbytes),
-            ("posteriors", lattice.posteriors, 2 * log_probs.nbytes),
-        ):
-            counts = counted(functools.partial(operation, **static), log_probs, *lengths)
-            moved = SEGMENT * (counts["segments_read"] + counts["segments_written"])
-            # A half: its steps in whole chunks, and the chunks by which the last warp is behind.
-            count = (-(-(t + u) // 2 // chunk) + warps) * chunk
-            halves = steps[f"1, {chunk}, {str(name == 'posteriors').lower()}"].values()
-            cycles = count * sum(step.cycles(-(-2 * warps // 4)) for step in halves)
-            print(
-                f"| T={t}, U={u} | {name} | {t + u} | {counts['barriers']} | {counts['barriers'] / (t + u):.2f} "
-                f"| {moved / must:.2f} | {cycles / CLOCK * 1e6:.0f} us |"
-            )
+    for name, (slots, moves) in (("RNN-T", RNNT), ("TDT", TDT)):
+        for t, u in ((200, 50), (300, 60), (150, 40), (400, 120), (800, 200)):
+            log_probs = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (1, t, u + 1, len(moves))), jnp.float32)
+            lengths = jnp.array([t], jnp.int32), jnp.array([u], jnp.int32)
+            # All steps in whole chunks, and the chunks by which the last warp is behind.
+            count = 4 * (-(-(t + u) // 4) + u // 32)
+            warps = -(-(u + 1) // 32)
+            for what, operation, must in (
+                ("cost", lattice.costs, log_probs.nbytes),
+                ("posteriors", lattice.posteriors, 2 * log_probs.nbytes),
+            ):
+                both = functools.partial(operation, moves=moves, implementation="native")
+                launches = counted(both, log_probs, *lengths)
+                moved = [SEGMENT * (c["segments_read"] + c["segments_written"]) for c in launches]
+                step = steps[f"{slots}, {str(what == 'posteriors').lower()}"]
+                second = f"{moved[1] / BANDWIDTH * 1e6:.1f} us" if what == "posteriors" else ""
+                print(
+                    f"| {name}, T={t}, U={u} | {what} | {t + u} | {launches[0]['barriers']} | {sum(moved) / must:.2f} "
+                    f"| {count * step.cycles(-(-warps // 4)) / CLOCK * 1e6:.0f} us | {second} |"
+                )
 
 
 if __name__ == "__main__":
     rows_table(row_instructions.machine_code())
     print()
-    lattice_table(pair_steps())
+    lattice_table(short_steps())

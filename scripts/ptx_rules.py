@@ -15,8 +15,9 @@ THREADS = (
     (r"BackwardKernelI", 128),
     (r"LatticeKernelI.*?Lb1ELb", 32),
     (r"LatticeKernelI.*?Lb0ELb", 512),
-    (r"PairKernelILi\dELi8E", 256),
-    (r"PairKernelILi\dELi4E", 512),
+    (r"ShortKernelILi1ELi\dE", 1024),
+    (r"ShortKernel", 512),
+    (r"PosteriorKernel", 256),
 )
 # Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: the logits'.
 ALIASES = {"BackwardKernel": frozenset({0})}

@@ -49,8 +49,16 @@ def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
+def _values(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None:
+    """The workspace for alpha and beta of all nodes, where a kernel is faster with it; else that of the cost."""
+    *batch, t_max, columns, _ = arcs.shape
+    known = isinstance(t_max, int) and isinstance(columns, int) and arcs.dtype == np.float32
+    numbers = native.lattice_values(t_max, columns, moves) if known else 0
+    return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype) if numbers else _past(arcs, *lengths, moves=moves)
+
+
 _cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspace=_past)
-_posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_past)
+_posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_values)
 
 
 # The derivatives are separate operations, linear in the tangent of the arcs. So JAX computes only the part that is

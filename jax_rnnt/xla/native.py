@@ -88,6 +88,11 @@ def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
     return _module.lattice_memory(arcs, longest_step)
 
 
+def lattice_values(frames: int, columns: int, moves: tuple[tuple[int, int], ...]) -> int:
+    """The size of an utterance's workspace with which posteriors in float32 are fastest, or 0 where none is faster."""
+    return _module.lattice_values(frames, columns, moves)
+
+
 def ffi_targets() -> list[str]:
     """Names of the custom calls, for ``jax.export``'s ``DisabledSafetyCheck.custom_call(name)``.
 

@@ -18,21 +18,22 @@ LatticeShape Shape(int64_t frames, int64_t columns, const std::vector<Move>& mov
   return shape;
 }
 
-void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_workspace, bool with_posteriors) {
+// each: numbers of an utterance's workspace, or 0 for none.
+void CheckLarge(const LatticeShape& shape, int64_t batch, int64_t each, bool with_posteriors) {
   const OnlyEnds ends(4);
   std::mt19937 random(5);
   std::normal_distribution<double> normal(-2, 1);
   const int64_t size = shape.size(), row = kColumns * shape.num_arcs();
   Array<R> arcs(batch * size, true), posteriors(with_posteriors ? batch * size : 1, true), cost(batch, true);
   Array<int32_t> frames(batch, true), labels(batch, true);
-  Array<R> workspace(with_workspace ? batch * cuda::Remembered(shape) : 1, true);
+  Array<R> workspace(each > 0 ? batch * each : 1, true);
   const LatticeShape small = Shape(kFrames, kColumns, shape.moves);
-  const auto each = [&](const auto& f) {
+  const auto for_compared = [&](const auto& f) {
     for (const int64_t first : {int64_t{0}, batch - kCompared}) {
       for (int64_t b = first; b < first + kCompared; ++b) f(b);
     }
   };
-  each([&](int64_t b) {
+  for_compared([&](int64_t b) {
     frames[b] = kFrames;
     labels[b] = kColumns - 1;
     for (int64_t t = 0; t < kFrames; ++t) {
@@ -42,8 +43,8 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_workspace, b
     }
   });
   Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames.get(), labels.get(), cost.get(),
-                           with_posteriors ? posteriors.get() : nullptr, with_workspace ? workspace.get() : nullptr));
-  each([&](int64_t b) {
+                           with_posteriors ? posteriors.get() : nullptr, each > 0 ? workspace.get() : nullptr, each));
+  for_compared([&](int64_t b) {
     Array<R> of_utterance(small.size()), expected(small.size());
     for (int64_t t = 0; t < kFrames; ++t) {
       const R* from = arcs.get() + b * size + t * shape.columns * shape.num_arcs();
@@ -68,11 +69,15 @@ void Check() {
   for (const auto& moves : {std::vector<Move>{{1, 0}, {0, 1}}, {{1, 0}, {2, 0}, {0, 1}}}) {
     const auto n = static_cast<int64_t>(moves.size());
     const LatticeShape small = Shape(kFrames, kColumns, moves);
-    CheckLarge(small, kMost / small.size() + 9, false, true);
+    CheckLarge(small, kMost / small.size() + 9, 0, true);
     // The last utterance's place in the workspace is in 32 bits one of the first's.
-    CheckLarge(small, kMost / cuda::Remembered(small) + 2, true, true);
-    CheckLarge(Shape(kMost / n / 40, 50, moves), 3, false, false);              // the second begins behind 2^32 entries
-    CheckLarge(Shape(kFrames, kMost / 2 / n / 2 + 99, moves), 2, true, false);  // its last frame begins behind 2^31
+    CheckLarge(small, kMost / cuda::Remembered(small) + 2, cuda::Remembered(small), true);
+    if constexpr (sizeof(R) == 4) {
+      if (const int64_t values = cuda::Values(small); values > 0) CheckLarge(small, kMost / values + 2, values, true);
+    }
+    CheckLarge(Shape(kMost / n / 40, 50, moves), 3, 0, false);  // the second begins behind 2^32 entries
+    const LatticeShape wide = Shape(kFrames, kMost / 2 / n / 2 + 99, moves);
+    CheckLarge(wide, 2, cuda::Remembered(wide), false);  // its last frame begins behind 2^31
   }
 }
 

@@ -46,7 +46,8 @@ const Part part("launches of arcs", Check);
 cuda::LaunchResult Launch(int64_t batch, int64_t columns, const std::vector<Move>& moves, float* workspace) {
   LatticeShape shape{4, columns, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace);
+  return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace,
+                                  workspace == nullptr ? 0 : cuda::Remembered(shape));
 }
 
 void Check() {

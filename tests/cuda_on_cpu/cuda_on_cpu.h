@@ -20,6 +20,7 @@
 
 #define __global__
 #define __device__
+#define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -56,6 +57,16 @@ enum cudaError_t {
 };
 const char* cudaGetErrorString(cudaError_t error);
 
+// The one device. A block may have 99 KiB of shared memory if the kernel has asked for them, as on sm_86 and sm_120.
+// Tests choose another size.
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+
 namespace cuda_on_cpu {
 
 struct Index {
@@ -71,6 +82,11 @@ extern thread_local Indices indices;
 enum class Collective : uint8_t { kSync, kExchange, kFromBelow, kAny };
 
 void* DynamicShared();
+cudaError_t AllowShared(void (*kernel)(), int bytes);
+
+// Copies a number to shared memory, or 0. It does so when the thread calls FinishCopies; until then NaN is there.
+void CopyLater(float* to, const float* from, bool wanted);
+void FinishCopies();
 unsigned BlockBarrier(bool predicate, int line);  // how many threads' predicates are true
 uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int distance, int line);
 
@@ -141,6 +157,11 @@ __attribute__((no_sanitize("thread"))) void Invoke(void (*kernel)(), const void*
 #define JAX_RNNT_DYNAMIC_SHARED(name) auto* name = static_cast<unsigned char*>(::cuda_on_cpu::DynamicShared())
 #define JAX_RNNT_COUNT_READ(address, bytes) ::cuda_on_cpu::CountRead(address, bytes)
 #define JAX_RNNT_COUNT_WRITE(address, bytes) ::cuda_on_cpu::CountWrite(address, bytes)
+
+template <class Argument>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Argument), cudaFuncAttribute, int value) {
+  return ::cuda_on_cpu::AllowShared(reinterpret_cast<void (*)()>(kernel), value);
+}
 
 template <class Argument>
 cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, void** arguments, size_t shared,

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import types
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -22,8 +23,10 @@ def load(library: str) -> types.ModuleType:
     module.handlers = lambda: {"cpu": handlers}
     module.traits = lambda: {"cpu": ["in_place", "workspace"]}
     module.lattice_memory = functools.partial(_lattice_memory, code)
+    module.lattice_values = functools.partial(_lattice_values, code)
     module.build_info = lambda: {"simd": None}
     module.fail_launch = lambda nth: code.cuda_on_cpu_fail(ctypes.c_int(nth))  # the nth from now on
+    module.shared_of_block = lambda size: code.cuda_on_cpu_shared(ctypes.c_int(size))  # bytes, at most
     module.start_counting = code.cuda_on_cpu_count
     module.counts = lambda: _counts(code)
     return module
@@ -35,6 +38,17 @@ def _lattice_memory(code: ctypes.CDLL, arcs: int, longest_step: int) -> tuple[in
         ctypes.c_int64(arcs), ctypes.c_int64(longest_step), numbers.ctypes.data_as(ctypes.c_void_p)
     )
     return int(numbers[0]), int(numbers[1])
+
+
+def _lattice_values(code: ctypes.CDLL, frames: int, columns: int, moves: Sequence[tuple[int, int]]) -> int:
+    pairs = np.array(moves, np.int64)
+    code.cuda_on_cpu_lattice_values.restype = ctypes.c_int64
+    return code.cuda_on_cpu_lattice_values(
+        ctypes.c_int64(frames),
+        ctypes.c_int64(columns),
+        pairs.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_int64(len(pairs)),
+    )
 
 
 def _counts(code: ctypes.CDLL) -> list[dict[str, int]]:

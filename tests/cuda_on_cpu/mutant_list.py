@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+# Headers of operation 2 whose names do not say so.
+LATTICE_FILES = ("scaled.cuh", "power.cuh", "runs.cuh", "short_sums.cuh", "short_posteriors.cuh")
+
 
 class Mutant(NamedTuple):
     name: str
@@ -15,7 +18,7 @@ class Mutant(NamedTuple):
     def operation(self) -> str:
         """By a file of the other operation, its part in the check shows it."""
         named = self.parts[0] if self.parts else self.file
-        return "lattice" if "lattice" in named or self.file in ("scaled.cuh", "light.cuh", "strip.cuh") else "arcs"
+        return "lattice" if "lattice" in named or self.file in LATTICE_FILES else "arcs"
 
 
 # Caught by values, by the watcher (races, bounds, alignment), by UBSan or by what the check demands of launches.
@@ -281,54 +284,70 @@ BY_CHECK = (
         "walk.Kept(a - u + shape.dt[k], u + shape.du[k])",
         "walk.Kept(a - u + shape.dt[k], u)",
     ),
-    # Lattices of two arcs a node
+    # Lattices of short moves
+    Mutant("short: dropped barrier of a turn", "short_sums.cuh", "  __syncthreads();\n#else", "#else"),
+    Mutant("short: copies not waited for", "short_sums.cuh", "      FinishCopies();\n", ""),
+    Mutant("short: a chunk too few in the ring", "short_sums.cuh", "kRing = 2 +", "kRing = 1 +"),
+    Mutant("short: one chunk handed on", "short_sums.cuh", "kHandedOn = 2 * kChunk", "kHandedOn = kChunk"),
+    Mutant("short: warps side by side", "short_sums.cuh", "chunk = turn - turns.warp;", "chunk = turn;"),
     Mutant(
-        "pair: dropped block barrier",
-        "lattice_pair.cu",
-        "        with_frames = next_frames;\n      }\n      __syncthreads();\n",
-        "        with_frames = next_frames;\n      }\n",
+        "short: slots that no arc has count",
+        "short_sums.cuh",
+        "ring[i] = -std::numeric_limits<float>::infinity()",
+        "ring[i] = 0",
     ),
     Mutant(
-        "pair: results taken before they are there",
-        "lattice_pair.cu",
-        "            __syncwarp();\n            Node results",
-        "            Node results",
+        "short: no end of all paths",
+        "short_sums.cuh",
+        "u < labels ? frames : frames + 1;",
+        "u < labels ? frames : frames;",
     ),
     Mutant(
-        "pair: arcs put where others still read",
-        "lattice_pair.cu",
-        "        __syncwarp();\n        strip.ForPlaces(",
-        "        strip.ForPlaces(",
+        "short: the value of another step as total",
+        "lattice_short.cu",
+        "(frames + labels) % kChunk) % kChunk",
+        "(frames + labels) % kChunk) / 2",
     ),
-    Mutant("pair: warps side by side", "lattice_pair.cu", "chunk = turn - warp;", "chunk = turn;"),
-    Mutant("pair: one chunk kept", "lattice_pair.cu", "kChunksKept = 4;", "kChunksKept = 1;"),
-    Mutant("pair: no end of all paths", "lattice_pair.cu", "BitCast<Node>(Light{1, 0})", "BitCast<Node>(Light{0, 0})"),
+    Mutant("short: columns before the lattice", "runs.cuh", "of_group >= 0 && ", ""),
+    Mutant("short: columns behind the lattice", "runs.cuh", " && of_group <= labels", ""),
+    Mutant("short: frames behind the array", "runs.cuh", "below((before + frames) / kRunsOfRequest)", "below(31)"),
+    Mutant("short: frames before the array", "runs.cuh", " & ~below(before / kRunsOfRequest)", ""),
+    Mutant("short: runs behind the last one", "runs.cuh", "g + 1 < kGroups || in_last", "true"),
+    Mutant("short: NaN not walked anew", "lattice_short.cu", "sums.special || ", ""),
+    Mutant("short: masks not walked anew", "lattice_short.cu", "!(end.total.e > -kFarthestPower)", "false"),
+    Mutant("short: scores above 0 not walked anew", "lattice_short.cu", "sums.highest > kHighestPower || ", ""),
     Mutant(
-        "pair: posterior with its own column's beta",
-        "lattice_pair.cu",
-        "other_right = ahead[(j + 1) * kTileWidth + 1]",
-        "other_right = ahead[(j + 1) * kTileWidth]",
-    ),
-    Mutant(
-        "pair: edges not divided by the total",
-        "lattice_pair.cu",
-        "    direction.HandOn();\n    __syncthreads();\n",
-        "    __syncthreads();\n",
-    ),
-    Mutant(
-        "pair: NaN not walked anew",
-        "lattice_pair.cu",
-        "if (walk.poisoned || total.e <= -kFarthest) {",
-        "if (total.e <= -kFarthest) {",
+        "short: NaN of beta not walked anew",
+        "short_posteriors.cuh",
+        "if (alpha_special || beta_special)",
+        "if (alpha_special)",
     ),
     Mutant(
-        "pair: masks not walked anew",
-        "lattice_pair.cu",
-        "if (walk.poisoned || total.e <= -kFarthest) {",
-        "if (walk.poisoned) {",
+        "short: a walk for beta changes the cost",
+        "short_posteriors.cuh",
+        "alpha_special ? shape.cost + b : &ends->other_cost",
+        "shape.cost + b",
     ),
     Mutant(
-        "pair: shift beyond a word", "light.cuh", "Larger(Difference(least, most), -126)", "Difference(least, most)"
+        "short: posterior with its own column's beta",
+        "short_posteriors.cuh",
+        "+ walk.labels - to_u)",
+        "+ walk.labels - u)",
+    ),
+    Mutant(
+        "short: posteriors not divided by the total",
+        "short_posteriors.cuh",
+        "before.m * after.m * inverse",
+        "before.m * after.m",
+    ),
+    Mutant(
+        "short: values of all utterances in one place",
+        "short_posteriors.cuh",
+        "shape.workspace + b * shape.remembered) +",
+        "shape.workspace) +",
+    ),
+    Mutant(
+        "short: more shared memory than there is", "lattice_short.cu", "fits = shared <= SharedOfBlock() && ", "fits = "
     ),
 )
 

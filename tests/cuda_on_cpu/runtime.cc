@@ -12,6 +12,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -32,7 +33,7 @@ namespace {
 constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
 constexpr unsigned kMaxBlocks = 0x7fffffff;
-constexpr size_t kMaxShared = size_t{48} << 10;
+constexpr size_t kMaxShared = size_t{48} << 10;  // of a kernel that has not asked for more
 constexpr uintptr_t kSegment = 128;
 
 enum class State : uint8_t { kReady, kAtBarrier, kAtCollective, kDone };
@@ -43,6 +44,11 @@ struct Lane {
   unsigned index = 0;
   uint64_t value = 0, result = 0;  // of the collective that it waits for
   int distance = 0;
+  struct Copy {
+    float* to;
+    const float* from;  // or null, for 0
+  };
+  std::vector<Copy> copies;  // that it has begun
 };
 
 struct Warp {
@@ -73,7 +79,10 @@ struct Block {
 
 thread_local Block* block = nullptr;
 std::atomic<int> failing{0};
-std::atomic<int64_t> only_ends{0};  // the blocks of a launch that are run, from each end; 0: all
+std::atomic<int> shared_of_block{99 << 10};  // at most
+std::mutex allowed_mutex;
+std::unordered_map<void (*)(), size_t> allowed;  // bytes of shared memory, by kernel
+std::atomic<int64_t> only_ends{0};               // the blocks of a launch that are run, from each end; 0: all
 thread_local CudaStream no_stream;
 std::mutex counts_mutex;
 bool counting = false;
@@ -118,6 +127,7 @@ void RunThread() {
   launch.invoke(launch.kernel, launch.argument.data());
   Lane& lane = *block->running;
   Warp& warp = block->warps[lane.index / kWarp];
+  if (!lane.copies.empty()) Die("a thread ends before its copies to shared memory do");
   if (warp.arrived > 0) Die("a thread ends while others of its warp wait for it at line " + std::to_string(warp.line));
   if (block->at_barrier > 0) Die("a thread ends while others wait for it at line " + std::to_string(block->line));
   --warp.live;
@@ -304,12 +314,47 @@ cudaError_t PutOnStream(cudaStream_t stream, const Launch& launch) {
   if (launch.blocks == 0 || launch.blocks > kMaxBlocks || launch.threads == 0 || launch.threads > kMaxThreads) {
     return cudaErrorInvalidConfiguration;
   }
-  if (launch.shared > kMaxShared) return cudaErrorInvalidValue;
+  if (launch.shared > kMaxShared) {
+    std::lock_guard<std::mutex> lock(allowed_mutex);
+    const auto found = allowed.find(launch.kernel);
+    if (found == allowed.end() || launch.shared > found->second) return cudaErrorInvalidValue;
+  }
   if (launch.threads % kWarp != 0) {
     Die("a block of " + std::to_string(launch.threads) + " threads, which is no number of warps");
   }
   (stream == nullptr ? no_stream : *stream).waiting.push_back(launch);
   return cudaSuccess;
+}
+
+cudaError_t AllowShared(void (*kernel)(), int bytes) {
+  if (bytes < 0 || bytes > shared_of_block) return cudaErrorInvalidValue;
+  std::lock_guard<std::mutex> lock(allowed_mutex);
+  allowed[kernel] = static_cast<size_t>(bytes);
+  return cudaSuccess;
+}
+
+namespace {
+
+void WriteShared(float* to, float value) {
+#if defined(CUDA_ON_CPU_WATCHED)
+  WatchAccess(to, sizeof *to, true, __builtin_return_address(0));
+#endif
+  *to = value;
+}
+
+}  // namespace
+
+void CopyLater(float* to, const float* from, bool wanted) {
+  WriteShared(to, std::numeric_limits<float>::quiet_NaN());
+  block->running->copies.push_back({to, wanted ? from : nullptr});
+}
+
+void FinishCopies() {
+  for (const auto& [to, from] : block->running->copies) {
+    if (from != nullptr) CountRead(from, sizeof *from);
+    WriteShared(to, from == nullptr ? 0 : *from);
+  }
+  block->running->copies.clear();
 }
 
 void Synchronise(cudaStream_t stream) {
@@ -353,6 +398,11 @@ void RemoveDeviceMemory(const void*) {}
 }  // namespace cuda_on_cpu
 #endif
 
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = cuda_on_cpu::shared_of_block;
+  return cudaSuccess;
+}
+
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess:
@@ -382,6 +432,9 @@ extern "C" int64_t cuda_on_cpu_counts(int64_t* to, int64_t room) {
 
 // For tests: the launch_th launch from now on fails; 0: none does.
 extern "C" void cuda_on_cpu_fail(int launch) { cuda_on_cpu::failing = launch; }
+
+// For tests: how many bytes of shared memory a block may have at most.
+extern "C" void cuda_on_cpu_shared(int bytes) { cuda_on_cpu::shared_of_block = bytes; }
 
 // For tests: of each launch only so many blocks are run, at its beginning and at its end; 0: all.
 extern "C" void cuda_on_cpu_only_ends(int64_t blocks) { cuda_on_cpu::only_ends = blocks; }

@@ -17,7 +17,9 @@ LOGITS = jnp.ones((2, 3, 3, 5), jnp.float32)
 TARGETS = jnp.array([[1, 2], [3, 4]], jnp.int32)
 
 
-@pytest.mark.parametrize(("launch", "kernel"), [(1, "ArcsForward"), (2, "LatticeSums"), (3, "ArcsBackward")])
+@pytest.mark.parametrize(
+    ("launch", "kernel"), [(1, "ArcsForward"), (2, "LatticeSums"), (3, "LatticePosteriors"), (4, "ArcsBackward")]
+)
 def test_a_launch_that_fails_is_an_error(launch, kernel):
     step = jax.jit(
         jax.value_and_grad(lambda x: jax_rnnt.rnnt_loss(x, TARGETS, *LENGTHS, blank=0, implementation="native"))
