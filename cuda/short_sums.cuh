@@ -196,7 +196,8 @@ struct ShortSums {
     float* chunks[S::kRing];
 #pragma unroll
     for (int i = 0; i < S::kRing; ++i) chunks[i] = ring + (S::kRing - 1 - i) * kChunkSize<S::kCount>;
-    if constexpr (kKeep) values += int64_t{turns.begin} * kChunk * columns;
+    const int64_t before = int64_t{turns.begin} * kChunk * columns;  // nvcc 11.8 refuses this in a discarded statement
+    if constexpr (kKeep) values += before;
     for (int32_t turn = -1; turn < turns.count; ++turn) {
       const int32_t chunk = turn - turns.warp;
       if (chunk >= turns.begin && chunk < turns.end) {
