@@ -1,4 +1,5 @@
 """Times the loss with its gradient on a GPU: the CUDA kernels, the lax form, a copy on the device, and torchaudio.
+Then it times the lattice kernels alone.
 
     python benchmarks/gpu.py [--rounds 20]
 
@@ -15,8 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jax_rnnt
 from jax_rnnt import native_available, rnnt_loss
 
+CALLS = 50
+LATTICES = ((1, 300, 60), (1, 400, 120), (1, 800, 200), (64, 400, 120))
+MOVES = {
+    "RNN-T": ((1, 0), (0, 1)),
+    "monotonic RNN-T": ((1, 0), (1, 1)),
+    "multi-blank": ((1, 0), (2, 0), (4, 0), (0, 1)),
+    "TDT": (*((d, 0) for d in range(1, 5)), *((d, 1) for d in range(5))),
+}
 SHAPES = (
     (8, 200, 50, 500, "float32"),
     (4, 300, 60, 1024, "float32"),
@@ -66,13 +76,32 @@ def torchaudio_side(logits, rest):
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
-    if not native_available("cuda") or jax.default_backend() != "gpu":
-        sys.exit("benchmarks/gpu.py needs a GPU that jax finds, and jax_rnnt built with CUDA")
-    print(jax.devices()[0].device_kind, "jax", jax.__version__)
+def lattice_side(operation, arcs, lengths, moves):
+    """CALLS calls in one program, each behind the one before, so that the time is that of the kernels."""
+
+    def call(_, x):
+        cost = operation(x, *lengths, moves, implementation="native")
+        cost = cost[0] if isinstance(cost, tuple) else cost
+        return x.at[0, 0, 0, 0].add(0 * cost[0])
+
+    calls = jax.jit(lambda x: jax.lax.fori_loop(0, CALLS, call, x))
+    return lambda: jax.block_until_ready(calls(arcs))
+
+
+def medians(sides, rounds) -> dict[str, float]:
+    """Seconds, by side."""
+    times = {name: [] for name in sides}
+    for side in sides.values():
+        side()
+    for _ in range(rounds):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(of_side) for name, of_side in times.items()}
+
+
+def losses(rounds: int) -> None:
     for *sizes, dtype in SHAPES:
         b, t, u, v = sizes
         random = np.random.default_rng(0)
@@ -89,17 +118,32 @@ def main() -> None:
             sides["torchaudio"] = torchaudio_side(logits, rest)
         except ImportError as error:
             print(f"torchaudio is not timed: {error}")
-        times = {name: [] for name in sides}
-        for side in sides.values():
-            side()
-        for _ in range(rounds):
-            for name, side in sides.items():
-                start = time.perf_counter()
-                side()
-                times[name].append(time.perf_counter() - start)
-        medians = {name: 1e3 * statistics.median(of_side) for name, of_side in times.items()}
-        columns = ", ".join(f"{name} {ms:.3f} ms ({ms / medians['copy']:.2f})" for name, ms in medians.items())
+        seconds = medians(sides, rounds)
+        columns = ", ".join(f"{name} {1e3 * s:.3f} ms ({s / seconds['copy']:.2f})" for name, s in seconds.items())
         print(f"{(*sizes, dtype)}: {columns}")
+
+
+def lattices(rounds: int) -> None:
+    """Operation 2 alone, as in the table of lattices in docs/cuda.md."""
+    for name, moves in MOVES.items():
+        for b, t, u in LATTICES:
+            arcs = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (b, t, u + 1, len(moves))), jnp.float32)
+            lengths = jnp.full(b, t, jnp.int32), jnp.full(b, u, jnp.int32)
+            operations = {"cost": jax_rnnt.lattice_cost, "posteriors": jax_rnnt.lattice_posteriors}
+            sides = {what: lattice_side(f, arcs, lengths, moves) for what, f in operations.items()}
+            columns = ", ".join(f"{what} {1e6 * s / CALLS:.1f} us" for what, s in medians(sides, rounds).items())
+            print(f"{name} {(b, t, u)}: {columns}; {t + u} steps")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    if not native_available("cuda") or jax.default_backend() != "gpu":
+        sys.exit("benchmarks/gpu.py needs a GPU that jax finds, and jax_rnnt built with CUDA")
+    print(jax.devices()[0].device_kind, "jax", jax.__version__)
+    losses(rounds)
+    lattices(rounds)
 
 
 if __name__ == "__main__":
