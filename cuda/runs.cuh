@@ -22,15 +22,13 @@ constexpr int kLastRuns = kRuns - (kGroups - 1) * kRunsOfRequest;  // of the las
 __device__ __forceinline__ void CopyLater(float* to, const float* from, uint32_t wanted, int bit, bool active) {
 #if defined(JAX_RNNT_CUDA_ON_CPU)
   if (active) ::cuda_on_cpu::CopyLater(to, from, (wanted >> bit & 1) != 0);
-#elif __CUDA_ARCH__ >= 800
+#else
   asm volatile(
       "{.reg .pred ignored, active; .reg .u32 is_wanted; and.b32 is_wanted, %2, %3; setp.eq.u32 ignored, is_wanted, 0;"
       "setp.ne.u32 active, %4, 0; @active cp.async.ca.shared.global [%0], [%1], 4, ignored;}" ::"r"(
           static_cast<uint32_t>(__cvta_generic_to_shared(to))),
       "l"(__cvta_generic_to_global(from)), "r"(wanted), "r"(1u << bit), "r"(static_cast<uint32_t>(active))
       : "memory");
-#else
-  if (active) *to = (wanted >> bit & 1) != 0 ? *from : 0.0f;
 #endif
 }
 
@@ -100,20 +98,44 @@ struct Runs {
     return below((before + frames) / kRunsOfRequest) & ~below(before / kRunsOfRequest);
   }
 
+  // Calls f(q, g, place, address, groups that are wanted, whether the lane has this run) for the requests from first
+  // on.
+  template <class F>
+  __device__ __forceinline__ void ForRequests(int first, int last, float* to, uint32_t with_frames, const F& f) const {
+#pragma unroll
+    for (int q = first; q < last; ++q) {
+      if (q >= requests) break;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        f(q, g, to + places[q] - g * kRunsOfRequest * kNode<kSlots>, from + q * kChunk + g * to_group,
+          in_lattice[q] & with_frames, g + 1 < kGroups || in_last);
+      }
+    }
+  }
+
   // Begins to copy the next chunk.
   __device__ __forceinline__ void Fill(float* to) {
     const uint32_t with_frames = WithFrames();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800  // no asynchronous copies: many loads before the first store
+    constexpr int kHeld = kSlots > 3 && kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
 #pragma unroll
-    for (int q = 0; q < kSlots; ++q) {
-      if (q >= requests) break;
-      const uint32_t wanted = in_lattice[q] & with_frames;
-      const float* request = from + q * kChunk;
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        CopyLater(to + places[q] - g * kRunsOfRequest * kNode<kSlots>, request + g * to_group, wanted, g,
-                  g + 1 < kGroups || in_last);
-      }
+    for (int first = 0; first < kSlots; first += kHeld) {
+      const int last = first + kHeld < kSlots ? first + kHeld : kSlots;
+      float held[kHeld][kGroups];
+      ForRequests(first, last, to, with_frames,
+                  [&](int q, int g, float*, const float* address, uint32_t wanted, bool active) {
+                    held[q - first][g] = active && (wanted >> g & 1) != 0 ? *address : 0.0f;
+                  });
+      ForRequests(first, last, to, with_frames, [&](int q, int g, float* place, const float*, uint32_t, bool active) {
+        if (active) *place = held[q - first][g];
+      });
     }
+#else
+    ForRequests(0, kSlots, to, with_frames,
+                [](int, int g, float* place, const float* address, uint32_t wanted, bool active) {
+                  CopyLater(place, address, wanted, g, active);
+                });
+#endif
     from += to_chunk;
     t += kChunk;
   }
