@@ -7,6 +7,7 @@ prints for other NaN, too.
 import pathlib
 import re
 import struct
+import tempfile
 
 import check_nvcc
 
@@ -22,8 +23,7 @@ def code_of(cubin: pathlib.Path) -> dict[str, bytes]:
         start = sections[names][4] + name
         symbol = data[start : data.index(b"\0", start)].decode()
         if symbol.startswith(".text."):
-            kind, arguments = check_nvcc.demangle(symbol)
-            result[f"{kind}<{arguments}>"] = data[offset : offset + length]
+            result[check_nvcc.Kernel("", *check_nvcc.demangle(symbol), 0).name] = data[offset : offset + length]
     return result
 
 
@@ -38,3 +38,11 @@ def listing(cubin: pathlib.Path) -> dict[str, list[str]]:
 
     listed = check_nvcc.machine_code(cubin)
     return {name: [exact(name, line) if "QNAN" in line else line for line in code] for name, code in listed.items()}
+
+
+def of_source(stem: str) -> dict[str, list[str]]:
+    """The listing of cuda/STEM.cu for sm_90."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = check_nvcc.ROOT / "cuda" / f"{stem}.cu"
+        compiled, _, _ = check_nvcc.compile_for(source, "90", pathlib.Path(folder))
+        return listing(compiled)

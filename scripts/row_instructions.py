@@ -8,14 +8,11 @@ float64: so this also shows that nvcc's code is right. In float32, 2^x is exact 
 """
 
 import math
-import pathlib
 import struct
-import tempfile
 
-import check_nvcc
 import cubin
 import numpy as np
-import sass
+import sass_launch
 import sass_operands
 
 # As in cuda/arcs_forward.cuh and cuda/arcs_backward.cuh.
@@ -44,20 +41,6 @@ def rows_operand(memory: sass_operands.Memory, count: int, width: int, itemsize:
     return pointers + struct.pack("<iii64iiiii", width, width, ARCS - 1, *[0] * 64, 0, width, 0, width) + bytes(4)
 
 
-def constants(operand: bytes) -> bytes:
-    return (bytes(sass.PARAMETERS) + operand).ljust(1 << 12, b"\0")
-
-
-def launch(code: dict, operand: bytes, memory: sass_operands.Memory, blocks: int, threads: int) -> int:
-    """The instructions of all warps of a grid."""
-    total, bank = 0, constants(operand)
-    for block in range(blocks):
-        shared = np.full(1 << 16, 0xFF, np.uint8)
-        for warp in range(threads // sass_operands.LANES):
-            total += sass.Warp(code, bank, memory, shared, block, warp).run()
-    return total
-
-
 def logits_of(dtype: str, count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """As stored, and as float64."""
     x = np.random.default_rng(0).normal(0, 3, (count, width))
@@ -66,12 +49,6 @@ def logits_of(dtype: str, count: int, width: int) -> tuple[np.ndarray, np.ndarra
         return stored, sass_operands.from_bfloat16(stored).astype(np.float64)
     stored = x.astype(dtype)
     return stored, stored.astype(np.float64)
-
-
-def require(what: str, got: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
-    error = np.abs(got - wanted).max()
-    if not error <= tolerance:
-        raise SystemExit(f"{what}: nvcc's code is off by {error:.3g}, more than {tolerance:.3g}")
 
 
 def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, float]:
@@ -87,14 +64,14 @@ def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, f
 
     memory = sass_operands.Memory(stored, labels, np.zeros((rows, ARCS), compute), np.zeros(rows, compute))
     lanes, unroll = lanes_and_unroll(width, stored.itemsize)
-    code = sass.parse(codes[f"ForwardKernel<{TYPES[dtype]}, {lanes}, {unroll}>"])
+    code = codes[f"ForwardKernel<{TYPES[dtype]}, {lanes}, {unroll}>"]
     operand = rows_operand(memory, rows, width, stored.itemsize) + struct.pack("<QQ", *memory.addresses[2:])
-    forward = launch(code, operand, memory, -(-rows * lanes // FORWARD_THREADS), FORWARD_THREADS)
+    forward = sass_launch.launch(code, operand, memory, -(-rows * lanes // FORWARD_THREADS), FORWARD_THREADS, 0)
     what = f"V {width}, {dtype}"
     tolerance = NORM_TOLERANCE[compute.name]
-    require(f"{what}, log_norm", memory.array(memory.addresses[3], norm.astype(compute)), norm, tolerance)
+    sass_launch.require(f"{what}, log_norm", memory.array(memory.addresses[3], norm.astype(compute)), norm, tolerance)
     got = memory.array(memory.addresses[2], log_probs.astype(compute))
-    require(f"{what}, log_probs", got, log_probs, 2 * tolerance)
+    sass_launch.require(f"{what}, log_probs", got, log_probs, 2 * tolerance)
 
     cotangent = -np.random.default_rng(2).random((rows, ARCS)).astype(compute)
     norm = norm.astype(compute)
@@ -112,20 +89,18 @@ def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, f
     operand += struct.pack("<QQQQ", memory.addresses[2], memory.addresses[3], 0, memory.addresses[4])
     operand += struct.pack("<iiq???x", tile_rows, tile_bytes, tiles, True, False, False)
     operand += struct.pack("<IIii", -(-(1 << 31) // width), -(-(1 << 31) // ARCS), stride // width, stride % width)
-    blocks = -(-tiles // (BACKWARD_THREADS // sass_operands.LANES))
-    code = sass.parse(codes[f"BackwardKernel<{TYPES[dtype]}>"])
-    backward = launch(code, operand, memory, blocks, BACKWARD_THREADS)
+    warps = BACKWARD_THREADS // sass_operands.LANES
+    code = codes[f"BackwardKernel<{TYPES[dtype]}>"]
+    backward = sass_launch.launch(code, operand, memory, -(-tiles // warps), BACKWARD_THREADS, warps * tile_bytes)
     got = memory.array(memory.addresses[4], stored)
     got = sass_operands.from_bfloat16(got) if dtype == "bfloat16" else got
-    require(f"{what}, gradient", got.astype(np.float64), grad, TOLERANCE[dtype])
-    return tuple(n * sass_operands.LANES / (rows * width) for n in (forward, backward))
+    sass_launch.require(f"{what}, gradient", got.astype(np.float64), grad, TOLERANCE[dtype])
+    return tuple(n.sum() * sass_operands.LANES / (rows * width) for n in (forward, backward))
 
 
 def machine_code() -> dict[str, list[str]]:
     """Instructions of each row kernel, as nvcc makes them."""
-    with tempfile.TemporaryDirectory() as folder:
-        compiled, _, _ = check_nvcc.compile_for(check_nvcc.ROOT / "cuda" / "arcs.cu", "90", pathlib.Path(folder))
-        return cubin.listing(compiled)
+    return cubin.of_source("arcs")
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""Runs nvcc's machine code for sm_90, warp by warp, on the CPU, and counts its instructions.
+"""What the instructions of nvcc's machine code for sm_90 do, as far as the kernels use them. sass_launch.py runs them.
 
-It knows the instructions that the kernels of operation 1 use. Lanes that part are run one after the other, the one that
-is behind first; each turn counts as an instruction of the warp. What an instruction does was found out from listings.
-row_instructions.py holds it to the results of the kernels.
+What an instruction does was found out from listings. row_instructions.py and lattice_instructions.py hold it to the
+results of the kernels.
 """
 
 import ctypes
@@ -13,24 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 from sass_operands import LANES, MASK, Memory, Operands, bfloat16, bits, float16, from_bfloat16, from_float16, signed
+from sass_shared import Copies, Shared
 
-PARAMETERS = 0x210  # where a kernel's own begin in the constant bank
-
-
-def _operands(text: str) -> list[str]:
-    return [x.strip() for x in re.split(r",(?![^\[]*\])", text)] if text else []
-
-
-def parse(code: list[str]) -> dict[int, tuple[str, str, list[str]]]:
-    """By address: the predicate ("" if there is none), the name and the operands of each instruction."""
-    result = {}
-    for line in code:
-        address, rest = line.replace(".reuse", "").split(maxsplit=1)
-        predicate, name, operands = re.fullmatch(r"(?:@(!?U?P\w+)\s+)?(\S+)\s*(.*?)\s*", rest).groups()
-        result[int(address, 16)] = predicate or "", name, _operands(operands)
-    return result
-
-
+LEAST_NORMAL = np.float32(2.0**-126)  # results of MUFU below it are 0
 _COMPARE = {
     "EQ": np.equal, "NE": np.not_equal, "LT": np.less, "LE": np.less_equal, "GT": np.greater, "GE": np.greater_equal,
 }  # fmt: skip
@@ -41,66 +25,72 @@ _libm.fma.argtypes, _libm.fma.restype = [ctypes.c_double] * 3, ctypes.c_double
 _FMA = np.frompyfunc(_libm.fma, 3, 1)  # rounded once; Python has it from 3.13 on, NumPy not at all
 
 
-class Warp(Operands):
-    """One warp, which runs ``code``."""
+class Instructions(Operands):
+    """What each instruction does to a warp's registers, and to memory. sass_launch.py has those that lead elsewhere."""
 
-    def __init__(self, code: dict, constants: bytes, memory: Memory, shared: np.ndarray, block: int, warp: int):
-        super().__init__(constants, memory, shared, block, warp)
-        self.code = code
+    def __init__(self, constants: bytes, memory: Memory, shared: Shared, block: int, warp: int):
+        super().__init__(constants, block, warp)
+        self.memory, self.shared, self.copies = memory, shared, Copies(shared)
+        self.any_thread = False  # the result of the last barrier that asks whether any thread of the block says so
 
-    def run(self) -> int:
-        """Runs it to its end and returns how many instructions it took."""
-        at = np.full(LANES, min(self.code))
-        alive, count = np.ones(LANES, bool), 0
-        while alive.any():
-            here = at[alive].min()
-            self.active = alive & (at == here)
-            predicate, name, operands = self.code[here]
-            chosen = self.active & (self.predicate(predicate) if predicate else True)
-            count += 1
-            at[self.active] += 16
-            if name == "EXIT":
-                alive &= ~chosen
-            elif name == "BRA":
-                if len(operands) == 2:
-                    chosen &= self.predicate(operands[0])
-                at[chosen] = int(operands[-1], 16)
-            elif chosen.any() and name not in ("BSSY", "BSYNC", "NOP", "WARPSYNC.ALL"):
-                self.active = chosen
-                self.step(name, operands)
-        return count
-
-    def step(self, name: str, x: list[str]) -> None:
-        kind, _, modifiers = name.partition(".")
+    def step(self, kind: str, modifiers: list[str], x: list[str]) -> None:
         kind = kind[1:] if kind in ("UIADD3", "UMOV", "ULEA", "USHF", "UIMAD", "ULOP3", "UISETP", "USEL") else kind
         handler: Callable | None = getattr(self, f"do_{kind.lower()}", None)
         if handler is None:
-            raise NotImplementedError(f"{name} {', '.join(x)}")
-        handler(modifiers.split(".") if modifiers else [], x)
+            raise NotImplementedError(f"{'.'.join([kind, *modifiers])} {', '.join(x)}")
+        handler(modifiers, x)
 
-    def _load_or_store(self, name: str, memory: np.ndarray, m: list[str], x: list[str]) -> None:
-        size = next((int(s.lstrip("US")) // 8 for s in ("128", "64", "U16", "S16", "U8") if s in m), 4)
-        if name.startswith("LD"):
-            at = self.address(x[1])
-            for word in range(max(1, size // 4)):
-                self.put(x[0], self.load(memory, at + 4 * word, min(size, 4)), word)
-            return
-        at = self.address(x[0])
-        for byte in range(size):
-            value = self.value(x[1], second=byte // 4) >> np.uint64(8 * (byte % 4)) & np.uint64(0xFF)
-            memory[at[self.active] + byte] = value[self.active].astype(np.uint8)
+    def _load(self, memory: Memory, m: list[str], x: list[str]) -> None:
+        at, size = self._access(x[1], m)
+        for word in range(max(1, size // 4)):
+            self.put(x[0], memory.read(at + 4 * word, self.active, min(size, 4)).astype(np.uint64), word)
+
+    def _store(self, memory: Memory, m: list[str], x: list[str]) -> None:
+        at, size = self._access(x[0], m)
+        for word in range(max(1, size // 4)):
+            memory.write(at + 4 * word, self.active, self.value(x[1], second=word), min(size, 4))
+
+    def _access(self, text: str, modifiers: list[str]) -> tuple[np.ndarray, int]:
+        """Addresses and bytes of an access to memory."""
+        size = next((int(s.lstrip("US")) // 8 for s in ("128", "64", "U16", "S16", "U8") if s in modifiers), 4)
+        at = self.address(text)
+        if (at[self.active] % size).any():
+            raise IndexError(f"a misaligned access of {size} bytes")
+        return at, size
 
     def do_ldg(self, m, x):
-        self._load_or_store("LDG", self.memory, m, x)
+        self._load(self.memory, m, x)
 
     def do_stg(self, m, x):
-        self._load_or_store("STG", self.memory, m, x)
+        self._store(self.memory, m, x)
 
     def do_lds(self, m, x):
-        self._load_or_store("LDS", self.shared, m, x)
+        self._load(self.shared, m, x)
 
     def do_sts(self, m, x):
-        self._load_or_store("STS", self.shared, m, x)
+        self._store(self.shared, m, x)
+
+    def do_ldgsts(self, m, x):
+        """The predicate says whether to read: without one, every lane does. Lanes that do not read copy 0."""
+        if m != ["E"]:
+            raise NotImplementedError(f"LDGSTS.{m}")
+        wanted = self.active & (self.predicate(x[2]) if len(x) > 2 else True)
+        numbers = np.where(wanted, self.memory.read(self._access(x[1], m)[0], wanted, 4), 0)
+        self.copies.begin(self._access(x[0], m)[0], self.active, numbers)
+
+    def do_ldgdepbar(self, m, x):
+        self.copies.commit()
+
+    def do_depbar(self, m, x):
+        self.copies.wait(int(x[1], 16))
+
+    def do_voteu(self, m, x):
+        if m != ["ALL"]:
+            raise NotImplementedError(f"VOTEU.{m}")
+        self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].all()))
+
+    def do_b2r(self, m, x):
+        self.put_predicate(x[1], np.full(LANES, self.any_thread))
 
     def do_ldc(self, m, x):
         size = {"64": 8, "U8": 1, "U16": 2}.get(m[0] if m else "", 4)
@@ -141,10 +131,9 @@ class Warp(Operands):
         if "WIDE" in m or "HI" in m:
             unsigned = "U32" in m
             left, right = (self.value(v) & MASK if unsigned else signed(self.value(v) & MASK) for v in (a, b))
-            product = left.astype(np.uint64) * right.astype(np.uint64)
-            total = product + (self.pair(c) if c != "RZ" and "WIDE" in m else np.uint64(0))
+            total = left.astype(np.uint64) * right.astype(np.uint64) + self.pair(c)  # 64 bits, for HI too
             if "HI" in m:
-                self.put(d, (product >> np.uint64(32)) + self.value(c))
+                self.put(d, total >> np.uint64(32))
             else:
                 self.put_pair(d, total)
             return
@@ -170,7 +159,8 @@ class Warp(Operands):
             rest = rest[4:]
         else:
             a, b, shift = rest[:3]
-            total = (self.value(a) << np.uint64(int(shift, 16)) & MASK) + self.value(b)
+            shifted = self.value(a.lstrip("-")) << np.uint64(int(shift, 16)) & MASK
+            total = (np.uint64(1 << 32) - shifted if a.startswith("-") else shifted) + self.value(b)
             rest = rest[3:]
         for p in rest if "X" in m else []:
             total = total + self.predicate(p).astype(np.uint64)
@@ -208,7 +198,17 @@ class Warp(Operands):
 
     def do_p2r(self, m, x):
         bits = sum(p.astype(np.uint64) << np.uint64(i) for i, p in enumerate(self.p[:7]))
-        self.put(x[0], bits & np.uint64(int(x[3], 16)))
+        mask = np.uint64(int(x[3], 16))
+        self.put(x[0], bits & mask | self.value(x[2]) & ~mask)
+
+    def do_r2p(self, m, x):
+        value, mask = self.value(x[1]), int(x[2], 16)
+        for i in range(7):
+            if mask >> i & 1:
+                self.put_predicate(f"P{i}", value >> np.uint64(i) & np.uint64(1) != 0)
+
+    def do_iabs(self, m, x):
+        self.put(x[0], np.abs(signed(self.value(x[1]))).astype(np.uint64))
 
     def do_prmt(self, m, x):
         a, selectors, c = self.value(x[1]), self.value(x[2]), self.value(x[3])
@@ -260,7 +260,8 @@ class Warp(Operands):
 
     def do_vimnmx(self, m, x):
         a, b = signed(self.value(x[1]) & MASK), signed(self.value(x[2]) & MASK)
-        self.put(x[0], np.where(self.predicate(x[3]), np.minimum(a, b), np.maximum(a, b)).astype(np.uint64))
+        chosen = np.where(self.predicate(x[3]), np.minimum(a, b), np.maximum(a, b))
+        self.put(x[0], (np.maximum(chosen, 0) if "RELU" in m else chosen).astype(np.uint64))
 
     def do_viaddmnmx(self, m, x):
         a, b = signed((self.value(x[1]) + self.value(x[2])) & MASK), signed(self.value(x[3]) & MASK)
@@ -316,14 +317,50 @@ class Warp(Operands):
             upper = (self.value(x[1], floating=True) << np.uint64(32)).view(np.float64)
             self.put(x[0], np.reciprocal(upper).view(np.uint64) >> np.uint64(32))
             return
-        a = self.number(x[1])
-        self.put(x[0], bits({"EX2": np.exp2, "RCP": np.reciprocal, "LG2": np.log2}[m[0]](a)))
+        value = {"EX2": np.exp2, "RCP": np.reciprocal, "LG2": np.log2}[m[0]](self.number(x[1]))
+        self.put(x[0], bits(np.where(np.abs(value) < LEAST_NORMAL, np.copysign(np.float32(0), value), value)))
 
     def do_i2fp(self, m, x):
         a = self.value(x[1]) & MASK
         self.put(x[0], bits((signed(a) if "S32" in m else a).astype(np.float32)))
 
+    def do_i2f(self, m, x):
+        """Of 32 bits, to float32, rounded up; of 64 bits, to float64."""
+        if m == ["F64", "S64"]:
+            self.put_double(x[0], self.pair(x[1]).view(np.int64).astype(np.float64))
+            return
+        if m[-1] != "RP":
+            raise NotImplementedError(f"I2F.{m}")
+        exact = (self.value(x[1]) if "U32" in m else signed(self.value(x[1]))).astype(np.float64)
+        near = exact.astype(np.float32)
+        self.put(x[0], bits(np.where(near < exact, np.nextafter(near, np.float32(np.inf)), near)))
+
+    def do_f2i(self, m, x):
+        """Toward zero, and cut to the type's range."""
+        if "TRUNC" not in m or not {"U32", "S64"} & set(m):
+            raise NotImplementedError(f"F2I.{m}")
+        number = np.trunc((self.double(x[1]) if "F64" in m else self.number(x[1])).astype(np.float64))
+        if "U32" in m:
+            self.put(x[0], np.clip(number, 0, float(MASK)).astype(np.uint64))
+        else:
+            self.put_pair(x[0], np.clip(number, -(2.0**63), 2.0**63 - 1024).astype(np.int64).view(np.uint64))
+
+    def do_f2f(self, m, x):
+        if m == ["F64", "F32"]:
+            self.put_double(x[0], self.number(x[1]).astype(np.float64))
+        elif m == ["F32", "F64"]:
+            self.put(x[0], bits(self.double(x[1]).astype(np.float32)))
+        else:
+            raise NotImplementedError(f"F2F.{m}")
+
+    def do_frnd(self, m, x):
+        if m != ["F64", "FLOOR"]:
+            raise NotImplementedError(f"FRND.{m}")
+        self.put_double(x[0], np.floor(self.double(x[1])))
+
     def do_shfl(self, m, x):
-        if m != ["BFLY"] or not self.active.all():
+        distance, lanes = int(x[3], 16), np.arange(LANES)
+        if m not in (["BFLY"], ["UP"]) or not self.active.all() or x[0] != "PT":
             raise NotImplementedError(f"SHFL.{m} of {self.active.sum()} lanes")
-        self.put(x[1], self.value(x[2])[np.arange(LANES) ^ int(x[3], 16)])
+        fetched = lanes ^ distance if m == ["BFLY"] else np.where(lanes < distance, lanes, lanes - distance)
+        self.put(x[1], self.value(x[2])[fetched])
