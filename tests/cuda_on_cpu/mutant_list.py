@@ -73,12 +73,15 @@ BY_CHECK = (
     # Streams and launches
     Mutant("launch on the default stream", "launch.h", "pointers, shared, stream)", "pointers, shared, nullptr)"),
     Mutant(
-        "failed launch not told", "launch.h", "return error == cudaSuccess ?", "return error != cudaErrorInvalidValue ?"
+        "failed launch not told",
+        "launch.h",
+        "error == cudaSuccess ? LaunchResult()",
+        "error != cudaErrorInvalidValue ? LaunchResult()",
     ),
     Mutant(
         "more blocks than a grid has",
         "launch.h",
-        "if (blocks > INT32_MAX) return",
+        "if (blocks > kMaxBlocks) return",
         "if (blocks < 0) return",
     ),
     Mutant("no launch for one block", "launch.h", "if (blocks == 0) return {};", "if (blocks <= 1) return {};"),
