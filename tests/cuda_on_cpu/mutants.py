@@ -57,6 +57,15 @@ def sources(folder: pathlib.Path, types: tuple[str, ...], mutant: Mutant | None 
     return cuda
 
 
+def files_of(source: pathlib.Path) -> set[str]:
+    """The names of a source and of the files of its folder that it includes, at any depth."""
+    found = {source.name}
+    for name in re.findall(r'^#include "([\w.]+)"', source.read_text(), re.MULTILINE):
+        if (source.parent / name).exists():
+            found |= files_of(source.parent / name)
+    return found
+
+
 def first_telling(output: str, otherwise: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if TELLING.search(line)]
@@ -86,8 +95,7 @@ class Check:
         key = mutant.operation, mutant.types
         jobs = kernel_jobs(sources(folder, mutant.types, mutant), mutant.operation, watched=True)
         jobs = [Job(source, [*flags, "-w"]) for source, flags in jobs]  # what is broken may leave something unused
-        if mutant.file in self.whole[key]:  # the others are not touched
-            jobs = [j for j in jobs if j.source.name == mutant.file]
+        jobs = [j for j in jobs if mutant.file in files_of(j.source)]  # the others are not touched
         objects = {**self.whole[key], **dict(zip([j.source.name for j in jobs], compiled(jobs, folder), strict=True))}
         program = folder / "check"
         link([*self.shared[key], *objects.values()], program, UNDEFINED)
