@@ -24,8 +24,8 @@ std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step);
 // How many numbers of type R the recursion over an utterance remembers.
 int64_t Remembered(const LatticeShape& shape);
 
-// The numbers of an utterance's workspace with which the fastest kernel computes posteriors in float. 0: it needs none
-// beyond Remembered.
+// The numbers of an utterance's workspace with which the fast kernel computes posteriors in float. 0: that kernel does
+// not take the lattice.
 int64_t Values(const LatticeShape& shape);
 int64_t Values(int64_t frames, int64_t columns, const std::vector<std::pair<int64_t, int64_t>>& moves);
 

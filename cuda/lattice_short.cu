@@ -1,4 +1,4 @@
-// lattice_short.cu: a lattice of short moves in float: TDT, multi-blank, and two arcs a node in wide lattices.
+// lattice_short.cu: a lattice of short moves in float: RNN-T, HAT, monotonic RNN-T, multi-blank and TDT.
 //
 // Alpha and beta of an utterance have a block each (short_sums.cuh), which run over the whole lattice and keep their
 // values in the workspace. A second kernel computes the posteriors from them (short_posteriors.cuh). The cost alone

@@ -36,7 +36,9 @@ LaunchResult Launch(const char* name, void (*kernel)(Arguments), int64_t blocks,
   void* pointers[] = {&arguments};
   cudaError_t error = cudaSuccess;
   if (shared > kSharedEverywhere) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    // Always the largest size: another thread may launch the same kernel with more than this one.
+    const auto most = static_cast<int>(SharedOfBlock());
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
   }
   if (error == cudaSuccess) {
     error = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), pointers, shared, stream);

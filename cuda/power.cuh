@@ -2,10 +2,10 @@
 //
 // A term of a sum is a number times exp(x). It takes two fused multiply-adds, a maximum, a subtraction and one
 // instruction for 2^x. No term branches. The bounds of exponents to base 2:
-//   kHighest: no number may be above it, or else the general kernel walks the lattice;
-//   kFarthest: the probability of all paths is above 2^-kFarthest, or else the general kernel walks the lattice;
-//   kLowest: a sum is relative to 2^kLowest at least. A path through such a sum has less than 2^(kLowest + kHighest),
-//     which is 0 in float relative to the total.
+//   kHighestPower: no number may be above it, or else the general kernel walks the lattice;
+//   kFarthestPower: the probability of all paths is above 2^-kFarthestPower, or else the general kernel walks it;
+//   kLowestPower: a sum is relative to at least 2^kLowestPower. A path through such a sum has less than
+//     2^(kLowestPower + kHighestPower), which is 0 in float relative to the total.
 // Rounded() needs exponents between -2^22 and 2^22. An impossible event has the exponent -inf, and a finite m.
 #pragma once
 

@@ -19,10 +19,6 @@ struct Ends {
 };
 constexpr int64_t kEndsSize = sizeof(Ends) / sizeof(float);
 
-struct KeptValues {
-  const Power *alpha, *beta;
-  const Ends* ends;
-};
 __device__ __forceinline__ Power* ValuesOf(const Utterances<float>& shape, int64_t b, bool beta) {
   const int64_t diagonals = int64_t{shape.frames_max} + shape.columns;
   return reinterpret_cast<Power*>(shape.workspace + b * shape.remembered) + (beta ? diagonals * shape.columns : 0);
@@ -36,7 +32,6 @@ struct PosteriorShape {
   int32_t slices, rows;  // blocks of an utterance, and the rows of the array that each of them has
 };
 
-// A kernel of one block for each slice.
 __global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks)
     PosteriorKernel(const __grid_constant__ PosteriorShape all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);

@@ -126,9 +126,9 @@ struct ShortSums {
     if (kKeep && u == 0) Write(values, kBegin);
   }
 
-  // The sum of more * 2^0 and of the terms of the far slots, those that do not come from the step before, or of the
-  // others. m is not normalised.
+  // Whether a slot's term comes from the step before. The others are far.
   static constexpr bool IsNear(int slot) { return slot == 0 || slot == kOwn; }
+  // The sum of the terms of the near or far slots, or both, and with kMore of `more`. m is not normalised.
   template <bool kNear, bool kFar, bool kMore>
   __device__ __forceinline__ Power Add(const float (&x)[S::kCount], Power more) const {
     const auto each = [&](const auto& f) {
