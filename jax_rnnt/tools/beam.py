@@ -11,7 +11,17 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import static_index
-from jax_rnnt.tools.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
+from jax_rnnt.tools.beam_arcs import (
+    Arcs,
+    best_merged,
+    emitting_arcs,
+    joined,
+    leads_to,
+    leaving,
+    resting,
+    silent_arcs,
+    staying,
+)
 from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
 from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
 from jax_rnnt.tools.row_arcs import Choices, RowArcs
@@ -110,19 +120,16 @@ class BeamDecoder(Decoder):
             silent = silent + now.score[..., None]
 
             both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), done, open_)
-            into_done = [resting(done.at), silent_arcs(silent, arcs.silent, n)]
+            kept = joined([resting(done.at), silent_arcs(silent, arcs.silent, n)])
             moves = [k for k, frames in enumerate(arcs.emitting) if frames > 0]
             if moves:
-                leaving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
-                into_done.append(leaving._replace(source=leaving.source + n))
-            done = _after(both, best_merged(both.at, joined(into_done), n), v)
+                moving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
+                kept = joined([kept, leaving(both.at, moving, kept, n)])
+            done = _after(both, best_merged(both.at, kept, n), v)
             stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
             if not stays:
                 return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf)))
-            following = emitting_arcs(emitting, labels, arcs.emitting, stays, n)
-            # Every arc lowers a score, so what is below all of a full beam can't come back.
-            alive = following.score > jnp.min(done.at.score, axis=1, keepdims=True)
-            following = following._replace(score=jnp.where(alive, following.score, -jnp.inf))
+            following = staying(now, emitting_arcs(emitting, labels, arcs.emitting, stays, 0), done.at, n)
             return v + 1, done, _after(open_, following, v)
 
         def going(carry: tuple[Array, _Beam, _Beam]) -> Array:
