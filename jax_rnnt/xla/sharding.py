@@ -6,7 +6,8 @@ GSPMD, and result types with the right sharding and manual axes for meshes whose
 
 import importlib
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import Array
@@ -21,20 +22,29 @@ def varying_axes(x: Array) -> frozenset[str]:
     return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
 
 
+def _varying(x: Array, axes: frozenset[str]) -> Array:
+    missing = axes - varying_axes(x)
+    if not missing:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, tuple(sorted(missing)), to="varying")
+    pvary = getattr(jax.lax, "pvary")  # noqa: B009  (its name until jax 0.10)
+    return pvary(x, tuple(sorted(missing)))
+
+
 def match_manual_axes(args: Sequence[Array]) -> list[Array]:
     """Inside ``shard_map`` all operands of a primitive must vary over the same mesh axes."""
-    axes = [varying_axes(x) for x in args]
-    union = frozenset[str]().union(*axes)
+    union = frozenset[str]().union(*map(varying_axes, args))
+    return [_varying(x, union) for x in args]
 
-    def cast(x: Array, missing: frozenset[str]) -> Array:
-        if not missing:
-            return x
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(x, tuple(sorted(missing)), to="varying")
-        pvary = getattr(jax.lax, "pvary")  # noqa: B009  (its name until jax 0.10)
-        return pvary(x, tuple(sorted(missing)))
 
-    return [cast(x, union - has) for x, has in zip(args, axes, strict=True)]
+def vary_alike(tree: Any, *others: Any) -> Any:
+    """``tree`` with arrays that vary over all manual axes that one of its arrays, or of ``others``, varies over.
+
+    Inside ``shard_map`` a loop must hand on arrays that vary as those that it began with.
+    """
+    axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves((tree, others))))
+    return jax.tree.map(lambda x: _varying(x, axes), tree)
 
 
 def _explicit_sharding(x: Array) -> NamedSharding | None:
@@ -48,6 +58,19 @@ def explicit_batch_axes(x: Array) -> tuple[str, ...]:
     place = _explicit_sharding(x)
     axes = place.spec[0] if place is not None and place.spec else None
     return () if axes is None else axes if isinstance(axes, tuple) else (axes,)
+
+
+def with_automatic_axes(function: Callable[..., Any], spec: PartitionSpec, *arguments: Any) -> Any:
+    """``function(*arguments)``, in a mesh whose axes are automatic inside even if they are explicit outside.
+
+    Then the partitioner divides what happens inside, and ``spec`` says how all the results are divided.
+    """
+    place = next((place for x in jax.tree.leaves(arguments) if (place := _explicit_sharding(x)) is not None), None)
+    if place is None:
+        return function(*arguments)
+    kinds = zip(place.mesh.axis_names, place.mesh.axis_types, strict=True)
+    axes = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=place.update(spec=spec))(*arguments)
 
 
 def may_gather(x: Array) -> bool:
