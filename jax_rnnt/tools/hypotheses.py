@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, export, lax
 
 from jax_rnnt.tools.prefixes import merged
 from jax_rnnt.tools.rows import take
@@ -14,14 +14,15 @@ from jax_rnnt.xla.sharding import vary_alike
 _Class = TypeVar("_Class", bound=type)
 
 
-def _compared_by_identity(cls: _Class) -> _Class:
-    """Tuples compare their elements, and the comparison of arrays is not a bool. So these compare as arrays' owners."""
+def _of_arrays(cls: _Class) -> _Class:
+    """Compares tuples by identity, because the comparison of arrays is not a bool, and lets ``jax.export`` keep them."""
     for name in ("__eq__", "__ne__", "__hash__"):
         setattr(cls, name, getattr(object, name))
+    export.register_namedtuple_serialization(cls, serialized_name=f"jax_rnnt.{cls.__name__}")
     return cls
 
 
-@_compared_by_identity
+@_of_arrays
 class Hypotheses(NamedTuple):
     """The result of a decoder. The arrays of a beam have a dimension N for its hypotheses, the best first.
 
@@ -37,6 +38,7 @@ class Hypotheses(NamedTuple):
     truncated: Array  #: ``[B]`` or ``[B, N]`` bool: whether ``max_labels`` closed a label that was the best arc
 
 
+@_of_arrays
 class Frontier(NamedTuple):
     """The place of each hypothesis ``[B, N]``, and all that its next label depends on."""
 
@@ -52,7 +54,7 @@ class Frontier(NamedTuple):
     penalty: Array | None  # [B, N, V]: the internal language model's part of the scores of labels
 
 
-@_compared_by_identity
+@_of_arrays
 class DecoderState(NamedTuple):
     """A decoder between two pieces of audio: a pytree of arrays. ``==`` is identity."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxlib.mlir import ir
@@ -47,16 +48,21 @@ def vary_alike(tree: Any, *others: Any) -> Any:
     return jax.tree.map(lambda x: _varying(x, axes), tree)
 
 
-def _explicit_sharding(x: Array) -> NamedSharding | None:
+def _explicit_sharding(x: Array | np.ndarray) -> NamedSharding | None:
     """The sharding of an array in a mesh with explicit axes; None elsewhere."""
     place = getattr(jax.typeof(x), "sharding", None)
     return None if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types else place
 
 
+def explicit_axes(x: Array | np.ndarray) -> tuple[Any, ...]:
+    """What each dimension of ``x`` is divided over, in a mesh whose axes are explicit; () elsewhere."""
+    place = _explicit_sharding(x)
+    return () if place is None else (*place.spec, *(None,) * (x.ndim - len(place.spec)))
+
+
 def explicit_batch_axes(x: Array) -> tuple[str, ...]:
     """The mesh axes that the first dimension of ``x`` is divided over, in a mesh whose axes are explicit."""
-    place = _explicit_sharding(x)
-    axes = place.spec[0] if place is not None and place.spec else None
+    axes = next(iter(explicit_axes(x)), None)
     return () if axes is None else axes if isinstance(axes, tuple) else (axes,)
 
 
