@@ -152,8 +152,7 @@ class Decoder:
         )
         labels, times, durations = (jnp.full((batch, n, room), -1, jnp.int32) for _ in range(3))
         frames = jnp.zeros(batch, jnp.int32)
-        begin = DecoderState(frames, frontier, labels, times, durations if arcs.has_durations else None)
-        return vary_alike(begin, params)
+        return DecoderState(frames, frontier, labels, times, durations if arcs.has_durations else None)
 
     def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
         """The step of this kind of decoder, for ``lengths`` that are in [0, C]."""
@@ -236,7 +235,7 @@ def _init(
     decoder: Decoder, axes: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype, params: Parameters, state: Any
 ) -> DecoderState:
     def start(params: Parameters, state: Any) -> DecoderState:
-        return decoder._start(shape, dtype, params.tree(), state)
+        return vary_alike(decoder._start(shape, dtype, params.tree(), state), params)
 
     return with_automatic_axes(start, _over(axes), params, state)
 
