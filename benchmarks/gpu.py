@@ -113,7 +113,7 @@ def losses(rounds: int) -> None:
         )
         sides = {"copy": copy_side(logits), "native": jax_side("native", logits, rest)}
         sides["native, in place"] = in_place_side(logits, rest)
-        sides["lax"] = jax_side("scan", logits, rest)
+        sides["lax"] = jax_side("lax", logits, rest)
         try:
             sides["torchaudio"] = torchaudio_side(logits, rest)
         except ImportError as error:

@@ -58,8 +58,17 @@ Around a loss:
   ffi_targets           names of the compiled kernels, for jax.export
 """
 
+from jax_rnnt.alignment.best import best_alignment, loss_lattice
+from jax_rnnt.alignment.emission import alignment_entropy, emission_times, expected_delay
+from jax_rnnt.alignment.plots import plot_alignment, plot_lattice
+from jax_rnnt.core.inputs import check_inputs
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
 from jax_rnnt.core.pipeline import Lattice
+from jax_rnnt.decoding.beam import BeamDecoder, beam_decode
+from jax_rnnt.decoding.edit_distance import edit_distance
+from jax_rnnt.decoding.greedy import GreedyDecoder, greedy_decode
+from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses
+from jax_rnnt.decoding.mwer import mwer_loss
 from jax_rnnt.logits.additive import AdditiveLogits
 from jax_rnnt.logits.joint import JointLogits
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
@@ -75,15 +84,6 @@ from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.best_path import BestPath, lattice_best_path
 from jax_rnnt.ops.labels import RNNT_MOVES
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
-from jax_rnnt.tools.alignment import best_alignment, loss_lattice
-from jax_rnnt.tools.beam import BeamDecoder, beam_decode
-from jax_rnnt.tools.edit_distance import edit_distance
-from jax_rnnt.tools.emission import alignment_entropy, emission_times, expected_delay
-from jax_rnnt.tools.greedy import GreedyDecoder, greedy_decode
-from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses
-from jax_rnnt.tools.inputs import check_inputs
-from jax_rnnt.tools.mwer import mwer_loss
-from jax_rnnt.tools.plots import plot_alignment, plot_lattice
 from jax_rnnt.version import VERSION as __version__
 from jax_rnnt.xla.native import build_info, ffi_targets, native_available
 

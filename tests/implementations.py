@@ -39,7 +39,7 @@ IMPLEMENTATIONS = (
     (Implementation("native", "cuda_on_cpu"),)
     if CUDA_ON_CPU
     else (
-        Implementation("scan", "scan"),
+        Implementation("lax", "lax"),
         Implementation("native", "native", _native_missing, required_by="JAX_RNNT_REQUIRE_NATIVE"),
     )
 )

@@ -65,7 +65,7 @@ MISTAKES = {
     "reduction_array": ("reduction", np.zeros(2), ValueError, ["none", "mean", "sum"]),
     "reduction_unknown": ("reduction", "batchmean", ValueError, ["none", "mean", "sum", "batchmean"]),
     "reduction_none": ("reduction", None, ValueError, ["none", "mean", "sum", "None"]),
-    "implementation_unknown": ("implementation", "cuda", ValueError, ["native", "scan", "cuda"]),
+    "implementation_unknown": ("implementation", "cuda", ValueError, ["native", "lax", "cuda"]),
 }
 
 

@@ -125,9 +125,9 @@ def test_without_the_compiled_module() -> None:
     assert warned.startswith("1 "), warned
     assert "native" in warned or "compiled" in warned
     assert info.startswith("False ")
-    assert "scan" in info
+    assert "lax" in info
     assert "native" in error
-    assert "scan" in error or "install" in error or "implementation=None" in error, error
+    assert "lax" in error or "install" in error or "implementation=None" in error, error
 
 
 def test_build_info() -> None:
@@ -135,7 +135,7 @@ def test_build_info() -> None:
     assert isinstance(info, dict)
     assert "version" in info
     assert jax_rnnt.native_available() == (info["implementations"]["cpu"] == "native")
-    assert info["implementations"]["tpu"] == "scan"
+    assert info["implementations"]["tpu"] == "lax"
 
 
 def test_build_info_without_installed_metadata() -> None:

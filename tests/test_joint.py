@@ -48,7 +48,7 @@ def test_clamp_and_cotangents(loss: LossUnderTest) -> None:
 @pytest.mark.once
 def test_lax_form() -> None:
     loss = losses.PLAIN[0]
-    losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "scan"))
+    losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "lax"))
 
 
 # --- a joint network with parameters ----------------------------------------------------------------------------------

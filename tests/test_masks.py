@@ -32,7 +32,7 @@ def compiled(implementation: str, moves: reference.Moves):
     return jax.jit(run)
 
 
-@pytest.mark.full(implementation="scan", name="monotonic")
+@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
 @given(
     mask=st.sampled_from(MASKS),
@@ -65,7 +65,7 @@ def test_masks(name: str, implementation: str, mask: float, where: str, infinite
     np.testing.assert_array_equal(gradient, -actual)
 
 
-@pytest.mark.full(implementation="scan", name="monotonic")
+@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_float64_masks(name: str, implementation: str) -> None:
     moves = MOVE_SETS[name]

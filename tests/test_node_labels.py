@@ -70,7 +70,7 @@ def _one_label_a_frame(logits, targets, t_b, u_b, implementation: str):
     )
 
 
-@pytest.mark.full(implementation="scan", padding=[-100, V])
+@pytest.mark.full(implementation="lax", padding=[-100, V])
 @pytest.mark.parametrize("padding", [-100, V, 0])
 def test_one_label_a_frame_reads_no_padding(padding: int, implementation: str) -> None:
     targets = np.where(BEYOND, padding, TARGETS)

@@ -35,7 +35,7 @@ def test_values_and_gradients(loss: LossUnderTest, source: SourceUnderTest) -> N
 @EVERY_SOURCE
 @_each("loss", [RNNT])
 def test_lax_form(loss: LossUnderTest, source: SourceUnderTest) -> None:
-    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "scan"))
+    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "lax"))
 
 
 @pytest.mark.once

@@ -35,7 +35,7 @@ OPERATIONS = ("rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "lattice
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_implementation_is_one_of_its_names(name: str) -> None:
-    assert typing.get_type_hints(getattr(jax_rnnt, name))["implementation"] == typing.Literal["native", "scan"] | None
+    assert typing.get_type_hints(getattr(jax_rnnt, name))["implementation"] == typing.Literal["native", "lax"] | None
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_strict_checker(checker: str, tmp_path: Path) -> None:
     example, bad = tmp_path / "example.py", tmp_path / "bad.py"
     parts = doctest.DocTestParser().get_examples(jax_rnnt.check_inputs.__doc__ or "")
     example.write_text("# pyright: strict\n" + "".join(part.source for part in parts))
-    bad.write_text(SCRIPT.read_text().replace('implementation="scan"', 'implementation="gpu"'))
+    bad.write_text(SCRIPT.read_text().replace('implementation="lax"', 'implementation="gpu"'))
     done = run(program, *CHECKERS[checker], SCRIPT, example, bad, MYPYPATH=str(ROOT))
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert len(errors) == 2, done.stdout + done.stderr

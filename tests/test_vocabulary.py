@@ -75,8 +75,8 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
     meshes.assert_close(result[1], gradient * WEIGHTS[:, None, None, None])
 
 
-@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1}], mode=["unchecked"])
-@pytest.mark.full(implementation="scan", options=[{"fused": False}])
+@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}], mode=["unchecked"])
+@pytest.mark.full(implementation="lax", options=[{"fused": False}])
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
 def test_values_and_gradients(options: dict, mode: str, implementation: str) -> None:
@@ -87,7 +87,7 @@ def test_values_and_gradients(options: dict, mode: str, implementation: str) -> 
     assert meshes.is_sharded_as(result[1], _mesh(), *SPEC)
 
 
-@pytest.mark.full(implementation="scan", blank=[0])
+@pytest.mark.full(implementation="lax", blank=[0])
 @pytest.mark.parametrize("blank", [0, LOCAL, -LOCAL - 1])
 def test_blank_in_every_part(blank: int, implementation: str) -> None:
     """All other tests have the default, -1, which is in the last part."""
@@ -141,7 +141,7 @@ def _corner_cases() -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
     return (logits, targets, t_b, u_b), where
 
 
-@pytest.mark.full(implementation="scan", clamp=0.1)
+@pytest.mark.full(implementation="lax", clamp=0.1)
 @MODES
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_corner_cases(clamp: float, mode: str, implementation: str) -> None:
@@ -237,7 +237,7 @@ def test_bfloat16(implementation: str) -> None:
     np.testing.assert_allclose(np.asarray(gradient, np.float64), unit, rtol=0.51 * eps, atol=1e-5 * abs(WEIGHTS).max())
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @MODES
 def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
     """The joint's last matrix is divided by columns, as in practice. All weights have the gradients of one device."""
@@ -251,7 +251,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         return total if mode == "auto" else jax.lax.psum(total, "data")
 
     def alone(encoder, predictor, weight):
-        return meshes.total("scan")(meshes.joint(encoder, predictor, weight), *rest)
+        return meshes.total("lax")(meshes.joint(encoder, predictor, weight), *rest)
 
     wanted = jax.jit(jax.value_and_grad(alone, argnums=(0, 1, 2)))(encoder, predictor, weight)
     specs = (P("data"), P(), P(None, "model"), *(P("data"),) * 3)
@@ -265,7 +265,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         meshes.assert_close(a, b)
 
 
-@pytest.mark.full(implementation="scan", check_vma=False)
+@pytest.mark.full(implementation="lax", check_vma=False)
 @pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
 def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     """Each device takes the gradient with respect to its own logits. All devices hold the same loss."""
@@ -276,7 +276,7 @@ def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     meshes.assert_close(jax.jit(mapped)(*meshes.batch()), meshes.expected()[1])
 
 
-@pytest.mark.full(implementation="scan", reduction="mean")
+@pytest.mark.full(implementation="lax", reduction="mean")
 @pytest.mark.parametrize(
     ("reduction", "kind"), [("mean", AxisType.Auto), ("sum", AxisType.Explicit), ("none", AxisType.Explicit)], ids=str
 )
@@ -317,7 +317,7 @@ def test_transformations(implementation: str) -> None:
         meshes.assert_close(total(stacked), wanted.sum(0))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_one_device_along_the_axis(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8, model=1)
     with meshes.current_mesh(mesh):

@@ -13,7 +13,7 @@ def total(
     logits: jax.Array, targets: jax.Array, logit_lengths: jax.Array, target_lengths: jax.Array, weight: float
 ) -> jax.Array:
     costs = jax_rnnt.rnnt_loss(
-        logits, targets, logit_lengths, target_lengths, blank=0, reduction="none", implementation="scan"
+        logits, targets, logit_lengths, target_lengths, blank=0, reduction="none", implementation="lax"
     )
     return weight * costs.sum()
 
@@ -36,7 +36,7 @@ def main() -> None:
     jax_rnnt.check_inputs(shape, targets, logit_lengths, target_lengths, blank=0)
 
     gradient = cast(jax.Array, jax.grad(total)(logits, targets, logit_lengths, target_lengths, 2.0))
-    loss = jax_rnnt.RNNTLoss(blank=0, clamp=1.0, reduction="sum", implementation="scan")
+    loss = jax_rnnt.RNNTLoss(blank=0, clamp=1.0, reduction="sum", implementation="lax")
     value: jax.Array = loss(logits, targets, logit_lengths, target_lengths)
     cost, posteriors = one_label_a_frame(logits, targets, logit_lengths, target_lengths)
     print(value, gradient.shape, cost, posteriors.shape, jax_rnnt.__version__, jax_rnnt.build_info()["version"])

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.core.wildcards import with_wildcard
-from jax_rnnt.ops.slices import at
+from jax_rnnt.ops.dtypes import at
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.core import pipeline
 from jax_rnnt.core.arc_scores import ArcScores
 from jax_rnnt.core.node_labels import NodeLabels, node_labels
@@ -17,7 +18,6 @@ from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.logits.dense import DenseLogits
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import checks
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.xla import mesh_axis, sharding
 

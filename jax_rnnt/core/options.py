@@ -4,9 +4,8 @@ import abc
 import dataclasses
 from typing import Literal, get_args
 
+from jax_rnnt import checks
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import static_index
 from jax_rnnt.xla.primitive import Implementation, check_implementation
 
 Reduction = Literal["none", "mean", "sum", "mean_volume"]
@@ -33,7 +32,7 @@ class Options(abc.ABC):
     vocab_axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        static_index("blank", self.blank)
+        checks.static_index("blank", self.blank)
         hint = ""
         if isinstance(self.clamp, str) and self.clamp in _REDUCTIONS:
             hint = (

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.slices import at
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.xla.sharding import varying_axes
 
 

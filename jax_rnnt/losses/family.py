@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from jax import Array
 
+from jax_rnnt import checks
 from jax_rnnt.core.options import Options
 from jax_rnnt.losses.hat import HatOptions, hat_loss
 from jax_rnnt.losses.loss_object import Loss, RNNTLoss
@@ -12,7 +13,6 @@ from jax_rnnt.losses.monotonic import MonotonicOptions, monotonic_rnnt_loss
 from jax_rnnt.losses.multiblank import MultiblankOptions, multiblank_rnnt_loss
 from jax_rnnt.losses.rnnt import RnntOptions, rnnt_loss
 from jax_rnnt.losses.tdt import TdtOptions, tdt_loss
-from jax_rnnt.ops import checks
 
 _OPTIONS: dict[Callable[..., Array], Callable[..., Options]] = {
     rnnt_loss: RnntOptions,

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.core.loss import Logits, transducer_loss
 from jax_rnnt.core.options import Options, Reduction, Wildcard
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import NO_LABEL, RNNT_MOVES, resolve_column
-from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.primitive import Implementation
 
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.core.loss import Logits, transducer_loss
 from jax_rnnt.core.options import Options, Reduction, Wildcard
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import Moves, resolve_column
 from jax_rnnt.xla.primitive import Implementation
 

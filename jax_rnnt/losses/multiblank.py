@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.core.loss import Logits, transducer_loss
 from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops.labels import resolve_column, resolve_columns, static_integers
+from jax_rnnt.ops.labels import resolve_column, resolve_columns
 from jax_rnnt.xla.primitive import Implementation
 
 
@@ -23,7 +24,7 @@ class MultiblankOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        frames = static_integers("durations", self.durations)
+        frames = checks.static_integers("durations", self.durations)
         if any(d < 1 for d in frames):
             raise ValueError(f"`durations` must be at least 1, got {frames}.")
         object.__setattr__(self, "durations", frames)

@@ -82,7 +82,7 @@ def rnnt_loss(
       zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0. (In ``torch.nn.CTCLoss``
         this concerns +inf only.) :func:`check_inputs` finds the bad values that cause such costs.
       implementation: None chooses by platform (compiled kernels where they exist, otherwise the ``lax`` form); "native"
-        requires the kernels; "scan" is the ``lax`` form.
+        requires the kernels; "lax" is the ``lax`` form.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
         ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
         set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` are indices into the whole

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.core.loss import Logits, checked_batch, checked_weights, example_costs
 from jax_rnnt.core.options import Options, Reduction
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column, static_integers
+from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
 from jax_rnnt.xla.primitive import Implementation
 
 
@@ -61,7 +61,7 @@ class TdtOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        frames = static_integers("durations", self.durations)
+        frames = checks.static_integers("durations", self.durations)
         if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
             raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
         object.__setattr__(self, "durations", frames)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
 from jax_rnnt.ops.labels import RNNT_MOVES, check_moves
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses, ranked
-from jax_rnnt.tools.rows import flat
+from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked
+from jax_rnnt.decoding.hypothesis_rows import flat
 
 
 @jax.tree_util.register_static

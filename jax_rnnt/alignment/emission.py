@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
+from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, check_moves
 from jax_rnnt.ops.lax_lattice import shift
-from jax_rnnt.ops.slices import at, compute_dtype
 
 
 def _posteriors(x: ArrayLike) -> Array:

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.core.loss import Logits
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import resolve_column
 
 

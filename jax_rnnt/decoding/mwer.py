@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt import checks
+from jax_rnnt.ops.dtypes import compute_dtype
 
 _Reduction = Literal["none", "mean", "sum"]
 

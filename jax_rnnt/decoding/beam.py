@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import static_index
-from jax_rnnt.tools.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
-from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
-from jax_rnnt.tools.row_arcs import Choices, RowArcs
-from jax_rnnt.tools.rows import flat, take, unflat, where_needed
+from jax_rnnt import checks
+from jax_rnnt.decoding.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
+from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
+from jax_rnnt.decoding.hypothesis_rows import flat, take, unflat, where_needed
+from jax_rnnt.decoding.row_arcs import Choices, RowArcs
 
 
 class _Beam(NamedTuple):
@@ -55,7 +54,7 @@ class BeamDecoder(Decoder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if static_index("beam", self.beam) < 1:
+        if checks.static_index("beam", self.beam) < 1:
             raise ValueError(f"`beam` must be at least 1, got {self.beam}.")
         checks.number("length_normalization", self.length_normalization)
 
