@@ -10,6 +10,7 @@ import reference
 import tolerances
 
 import jax_rnnt
+from jax_rnnt.ops.labels import RNNT_MOVES
 
 pytestmark = pytest.mark.once
 
@@ -244,7 +245,7 @@ def test_a_move_far_longer_than_the_lattice_costs_nothing(implementation):
     # The length of a move must not change the memory of the recursion, and it must not overflow 32-bit arithmetic.
     log_probs = jnp.log(jnp.full((1, T, U + 1, 4), 0.25))
     lengths = jnp.array([T]), jnp.array([U])
-    moves = (*jax_rnnt.RNNT_MOVES, (2**31 - 1, 0), (0, 2**31 - 1))
+    moves = (*RNNT_MOVES, (2**31 - 1, 0), (0, 2**31 - 1))
     options = {"implementation": implementation}
     cost, posteriors = jax_rnnt.lattice_posteriors(log_probs, *lengths, moves, **options)
     expected = jax_rnnt.lattice_posteriors(log_probs[..., :2], *lengths, **options)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import meshes
 import pytest
 
-import jax_rnnt
+from jax_rnnt.xla import native
 
 pytestmark = pytest.mark.once
 
@@ -49,7 +49,7 @@ def test_bytes_beyond_logits_and_gradient(options: dict, dtype: str) -> None:
 
     So no second array has the logits' size.
     """
-    if not jax_rnnt.native_available():
+    if not native.native_available():
         pytest.skip("the compiled module is not usable")
     total = meshes.total("native", **options)
     step = _analysis(jax.value_and_grad(total), _abstract(B, dtype)).temp_size_in_bytes / NODES

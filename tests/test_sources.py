@@ -117,6 +117,6 @@ def test_integers_of_64_bits_without_x64() -> None:
     )
     with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
         for source in sources:
-            jax_rnnt.check_inputs(source, np.array([[1]]), *lengths)
+            jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(), source, np.array([[1]]), *lengths)
             loss = jax_rnnt.rnnt_loss(source, np.array([[1]]), *lengths)
             assert loss == pytest.approx(3 * np.log(3) - np.log(2), rel=1e-6)

@@ -16,10 +16,12 @@ from meshes import B, P, T, U, V
 
 import jax_rnnt
 from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.node_labels import NodeLabels
 from jax_rnnt.core.pipeline import Pipeline, costs
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.logits.divided import DividedLogits
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import RNNT_MOVES
 
 LOCAL = V // 4  # the vocabulary of one device of `_mesh()`
 WEIGHTS = np.arange(1.0, B + 1) * np.where(np.arange(B) % 3, 1, -1)
@@ -186,10 +188,10 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
 
 @functools.cache
 def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
-    scores = ArcScores(Topology((V - 1,), window, jax_rnnt.RNNT_MOVES, V, (V - 1,)))
+    scores = ArcScores(Topology((V - 1,), window, RNNT_MOVES, V, (V - 1,)))
     static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, None, clamp, implementation)
     loss = jax.shard_map(
-        lambda x, *nodes: costs(DividedLogits(x, "model"), jax_rnnt.NodeLabels(*nodes), static),
+        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static),
         mesh=_mesh(),
         in_specs=(SPEC, *(P("data"),) * 3),
         out_specs=P("data"),

@@ -1,15 +1,14 @@
 """The arcs that a decoder may take from a node, for every label that may come next."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.core.loss import Loss
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.losses.family import options_of
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import at
@@ -98,5 +97,5 @@ class RowArcs:
         return Choices(jnp.stack(silent, axis=-1), labels, jnp.stack(emitting, axis=-1))
 
 
-def row_arcs(loss: Callable[..., Array], width: int) -> RowArcs:
-    return RowArcs(options_of(loss, {}).topology(width), width)
+def row_arcs(loss: Loss, width: int) -> RowArcs:
+    return RowArcs(loss.topology(width), width)

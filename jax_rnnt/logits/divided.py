@@ -28,7 +28,8 @@ class DividedLogits(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.logits.shape
+        """(B, T, U+1, W) with W of the whole vocabulary."""
+        return (*self.logits.shape[:-1], self.logits.shape[-1] * lax.psum(1, self.axis_name))
 
     @property
     def dtype(self) -> np.dtype:

@@ -25,7 +25,9 @@ def _gpu():
 GPU = _gpu()
 pytestmark = [
     pytest.mark.skipif(GPU is None, reason="jax finds no GPU here"),
-    pytest.mark.skipif(not jax_rnnt.native_available("cuda"), reason="this build has no CUDA kernels"),
+    pytest.mark.skipif(
+        jax_rnnt.build_info()["implementations"]["cuda"] != "native", reason="this build has no CUDA kernels"
+    ),
 ]
 
 jax.config.update("jax_enable_x64", True)
