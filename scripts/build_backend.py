@@ -1,4 +1,4 @@
-"""The build backend: scikit-build-core. Without CMake or a new Python it says what to install, and shows no traceback."""
+"""The build backend: scikit-build-core. It says in a sentence that CMake or a newer Python is missing."""
 
 import functools
 import pathlib
