@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jax_rnnt.core.options import Options
+from jax_rnnt.ops.masking import scaled
 
 
 def reduced(costs: Array, u_b: Array, weights: Array | None, options: Options) -> Array:
@@ -14,7 +15,9 @@ def reduced(costs: Array, u_b: Array, weights: Array | None, options: Options) -
     if options.zero_infinity:
         costs = jnp.where(jnp.isfinite(costs), costs, 0)
     if weights is not None:
-        costs = jnp.where(weights == 0, 0, costs * weights)
+        # Where a cost that is not finite counts for nothing, its weight has no derivative in the divisor either.
+        weights = jnp.where((weights == 0) & ~jnp.isfinite(costs), 0, weights)
+        costs = scaled(costs, by=weights)
     if options.reduction == "none":
         return costs
     total = jnp.sum(costs)

@@ -66,7 +66,9 @@ def rnnt_loss(
       fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
         the entries of blank and of the targets are read and have a gradient.
       weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
-        the sum of ``weights * U_b``. An example of weight 0 counts for nothing, even where its cost is NaN.
+        the sum of ``weights * U_b`` (0, with derivatives of 0, where that sum is 0). An example of weight 0 counts for
+        nothing, even where its cost is NaN. The derivative with respect to such a weight is that of any other weight,
+        but 0 where the cost is NaN or +inf.
       fastemit_lambda: at least 0; FastEmit multiplies the gradient of the label arcs by ``1 + fastemit_lambda``, so
         that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too. So the gradient
         is no derivative of the cost; forward mode agrees with the gradient.
