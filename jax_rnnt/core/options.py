@@ -10,7 +10,7 @@ from jax_rnnt.ops.labels import static_index
 from jax_rnnt.xla.primitive import Implementation, check_implementation
 
 Reduction = Literal["none", "mean", "sum", "mean_volume"]
-Wildcard = Literal["ends", "anywhere"] | None
+Wildcard = Literal["ends", "anywhere", "star"] | None
 _REDUCTIONS = get_args(Reduction)
 
 
@@ -48,8 +48,8 @@ class Options(abc.ABC):
             checks.number(name, getattr(self, name))
         if self.fastemit_lambda < 0:
             raise ValueError(f"`fastemit_lambda` must be at least 0, got {self.fastemit_lambda}.")
-        if self.wildcard not in (None, "ends", "anywhere"):
-            raise ValueError(f"`wildcard` must be None, 'ends' or 'anywhere', got {self.wildcard!r}.")
+        if self.wildcard not in (None, "ends", "anywhere", "star"):
+            raise ValueError(f"`wildcard` must be None, 'ends', 'anywhere' or 'star', got {self.wildcard!r}.")
         checks.boolean("zero_infinity", self.zero_infinity)
         check_implementation(self.implementation)
 

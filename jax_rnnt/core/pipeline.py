@@ -44,7 +44,7 @@ def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
     """``costs [B]`` of the lattices whose nodes have these labels."""
     if static.clamp <= 0 and source.composes:
         entries, _ = source.forward(nodes.labels, static.arcs)
-        arcs = static.scores(entries, *nodes[1:])
+        arcs = static.scores(entries, *nodes[1:], source.nodes())
         if static.arc_weights is None:
             return lattice.costs(arcs, *nodes[1:], **static.lattice)
         return _weighted_costs(arcs, *nodes[1:], static)
@@ -74,7 +74,8 @@ def lattices(source: Source, nodes: NodeLabels, static: Pipeline) -> Lattice:
         entries, _ = source.forward(nodes.labels, static.arcs)
     else:
         entries = _entries(_floats(no_forward_mode, source.prepared(nodes.labels)), nodes.labels, static.arcs)
-    return Lattice(static.scores(entries, *nodes[1:]), *nodes[1:], static.scores.topology.moves)
+    arcs = static.scores(entries, *nodes[1:], source.nodes())
+    return Lattice(arcs, *nodes[1:], static.scores.topology.moves)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -129,14 +130,15 @@ def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeli
     if not source.composes:
         source = _floats(no_second_order, source)
     entries, _ = source.forward(labels, static.arcs)
-    return lattice.costs(static.scores(entries, t_b, u_b), t_b, u_b, **static.lattice)
+    arcs = static.scores(entries, t_b, u_b, source.nodes())
+    return lattice.costs(arcs, t_b, u_b, **static.lattice)
 
 
 def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline):
     if not source.composes:
         source = _floats(no_second_order, source)
     entries, kept = source.forward(labels, static.arcs)
-    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b), entries)
+    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b, source.nodes()), entries)
     cost, posterior = lattice.posteriors(arcs, t_b, u_b, **static.lattice)
     return cost, (source, labels, kept, posterior, pull)
 
