@@ -16,11 +16,12 @@ import tolerances
 from reference_losses import Hat, Monotonic, MultiBlank, Regularisers, Rnnt, Tdt
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 T, U, V = 5, 3, 8
 LABELS = (1, 5)  # the range of the labels of the batch; no row has a blank in it
 NONE = Regularisers()
-QUICK = "native" if jax_rnnt.native_available() else "scan"
+QUICK = "native" if native.native_available() else "lax"
 """For tests whose result does not depend on the implementation. Programs with kernels compile ten times faster."""
 
 _QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -28,6 +29,15 @@ jit = functools.partial(
     jax.jit, compiler_options=_QUICKLY if jax.config.read("jax_disable_most_optimizations") else None
 )
 """For programs that run once, on a few numbers. Most of their time is compilation."""
+
+
+_CLASSES = {
+    jax_rnnt.rnnt_loss: jax_rnnt.RNNTLoss,
+    jax_rnnt.monotonic_rnnt_loss: jax_rnnt.MonotonicRNNTLoss,
+    jax_rnnt.multiblank_rnnt_loss: jax_rnnt.MultiblankRNNTLoss,
+    jax_rnnt.tdt_loss: jax_rnnt.TDTLoss,
+    jax_rnnt.hat_loss: jax_rnnt.HATLoss,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +56,10 @@ class LossUnderTest:
         if isinstance(self.oracle, Hat):
             del own["fused_log_softmax"]
         return own | {name: value for name, value in dataclasses.asdict(self.on).items() if value}
+
+    def made(self, **options) -> jax_rnnt.Loss:
+        """The loss as an object with its options."""
+        return _CLASSES[self.call](**(self.options | {"implementation": QUICK} | options))
 
     @property
     def entries(self) -> int:

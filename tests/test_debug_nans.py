@@ -12,6 +12,7 @@ from test_sources import RNNT
 from test_sources_transforms import additive, packed, pruned
 
 import jax_rnnt
+from jax_rnnt import alignment
 
 pytestmark = pytest.mark.once
 
@@ -36,11 +37,10 @@ def _costs(source: Callable, loss: LossUnderTest, x):
 
 def _measures(source: Callable, loss: LossUnderTest, x):
     """What is computed from posteriors, so that its first derivative is a second one of the cost."""
-    options = {**loss.options, "implementation": losses.QUICK}
-    lattice = jax_rnnt.loss_lattice(source(x, FIRST, T_B, U_B), TARGETS, T_B, U_B, loss.call, **options)
+    lattice = alignment.loss_lattice(loss.made(), source(x, FIRST, T_B, U_B), TARGETS, T_B, U_B)
     _, posteriors = jax_rnnt.lattice_posteriors(*lattice)
-    times = jax_rnnt.emission_times(posteriors, lattice.moves)
-    return jax_rnnt.alignment_entropy(posteriors).sum() + jax_rnnt.expected_delay(times, times * 0 + 1).sum()
+    times = alignment.emission_times(posteriors, lattice.moves)
+    return alignment.alignment_entropy(posteriors).sum() + alignment.expected_delay(times, times * 0 + 1).sum()
 
 
 CASES = [

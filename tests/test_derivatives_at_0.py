@@ -132,8 +132,8 @@ def test_gradient_by_weights(loss: LossUnderTest, zero_infinity: bool) -> None:
     rows = losses.jit(lambda w: [(jax.grad(f)(w), jax.jacfwd(f)(w)) for f in of_reductions])(w)
     for reduction, (reverse, forward) in zip(REDUCTIONS, rows, strict=True):
         expected = _by_weights(np.where(finite, costs, 0), w, rest[2], reduction)
-        if not zero_infinity:  # otherwise such a cost is 0, a cost like any other
-            expected = np.where(finite, expected, 0)
+        # With `zero_infinity` a cost of +inf becomes 0, a cost like any other.
+        expected = np.where(finite | (zero_infinity & np.isposinf(costs)), expected, 0)
         np.testing.assert_allclose(reverse, expected, rtol=1e-12, atol=1e-13, err_msg=reduction)
         np.testing.assert_allclose(forward, expected, rtol=1e-12, atol=1e-13, err_msg=reduction)
 

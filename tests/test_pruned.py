@@ -189,7 +189,9 @@ def test_recipe_of_simple_and_pruned_loss() -> None:
 
     def recipe(am, lm):
         simple = jax_rnnt.AdditiveLogits(am, lm)
-        lattice = jax_rnnt.loss_lattice(simple, *batch, blank=0, implementation=losses.QUICK)
+        lattice = jax_rnnt.alignment.loss_lattice(
+            jax_rnnt.RNNTLoss(blank=0, implementation=losses.QUICK), simple, *batch
+        )
         costs, posteriors = jax_rnnt.lattice_posteriors(*lattice, implementation=losses.QUICK)
         ranges = jax_rnnt.prune_ranges(posteriors, *batch[1:], s_range=U + 1)
         e, p = jax_rnnt.prune(am, lm, ranges, U + 1)

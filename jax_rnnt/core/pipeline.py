@@ -40,6 +40,10 @@ class Pipeline:
         return {"moves": self.scores.topology.moves, "implementation": self.implementation}
 
 
+Run = Callable[[Source, NodeLabels, Pipeline], Any]
+"""What is done with lattices: :func:`costs` or :func:`lattices`."""
+
+
 def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
     """``costs [B]`` of the lattices whose nodes have these labels."""
     if static.clamp <= 0 and source.composes:

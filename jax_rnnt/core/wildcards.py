@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
-from jax_rnnt.ops.slices import at
 
 
 def with_wildcard(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import NO_LABEL, PADDING, Window
-from jax_rnnt.ops.slices import at, compute_dtype
 from jax_rnnt.xla.sharding import may_gather
 
 

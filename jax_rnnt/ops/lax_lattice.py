@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
-from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
 # An exponent is a pair of floats whose sum is an integer below _EXPONENT_RANGE. One float32 cannot count that far, and

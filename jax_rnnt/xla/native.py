@@ -132,7 +132,7 @@ def build_info() -> dict[str, object]:
     Returns a dictionary: ``version`` ("unknown" where nothing says that the package was installed); ``ffi_api``
     (version of XLA's FFI that the module speaks, or None); ``cuda`` (``{"version": ..., "architectures": ...}`` or
     None); ``simd`` (the instruction set in use on this CPU, or None); ``implementations`` (platform -> "native" or
-    "scan"); ``reason`` (why kernels are not in use, or None).
+    "lax"); ``reason`` (why kernels are not in use, or None).
 
     >>> import jax_rnnt
     >>> sorted(jax_rnnt.build_info())
@@ -144,6 +144,6 @@ def build_info() -> dict[str, object]:
         "ffi_api": f"0.{_module.ffi_api_minor}" if _module is not None else None,
         "cuda": built.get("cuda"),
         "simd": built.get("simd"),
-        "implementations": {p: "native" if p in platforms else "scan" for p in ("cpu", "cuda", "tpu", "rocm")},
+        "implementations": {p: "native" if p in platforms else "lax" for p in ("cpu", "cuda", "tpu", "rocm")},
         "reason": _reason or None,
     }
