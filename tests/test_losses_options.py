@@ -224,7 +224,7 @@ REFUSED = [
         jax_rnnt.rnnt_loss,
         {"wildcard": "start"},
         ValueError,
-        "`wildcard` must be None, 'ends' or 'anywhere', got 'start'",
+        "`wildcard` must be None, 'ends', 'anywhere' or 'star', got 'start'",
     ),
     (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
     (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),

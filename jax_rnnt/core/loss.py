@@ -21,7 +21,7 @@ from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.xla.primitive import Implementation, check_implementation
 
 Reduction = Literal["none", "mean", "sum", "mean_volume"]
-Wildcard = Literal["ends", "anywhere"] | None
+Wildcard = Literal["ends", "anywhere", "star"] | None
 
 
 class LossOptions(TypedDict, total=False):
@@ -212,8 +212,8 @@ class WildcardLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_numbers("wildcard_weight")
-        if self.wildcard not in (None, "ends", "anywhere"):
-            raise ValueError(f"`wildcard` must be None, 'ends' or 'anywhere', got {self.wildcard!r}.")
+        if self.wildcard not in (None, "ends", "anywhere", "star"):
+            raise ValueError(f"`wildcard` must be None, 'ends', 'anywhere' or 'star', got {self.wildcard!r}.")
 
     def _arc_scores(self, topology: Topology) -> ArcScores:
         return ArcScores(topology, self.delay_penalty, self.sigma, self.wildcard, self.wildcard_weight)
