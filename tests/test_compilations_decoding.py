@@ -39,17 +39,19 @@ def labels():
 
 
 def greedy(start):
-    return jax_rnnt.greedy_decode(trained_with(RNNT), support.predictor, support.joint, *arrays_of(RNNT, start))
+    return jax_rnnt.decoding.greedy_decode(
+        trained_with(RNNT), support.predictor, support.joint, *arrays_of(RNNT, start)
+    )
 
 
 def beam(start):
     model = trained_with(RNNT), support.predictor, support.joint
-    return jax_rnnt.beam_decode(*model, *arrays_of(RNNT, start), beam=2, labels_per_frame=2)
+    return jax_rnnt.decoding.beam_decode(*model, *arrays_of(RNNT, start), beam=2, labels_per_frame=2)
 
 
 def pieces(start):
     """Makes the decoder each time, as a program does that serves one stream after another."""
-    decoder = jax_rnnt.BeamDecoder(trained_with(TDT), support.predictor, support.joint, beam=2, max_labels=3)
+    decoder = jax_rnnt.decoding.BeamDecoder(trained_with(TDT), support.predictor, support.joint, beam=2, max_labels=3)
     params, initial, encoded, lengths = arrays_of(TDT, start)
     state = decoder.init(params, initial, encoded)
     for _ in range(2):
@@ -59,12 +61,14 @@ def pieces(start):
 
 def distance(start):
     lengths = np.full((2, 3), 3)
-    return jax_rnnt.edit_distance(labels() + int(start), labels()[:, :1], lengths, lengths)
+    return jax_rnnt.decoding.edit_distance(labels() + int(start), labels()[:, :1], lengths, lengths)
 
 
 def expected_errors(start):
     costs = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3)) + start)
-    return jax.value_and_grad(lambda c: jax_rnnt.mwer_loss(c, labels()[..., 0], where=labels()[..., 1] > 0))(costs)
+    return jax.value_and_grad(lambda c: jax_rnnt.decoding.mwer_loss(c, labels()[..., 0], where=labels()[..., 1] > 0))(
+        costs
+    )
 
 
 CALLS = (greedy, beam, pieces, distance, expected_errors)
@@ -83,7 +87,7 @@ def test_the_second_call_compiles_nothing(call):
 def test_another_model_compiles():
     with counted() as found:
         one, other = (
-            jax_rnnt.greedy_decode(trained_with(RNNT), support.predictor, joint, *arrays_of(RNNT, 0.0))
+            jax_rnnt.decoding.greedy_decode(trained_with(RNNT), support.predictor, joint, *arrays_of(RNNT, 0.0))
             for joint in (support.joint, lambda params, encoded, predicted: -encoded)
         )
     assert len(found) >= 1
@@ -95,7 +99,7 @@ def test_what_is_not_an_array_among_the_parameters_is_static():
 
     def decode(params):
         model = jax_rnnt.RNNTLoss(blank=0), lambda params, state, label: (state, label), joint
-        return jax_rnnt.greedy_decode(*model, params, None, frames, jnp.array([3]), labels_per_frame=1)
+        return jax_rnnt.decoding.greedy_decode(*model, params, None, frames, jnp.array([3]), labels_per_frame=1)
 
     def joint(params, encoded, predicted):
         return params["activation"](encoded * params["scale"] if params["scales"] else encoded)

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, export, lax
 
-from jax_rnnt.tools.prefixes import merged
-from jax_rnnt.tools.rows import take
+from jax_rnnt.decoding.hypothesis_rows import take
+from jax_rnnt.decoding.prefixes import merged
 from jax_rnnt.xla.sharding import vary_alike
 
 _Class = TypeVar("_Class", bound=type)
 
 
 def _of_arrays(cls: _Class) -> _Class:
-    """Compares tuples by identity, because the comparison of arrays is not a bool, and lets ``jax.export`` keep them."""
+    """Compares tuples by identity, because a comparison of arrays is not a bool, and lets ``jax.export`` keep them."""
     for name in ("__eq__", "__ne__", "__hash__"):
         setattr(cls, name, getattr(object, name))
     export.register_namedtuple_serialization(cls, serialized_name=f"jax_rnnt.{cls.__name__}")

@@ -12,16 +12,16 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from jax_rnnt.losses.family import options_of
-from jax_rnnt.losses.hat import HatOptions
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import static_index
-from jax_rnnt.ops.slices import compute_dtype
-from jax_rnnt.tools import prefixes
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses
-from jax_rnnt.tools.parameters import Parameters
-from jax_rnnt.tools.row_arcs import RowArcs, row_arcs
-from jax_rnnt.tools.rows import flat, repeated, unflat, where_needed
+from jax_rnnt import checks
+from jax_rnnt.core import debug
+from jax_rnnt.core.loss import Loss, checked_loss
+from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses
+from jax_rnnt.decoding.hypothesis_rows import flat, repeated, unflat, where_needed
+from jax_rnnt.decoding.parameters import Parameters
+from jax_rnnt.decoding.row_arcs import RowArcs, row_arcs
+from jax_rnnt.losses.hat import HATLoss
+from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.xla.sharding import explicit_batch_axes, vary_alike, with_automatic_axes
 
 Predictor = Callable[[Any, Any, Array], tuple[Any, Any]]
@@ -32,7 +32,7 @@ Joint = Callable[[Any, Array, Any], Array]
 class Decoder:
     """Static options, which :func:`greedy_decode` and :func:`beam_decode` describe."""
 
-    loss: Callable[..., Array]
+    loss: Loss
     predictor: Predictor
     joint: Joint
     _: dataclasses.KW_ONLY
@@ -42,7 +42,7 @@ class Decoder:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        options = options_of(self.loss, {})
+        checked_loss(self.loss)
         for name in ("predictor", "joint"):
             function = getattr(self, name)
             if not callable(function):
@@ -57,9 +57,9 @@ class Decoder:
         for name, least in (("labels_per_frame", 1), ("max_labels", 0), ("start", None)):
             self._make_static(name, least)
         self._make_number("internal_lm_weight")
-        if self.internal_lm_weight != 0 and not isinstance(options, HatOptions):
+        if self.internal_lm_weight != 0 and not isinstance(self.loss, HATLoss):
             raise ValueError(
-                "`internal_lm_weight` is for models trained with hat_loss, whose labels are normalised by themselves; "
+                "`internal_lm_weight` is for models trained with HATLoss, whose labels are normalised by themselves; "
                 f"got {self.internal_lm_weight} with {self.loss!r}."
             )
 
@@ -68,7 +68,7 @@ class Decoder:
         value = getattr(self, name)
         if value is None:
             return
-        index = static_index(name, value)
+        index = checks.static_index(name, value)
         if least is not None and index < least:
             raise ValueError(f"`{name}` must be at least {least}, got {index}.")
         object.__setattr__(self, name, index)
@@ -114,6 +114,7 @@ class Decoder:
         t_b = checks.as_integers("lengths", lengths)
         checks.integer("lengths", t_b)
         checks.shape("lengths", t_b, (x.shape[0],), "[B]")
+        debug.check_on_host(functools.partial(_check_lengths, x.shape[1]), t_b)
         return _step(self, explicit_batch_axes(x), Parameters.of(params), state, x, t_b)
 
     def hypotheses(self, state: DecoderState) -> Hypotheses:
@@ -213,6 +214,12 @@ class Decoder:
         new = where_needed(run, flat(due), flat((at.memory, at.label)), now)
         memory, predicted, penalty = unflat(new, due.shape)
         return at._replace(memory=memory, predicted=predicted, penalty=penalty, waits=at.waits & ~due)
+
+
+def _check_lengths(most: int, lengths: Array) -> None:
+    for b, n in enumerate(np.asarray(lengths).tolist()):
+        if not 0 <= n <= most:
+            raise ValueError(f"`lengths[{b}]` must be in [0, T] = [0, {most}], got {n}.")
 
 
 def _called(signature: str, function: Callable[..., Any], *arguments: Any) -> Any:
