@@ -54,7 +54,7 @@ def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, other
     quarter: most turns of a beam search are for the few hypotheses that emit one more label.
     """
     count, total = jnp.sum(needed, dtype=jnp.int32), needed.shape[0]
-    few = total // _SHARE
+    few = (total + _SHARE - 1) // _SHARE  # rounded up, so that it is at least 1 where the total is symbolic
     if isinstance(total, int) and total < _ENOUGH:  # of fewer rows the weights cost more than the rows
         few = 0
 
