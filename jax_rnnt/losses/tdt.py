@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
+from jax_rnnt.core.arc_scores import Scheduled
 from jax_rnnt.core.batch import Logits
 from jax_rnnt.core.loss import LogSoftmaxLoss, Loss, LossOptions, Reduction
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.logits.source import Source
 from jax_rnnt.losses.rnnt import RNNTLoss
 from jax_rnnt.ops.labels import resolve_column
 from jax_rnnt.ops.masking import finite_sum
@@ -94,21 +94,18 @@ class TDTLoss(LogSoftmaxLoss):
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(LogSoftmaxLoss)}
         return _TokenLoss(**(shared | {"sigma": 0.0}), num_durations=len(self.durations))
 
-    def _costs(self, source: Source, targets: Array, t_b: Array, u_b: Array, key: Array | None) -> Array:
+    def _costs(self, *batch: Any, key: Array | None) -> Array:
         if self.omega == 0:
-            return super()._costs(source, targets, t_b, u_b, key)
+            return super()._costs(*batch, key=key)
         if key is None:
             raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={self.omega}), got None.")
-        of_tokens, of_tdt = self.of_tokens(), dataclasses.replace(self, omega=0.0)
-        return jax.lax.cond(
-            jax.random.bernoulli(key, self.omega),
-            functools.partial(of_tokens._costs, key=None),
-            functools.partial(of_tdt._costs, key=None),
-            source,
-            targets,
-            t_b,
-            u_b,
-        )
+
+        def of_tokens(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
+            without_sigma = {name: x for name, x in scheduled.items() if name != "sigma"}
+            return self.of_tokens()._costs(source, targets, t_b, u_b, without_sigma, key=None)
+
+        of_tdt = functools.partial(dataclasses.replace(self, omega=0.0)._costs, key=None)
+        return jax.lax.cond(jax.random.bernoulli(key, self.omega), of_tokens, of_tdt, *batch)
 
 
 @dataclasses.dataclass(frozen=True)
