@@ -17,6 +17,7 @@ from jax_rnnt.core.loss import LogSoftmaxLoss, Loss, LossOptions, Reduction
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.losses.rnnt import RNNTLoss
 from jax_rnnt.ops.labels import resolve_column
+from jax_rnnt.ops.masking import finite_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,12 @@ class TdtScores:
         if self.normalize:
             durations = _log_softmax(durations)
         of_blank = jnp.concatenate([durations[..., k : k + 1] for k, d in enumerate(self.durations) if d > 0], axis=-1)
-        of_label = label + durations
+        of_label = finite_sum(label, durations)
         # A path ends with a blank: no label leads to the end.
         t = lax.broadcasted_iota(jnp.int32, of_label.shape, 1)
         lands = t + jnp.array(self.durations, jnp.int32)[None, None, None]
         of_label = jnp.where(lands < t_b[:, None, None, None], of_label, -jnp.inf)
-        return jnp.concatenate([blank + of_blank, of_label], axis=-1)
+        return jnp.concatenate([finite_sum(blank, of_blank), of_label], axis=-1)
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
@@ -47,7 +48,7 @@ class TdtScores:
 def _log_softmax(x: Array) -> Array:
     """``jax.nn.log_softmax`` over the last axis, but a row of -inf stays -inf."""
     top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    shifted = x - jnp.where(top == -jnp.inf, 0, top)
+    shifted = finite_sum(x, -jnp.where(top == -jnp.inf, 0, top))
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(total == 0, 1, total))
 
