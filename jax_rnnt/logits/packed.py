@@ -14,6 +14,7 @@ from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import PADDING
+from jax_rnnt.xla.sharding import explicit_batch_axes
 
 
 @jax.tree_util.register_dataclass
@@ -139,6 +140,11 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
         checks.to_int32(checks.as_integers(name, x))
         for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
     )
+    if explicit_batch_axes(t_b) or explicit_batch_axes(u_b):
+        raise TypeError(
+            "Packed rows belong to no particular device, so a mesh with explicit axes cannot divide them over the "
+            "batch. Use `jax.shard_map`, where each device packs its own utterances."
+        )
     valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
     return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
 
