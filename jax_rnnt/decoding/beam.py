@@ -197,10 +197,11 @@ def beam_decode(
 ) -> Hypotheses:
     r"""Transducer beam search in step with the frames, of a batch, in one compiled loop.
 
-    All hypotheses see a frame before any sees the next one. At a frame the arcs of up to ``beam`` hypotheses are tried;
-    those that lead to the same labels at the same frame become one, whose probability is the sum, and the ``beam`` best
-    are kept. Further labels of a frame are tried as long as one of their hypotheses is better than the worst that has
-    left it. A beam with room for every hypothesis gives exactly the probability of each label sequence.
+    All hypotheses see a frame before any sees the next one. At a frame up to ``beam`` hypotheses try their arcs: those
+    without a label, and those of their ``beam`` best labels. Arcs that lead to the same labels at the same frame become
+    one hypothesis, whose probability is the sum, and then the ``beam`` best are kept. Further labels of a frame are
+    tried as long as one of their hypotheses is better than the worst that has left it, or adds to one that has. A beam
+    with room for every hypothesis gives exactly the probability of each label sequence.
 
     For RNN-T, monotonic and HAT that probability is exp(-loss) where no limit on labels applies. A limit takes the
     paths with more labels out of the sum and leaves the others as they are. For multi-blank and TDT one thing differs:
@@ -219,10 +220,10 @@ def beam_decode(
         The search itself compares scores, and so does what it returns.
 
     Returns:
-      :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths and scores
-      ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, less the internal
-      language model's part; times are those of the best of the paths that became one. Where there are fewer hypotheses
-      the rest have a score of -inf and no labels.
+      :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, less the
+      internal language model's part; times and ``truncated`` are those of the best of the paths that became one. Where
+      there are fewer hypotheses the rest have a score of -inf and no labels.
 
     Raises:
       TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.

@@ -128,10 +128,12 @@ def greedy_decode(
       predictor: ``predictor(params, state, label) -> (state, predicted)`` for rows: ``label [R]`` int32, and pytrees of
         arrays ``[R, ...]``. It is called where a label was emitted, and before the first frame, for the start symbol.
       joint: ``joint(params, encoded, predicted) -> logits [R, W]`` for rows ``encoded [R, ...]``.
-      params: anything; it is handed to both.
+      params: a pytree; it is handed to both. Its arrays may change from call to call. Other leaves must be hashable; if
+        they change, the loop is compiled again.
       state: the predictor's state before the start symbol, a pytree of arrays ``[B, ...]``.
       encoded: ``[B, T, ...]``: the encoder's output, with whatever of the joint does not depend on labels applied.
-      lengths: ``[B]``, any integer type, the frames T_b of each utterance. What stands beyond them does not matter.
+      lengths: ``[B]``, any integer type, the frames T_b of each utterance. What stands beyond them does not matter. An
+        utterance whose length is outside of [0, T] has a score of NaN and no labels.
       labels_per_frame: how many labels a frame may emit; after them, labels are closed until an arc takes a frame. In a
         model whose labels all take frames it is 1 by itself.
       max_labels: L, how many labels an utterance may emit; after them, labels are closed. None: what T frames may emit.
@@ -140,11 +142,14 @@ def greedy_decode(
       start: the label that the predictor sees first: the blank unless said otherwise.
 
     Returns:
-      :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths and scores ``[B]``. A score is the
-      log-probability of the path, less the internal language model's part: float64 for float64 logits, else float32.
+      :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
+      score is the log-probability of the path, less the internal language model's part: float64 for float64 logits,
+      else float32.
 
     Raises:
-      TypeError, ValueError: if ``loss`` is not one of these, an option is out of its range, or a shape does not match.
+      TypeError: if ``loss`` is not one of these, a function is not hashable, or a dtype is wrong.
+      ValueError: if an option is out of its range, or a shape does not match. Errors of the two functions are raised
+        again, with the shapes that the functions were called with.
 
     References:
       Graves, Sequence transduction with recurrent neural networks, 2012 (arXiv:1211.3711). Xu et al., Efficient

@@ -35,7 +35,7 @@ class Hypotheses(NamedTuple):
     scores: Array  #: ``[B]`` or ``[B, N]``, log-probabilities; -inf where a beam has fewer than N hypotheses
     times: Array  #: ``[B, L]`` or ``[B, N, L]`` int32, the frame of each label; -1 behind the last
     durations: Array | None  #: for TDT, ``[B, L]`` or ``[B, N, L]`` int32, the frames of each label
-    truncated: Array  #: ``[B]`` or ``[B, N]`` bool: whether ``max_labels`` closed a label that was the best arc
+    truncated: Array  #: ``[B]`` or ``[B, N]`` bool: whether ``max_labels`` once closed a label that was the best arc
 
 
 @_of_arrays
