@@ -140,6 +140,7 @@ def test_paths_visit_no_node_that_is_not_there(loss) -> None:
     ranges = rng.integers(0, labels + 1, (count, frames)).astype(np.int32)
     ranges[::2] = np.sort(ranges[::2], axis=1)
     ranges[:18, 0] = 0
+    ranges[18:, :2] = 1, 0  # the start is not there, and the frame after it has the first position
     u = np.arange(labels + 1)[None, None]
     nodes = (u >= ranges[..., None]) & (u < ranges[..., None] + kept)
     place = np.minimum(ranges[..., None] + np.arange(kept), labels)
