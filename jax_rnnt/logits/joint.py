@@ -105,14 +105,13 @@ class JointLogits(Source):
 
     @property
     def _row(self) -> jax.ShapeDtypeStruct:
-        return jax.eval_shape(self.joint, *self._one_row())
+        """What the joint makes of one node."""
 
-    def _one_row(self) -> tuple:
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
 
-        keys = () if self.dropout_key is None else (self.dropout_key[None],)
-        return self.params, row(self.encoded), row(self.predicted), *keys
+        keys = () if self.dropout_key is None else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
+        return _one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
     def batched(self) -> Array:
         return self.encoded
@@ -144,12 +143,7 @@ class JointLogits(Source):
             )
 
     def _check_joint(self) -> None:
-        traced, row = jax.make_jaxpr(self.joint, return_shape=True)(*self._one_row())
-        if closed := [x for x in traced.consts if isinstance(x, Array)]:
-            raise TypeError(
-                f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: put that in "
-                "`params`, so that it has a gradient."
-            )
+        row = self._row
         if getattr(row, "shape", ())[:-1] != (1,):
             raise ValueError(
                 f"`joint` must give logits [N, W] for rows [N, De] = (1, {self.encoded.shape[-1]}) and [N, Dp] = "
@@ -184,15 +178,24 @@ class JointLogits(Source):
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
-        forward = functools.partial(_forward, parameters)
-        entries, log_norm = one_element_after_another(forward)(self, labels)
+        entries, log_norm = _forward(parameters, self, labels)
         return entries, _Kept(entries, log_norm)
 
     def backward(
         self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "JointLogits":
-        backward = functools.partial(_backward, parameters)
-        return one_element_after_another(backward)(self, labels, kept, cotangent, bound)
+        return _backward(parameters, self, labels, kept, cotangent, bound)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # keeps what it knows of a joint, for calls outside of `jit`
+def _one_row(joint: Callable[..., Array], *args: Any) -> Any:
+    traced, row = jax.make_jaxpr(joint, return_shape=True)(*args)
+    if closed := [x for x in traced.consts if isinstance(x, Array)]:
+        raise TypeError(
+            f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: put that in "
+            "`params`, so that it has a gradient."
+        )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), row)
 
 
 class _Kept(NamedTuple):
@@ -245,6 +248,20 @@ def _take(x: Array, rows: Array) -> Array:
     return x.at[rows].get(mode="promise_in_bounds")
 
 
+def _compiled_once(function: Callable) -> Callable:
+    """``function(parameters, *pytrees)``, and the same program for all calls outside of ``jit`` with the same shapes.
+
+    Its loops are made of new functions in every call, so JAX would compile each of them in every call.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
+    def call(parameters: ArcParameters, *args: Any) -> Any:
+        return one_element_after_another(functools.partial(function, parameters))(*args)
+
+    return call
+
+
+@_compiled_once
 def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tuple[Array, Array]:
     """``entries [B, T, U+1, K']`` and ``log_norm [B, T, U+1]``."""
     nodes, flat = _Nodes(logits), labels.reshape(-1)
@@ -265,6 +282,7 @@ def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> t
     return entries.reshape(*labels.shape, entries.shape[-1]), log_norm.reshape(labels.shape)
 
 
+@_compiled_once
 def _backward(
     parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
 ) -> JointLogits:

@@ -13,6 +13,7 @@ from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs, checks
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import PADDING, static_index
+from jax_rnnt.ops.slices import copied
 
 
 @jax.tree_util.register_dataclass
@@ -200,6 +201,7 @@ def pack(
 
     Returns:
       ``[N, De]`` and ``[N, Dp]``: the frame and the position of each row's node. Rows beyond the last utterance are 0.
+      Their gradients are added up in float32 at least, and have the dtypes of the arguments.
 
     Raises:
       TypeError: if a dtype is wrong or ``rows`` is not static.
@@ -226,6 +228,5 @@ def pack(
     node = _layout(t_b, u_b, frames, positions - 1, rows).node
     frame = node // positions
     position = frame // max(frames, 1) * positions + node % positions
-    return _rows_at(e.reshape(b * frames, e.shape[2]), frame, 0), _rows_at(
-        p.reshape(b * positions, p.shape[2]), position, 0
-    )
+    rows_of_e, rows_of_p = e.reshape(b * frames, e.shape[2]), p.reshape(b * positions, p.shape[2])
+    return copied(lambda x: _rows_at(x, frame, 0), rows_of_e), copied(lambda x: _rows_at(x, position, 0), rows_of_p)

@@ -13,6 +13,7 @@ from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs, checks
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import PADDING, static_index
+from jax_rnnt.ops.slices import copied
 
 
 @jax.tree_util.register_dataclass
@@ -193,7 +194,8 @@ def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: 
       s_range: static, S.
 
     Returns:
-      ``[B, T, S, De]`` and ``[B, T, S, Dp]``; 0 at positions outside of [0, U].
+      ``[B, T, S, De]`` and ``[B, T, S, Dp]``; 0 at positions outside of [0, U]. Their gradients are added up in float32
+      at least, and have the dtypes of the arguments.
 
     Raises:
       TypeError: if a dtype is wrong or ``s_range`` is not static.
@@ -220,5 +222,11 @@ def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: 
         raise ValueError(f"`s_range` must be at least 1, got {kept}.")
     u = checks.to_int32(first)[:, :, None] + jnp.arange(kept, dtype=jnp.int32)[None, None]
     place = jnp.where(u < 0, p.shape[1], u)
-    positions = jnp.take_along_axis(p[:, None], place[..., None], axis=2, mode="fill", fill_value=0)
-    return jnp.broadcast_to(e[:, :, None], (b, frames, kept, width)), positions
+
+    def of_positions(x: Array) -> Array:
+        return jnp.take_along_axis(x[:, None], place[..., None], axis=2, mode="fill", fill_value=0)
+
+    def of_frames(x: Array) -> Array:
+        return jnp.broadcast_to(x[:, :, None], (b, frames, kept, width))
+
+    return copied(of_frames, e), copied(of_positions, p)

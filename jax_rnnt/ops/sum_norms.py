@@ -9,6 +9,7 @@ No array has both T U and V entries, forward or backward. Of arrays with T V ent
 the exponentials for a part of the frames at a time, and the gradient of ``a`` is written in the place of ``a``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -154,6 +155,7 @@ def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Ar
     return [lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)]
 
 
+@functools.partial(jax.jit, inline=True)  # without a jit around it, JAX would compile its loop in every call
 def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> tuple[Array, Array]:
     """Of ``a`` and ``b``; exactly 0 for an example whose cotangents are 0."""
     exp_b, top_b = _shifted(b, use_b)
