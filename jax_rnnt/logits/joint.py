@@ -136,7 +136,7 @@ class JointLogits(Source):
             raise TypeError(f"`batch_axis_names` must be a tuple of names of mesh axes, got {checks.described(names)}.")
         self._check_joint()
         nodes = math.prod(self.shape[:3])
-        if nodes >= 2**31:
+        if checks.exceeds(nodes, 2**31 - 1):
             raise ValueError(
                 f"`encoded` {self.encoded.shape} and `predicted` {self.predicted.shape} make B T (U+1) = {nodes} "
                 "nodes; one call takes at most 2^31 - 1."
@@ -344,4 +344,5 @@ def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) ->
     nodes = shape[1] * shape[2]
     total = jnp.sum(norms.reshape(shape[0], nodes), axis=1)
     count = jnp.sum(asked.reshape(shape[0], nodes), axis=1)
-    return jnp.repeat(share * total / jnp.maximum(count, 1).astype(total.dtype), nodes)
+    largest = share * total / jnp.maximum(count, 1).astype(total.dtype)
+    return jnp.broadcast_to(largest[:, None], (shape[0], nodes)).reshape(-1)

@@ -145,12 +145,12 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
 
 def _check_lengths(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> None:
     for name, x in (("frames", frames), ("labels", labels)):
-        if static_index(name, x) < 0:
+        if not checks.is_symbolic(x) and static_index(name, x) < 0:
             raise ValueError(f"`{name}` must be at least 0, got {x}.")
     checks.rank("logit_lengths", logit_lengths, "B")
     b = logit_lengths.shape[0]
     checks.lengths(b, logit_lengths, target_lengths, "logit_lengths.shape[0]")
-    if b * frames * (labels + 1) > np.iinfo(np.int32).max:
+    if checks.exceeds(b * frames * (labels + 1), np.iinfo(np.int32).max):
         raise ValueError(
             f"B * T * (U + 1) must be less than 2^31, the number of nodes that an int32 can count, got "
             f"{b} * {frames} * {labels + 1} = {b * frames * (labels + 1)}."

@@ -2,6 +2,7 @@
 
 import contextlib
 import reprlib
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -98,6 +99,17 @@ def rank(name: str, x: Shaped, letters: str) -> None:
 def shape(name: str, x: Shaped, expected: tuple[int, ...], source: str) -> None:
     if x.shape != expected:
         raise ValueError(f"`{name}` must have shape {expected} ({source}), got {x.shape}.")
+
+
+def is_symbolic(size: object) -> bool:
+    """Whether it is a size such as ``b``, in an export of one program for arrays of any size."""
+    export = sys.modules.get("jax.export")  # where symbols come from; importing it needs a further package
+    return export is not None and not isinstance(size, int | np.integer) and export.is_symbolic_dim(size)
+
+
+def exceeds(size: int, limit: int) -> bool:
+    """Whether a product of sizes is above a limit. A symbolic size, in an export, is not known and passes."""
+    return isinstance(size, int) and size > limit
 
 
 def as_integers(name: str, x: ArrayLike) -> Array:

@@ -82,6 +82,8 @@ def _over_frames(a: Array, frame: Callable[[Array], Array]) -> Array:
 
 def _over_tiles(frames: int, tile: Callable[[Carry, Array, int], Carry], carry: Carry) -> Carry:
     """Calls ``carry = tile(carry, first frame, number of frames)`` until each frame was in one tile."""
+    if not isinstance(frames, int):  # a symbol, in a program for any number of frames: a loop has tiles of one size
+        return tile(carry, jnp.int32(0), frames)
     size = max(1, -(-frames // _TILES))
     whole, rest = divmod(frames, size)
     if whole:
