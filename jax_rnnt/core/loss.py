@@ -92,8 +92,10 @@ def on_devices(
 ) -> Any:
     """``run`` on what each device has of the batch or of the vocabulary; arrays ``[B, ...]``."""
     part = functools.partial(on_devices, options=options, topology=topology, run=run)
+    source = source.laid_out()
     axes = tuple(axis for axis in source.batch_axes() if not mesh_axis.is_bound(axis))
     if axes:
+        mesh_axis.check_divides("B", source.shape[0], axes)
 
         def of_device(source: Source, *rest: Array) -> Array:
             return part(source.on_device(axes), *rest)
@@ -106,9 +108,13 @@ def on_devices(
         axis = None
     part_of_device = source if axis is None else source.divided(axis)
     if axis is not None and not mesh_axis.is_bound(axis):
-        whole = PartitionSpec()
-        specs = (PartitionSpec(None, None, None, axis), whole, whole, whole)
-        return mesh_axis.over_mesh(part, (axis,), specs, whole, "vocab_axis_name")(source, targets, t_b, u_b)
+        mesh_axis.check_divides("V", source.shape[-1], (axis,))
+        # Explicit axes that divide the batch become manual too: until jax 0.8 a gradient fails if the mesh has both.
+        axes = sharding.explicit_batch_axes(source.batched())
+        batch = PartitionSpec(axes or None)
+        specs = (PartitionSpec(axes or None, None, None, axis), batch, batch, batch)
+        laid_out = jax.tree.map(lambda x: sharding.laid_out(x, specs[0]), source)
+        return mesh_axis.over_mesh(part, (axis, *axes), specs, batch, "vocab_axis_name")(laid_out, targets, t_b, u_b)
     width = source.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
     arcs = topology(width)
     nodes = node_labels(targets, t_b, u_b, (*source.shape[:-1], arcs.vocabulary), arcs.blanks)

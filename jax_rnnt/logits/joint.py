@@ -150,6 +150,16 @@ class JointLogits(Source):
                 f"(1, {self.predicted.shape[-1]}), got {row}."
             )
 
+    def laid_out(self) -> "JointLogits":
+        axes = sharding.explicit_batch_axes(self.encoded)
+        whole, batch = PartitionSpec(), PartitionSpec(axes) if axes else PartitionSpec()
+        layout: dict[str, Any] = {
+            "params": jax.tree.map(lambda x: sharding.laid_out(x, whole), self.params),
+            "encoded": sharding.laid_out(self.encoded, batch),
+            "predicted": sharding.laid_out(self.predicted, batch),
+        }
+        return dataclasses.replace(self, **layout)
+
     def batch_axes(self) -> tuple[str, ...]:
         return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
 

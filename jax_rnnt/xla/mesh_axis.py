@@ -1,5 +1,6 @@
 """The mesh axis that divides a vocabulary or a batch, and functions that run once on each device along it."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -19,6 +20,18 @@ def is_bound(axis_name: str) -> bool:
 def is_undivided(axis_name: str) -> bool:
     """Whether the current mesh has only one device along the axis. Partitioners mishandle manual axes of size 1."""
     return not is_bound(axis_name) and jax.sharding.get_abstract_mesh().shape.get(axis_name) == 1
+
+
+def check_divides(letter: str, size: int, axes: tuple[str, ...]) -> None:
+    """Requires that the devices along these axes, if the current mesh has them, get equal parts of ``size``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = math.prod(mesh.shape.get(axis, 1) for axis in axes)
+    if isinstance(size, int) and size % devices != 0:
+        names = ", ".join(map(repr, axes))
+        raise ValueError(
+            f"`logits` have {letter} = {size}, and the mesh has {devices} devices along {names}: {letter} must be a "
+            f"multiple of {devices}. Pad it."
+        )
 
 
 def over_mesh(
