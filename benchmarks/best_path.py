@@ -8,6 +8,8 @@ import numpy as np
 from steps import compiled, interleaved
 
 import jax_rnnt
+from jax_rnnt.losses.monotonic import MONOTONIC_MOVES
+from jax_rnnt.ops.labels import RNNT_MOVES
 
 SHAPES = "8x200x50,4x800x200,32x150x40,1x300x60,1x1500x300"
 
@@ -20,11 +22,11 @@ def main() -> None:
     print("| (B, T, U+1) | moves | cost, ms | best path, ms | ratio |\n|---|---|--:|--:|--:|")
     for text in arguments.shapes.split(","):
         b, t, u = map(int, text.split("x"))
-        for name, moves in (("RNN-T", jax_rnnt.RNNT_MOVES), ("monotonic", jax_rnnt.MONOTONIC_MOVES)):
+        for name, moves in (("RNN-T", RNNT_MOVES), ("monotonic", MONOTONIC_MOVES)):
             arcs = np.random.default_rng(0).normal(size=(b, t, u + 1, 2)).astype(np.float32) - 2
             lattice = jnp.asarray(arcs), jnp.full(b, t), jnp.full(b, u)
             calls = {}
-            for side in (jax_rnnt.lattice_cost, jax_rnnt.lattice_best_path):
+            for side in (jax_rnnt.lattice_cost, jax_rnnt.alignment.lattice_best_path):
                 calls[side.__name__], *_ = compiled(lambda *x, of=side, m=moves: of(*x, m), *lattice)
             seconds = interleaved(calls, arguments.rounds, min)
             cost, path = (1e3 * seconds[side] for side in calls)

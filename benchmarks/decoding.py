@@ -71,8 +71,8 @@ def measure(name: str, python: str | None, rounds: int) -> None:
     inputs = weights, jnp.full(b, v - 1), jnp.asarray(encoded), jnp.full(b, t)
     how = jax_rnnt.RNNTLoss(blank=v - 1), predictor, joint
     sides = {
-        "greedy": jax.jit(lambda *x: jax_rnnt.greedy_decode(*how, *x, labels_per_frame=MOST)),
-        "beam": jax.jit(lambda *x: jax_rnnt.beam_decode(*how, *x, beam=beam, labels_per_frame=MOST)),
+        "greedy": jax.jit(lambda *x: jax_rnnt.decoding.greedy_decode(*how, *x, labels_per_frame=MOST)),
+        "beam": jax.jit(lambda *x: jax_rnnt.decoding.beam_decode(*how, *x, beam=beam, labels_per_frame=MOST)),
     }
     sides["joint alone"] = jax.jit(lambda w, _, encoded, __: joint_alone(beam, w, encoded))
     seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
-from jax_rnnt import native_available, rnnt_loss
+from jax_rnnt import build_info, rnnt_loss
 
 CALLS = 50
 LATTICES = ((1, 300, 60), (1, 400, 120), (1, 800, 200), (64, 400, 120))
@@ -113,7 +113,7 @@ def losses(rounds: int) -> None:
         )
         sides = {"copy": copy_side(logits), "native": jax_side("native", logits, rest)}
         sides["native, in place"] = in_place_side(logits, rest)
-        sides["lax"] = jax_side("scan", logits, rest)
+        sides["lax"] = jax_side("lax", logits, rest)
         try:
             sides["torchaudio"] = torchaudio_side(logits, rest)
         except ImportError as error:
@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    if not native_available("cuda") or jax.default_backend() != "gpu":
+    if build_info()["implementations"]["cuda"] != "native" or jax.default_backend() != "gpu":
         sys.exit("benchmarks/gpu.py needs a GPU that jax finds, and jax_rnnt built with CUDA")
     print(jax.devices()[0].device_kind, "jax", jax.__version__)
     losses(rounds)

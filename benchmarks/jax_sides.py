@@ -26,7 +26,7 @@ def _naive_cost(kind: str):
 
 _COSTS = {
     "native": functools.partial(_library_cost, "native"),
-    "lax": functools.partial(_library_cost, "scan"),
+    "lax": functools.partial(_library_cost, "lax"),
     "naive": _naive_cost,
 }
 NAMES = tuple(_COSTS)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jax_rnnt
+from jax_rnnt.losses.monotonic import MONOTONIC_MOVES
+from jax_rnnt.ops.labels import RNNT_MOVES
 
 DURATIONS = (0, 1, 2, 3, 4)
 BIG = {"big_blanks": (-2, -3, -4), "durations": (2, 4, 8)}
@@ -25,8 +27,8 @@ LOSSES = {
     "hat": (jax_rnnt.hat_loss, {}),
 }
 MOVES = {
-    "rnnt": jax_rnnt.RNNT_MOVES,
-    "monotonic": jax_rnnt.MONOTONIC_MOVES,
+    "rnnt": RNNT_MOVES,
+    "monotonic": MONOTONIC_MOVES,
     "multiblank (5 arcs)": ((1, 0), (2, 0), (4, 0), (8, 0), (0, 1)),
     "tdt (9 arcs)": (*((d, 0) for d in DURATIONS if d), *((d, 1) for d in DURATIONS)),
 }

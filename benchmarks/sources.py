@@ -52,7 +52,9 @@ def additive(params, e, p, targets, t_b, u_b):
 def pruned(params, e, p, targets, t_b, u_b):
     """The simple loss plus the pruned loss. The posteriors of the simple loss choose the positions that are kept."""
     simple = simple_logits(params, e, p)
-    costs, posteriors = jax_rnnt.lattice_posteriors(*jax_rnnt.loss_lattice(simple, targets, t_b, u_b, blank=0))
+    costs, posteriors = jax_rnnt.lattice_posteriors(
+        *jax_rnnt.alignment.loss_lattice(jax_rnnt.RNNTLoss(blank=0), simple, targets, t_b, u_b)
+    )
     ranges = jax_rnnt.prune_ranges(posteriors, t_b, u_b, KEPT)
     logits = joint(params, *jax_rnnt.prune(e, p, ranges, KEPT))
     source = jax_rnnt.PrunedLogits(logits, ranges, labels=targets.shape[1])

@@ -32,10 +32,10 @@ class Alignment:
 def _align(model: Transducer, arrays: Arrays[jax.Array]) -> tuple[Alignment, jax.Array, jax.Array]:
     logits, lengths = model(arrays.audio, arrays.samples, arrays.labels)
     loss = model.objective.function()
-    lattice = jax_rnnt.loss_lattice(logits, arrays.labels, lengths, arrays.label_lengths, loss)
+    lattice = jax_rnnt.alignment.loss_lattice(loss, logits, arrays.labels, lengths, arrays.label_lengths)
     cost, posteriors = jax_rnnt.lattice_posteriors(*lattice)
-    best = jax_rnnt.lattice_best_path(*lattice)
-    times = jax_rnnt.emission_times(posteriors, lattice.moves)
+    best = jax_rnnt.alignment.lattice_best_path(*lattice)
+    times = jax_rnnt.alignment.emission_times(posteriors, lattice.moves)
     features, feature_frames = log_mel(arrays.audio, arrays.samples)
     found = Alignment(features, posteriors, best.frames, best.durations, times, best.arcs, cost, moves=lattice.moves)
     return found, feature_frames, lengths

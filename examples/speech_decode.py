@@ -21,7 +21,7 @@ class Recognised(NamedTuple):
 
 
 @nnx.jit
-def greedy_decode(model: Transducer, audio: jax.Array, samples: jax.Array) -> jax_rnnt.Hypotheses:
+def greedy_decode(model: Transducer, audio: jax.Array, samples: jax.Array) -> jax_rnnt.decoding.Hypotheses:
     """The labels of audio, float32 [B, N] with samples int32 [B], and their encoder frames."""
 
     def predictor(model, context, label):
@@ -29,7 +29,7 @@ def greedy_decode(model: Transducer, audio: jax.Array, samples: jax.Array) -> ja
         return context, model.predict(context)
 
     frames, lengths = model.encoder(audio, samples)
-    return jax_rnnt.greedy_decode(
+    return jax_rnnt.decoding.greedy_decode(
         model.objective.function(),
         predictor,
         lambda model, frame, prediction: model.join(frame, prediction),

@@ -59,7 +59,7 @@ def _pruned_loss(
     While the simple loss has not learnt that, most nodes it keeps are wrong ones, so the pruned loss counts a tenth.
     """
     simple = jax_rnnt.AdditiveLogits(*model.simple_parts(frames, predictions), lm_scale=LM_SCALE)
-    lattice = jax_rnnt.loss_lattice(simple, labels, logit_lengths, label_lengths, loss)
+    lattice = jax_rnnt.alignment.loss_lattice(loss, simple, labels, logit_lengths, label_lengths)
     simple_costs, posteriors = jax_rnnt.lattice_posteriors(*lattice)
     ranges = jax_rnnt.prune_ranges(posteriors, logit_lengths, label_lengths, s_range=S_RANGE)
     pairs = jax_rnnt.prune(frames, predictions, ranges, s_range=S_RANGE)

@@ -17,15 +17,15 @@ S_RANGE = 5  # positions that pruning keeps of each frame
 
 # The classes behind the vocabulary are the big blanks, or the durations.
 _LOSSES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "rnnt": (jax_rnnt.rnnt_loss, {}),
-    "pruned": (jax_rnnt.rnnt_loss, {}),
-    "monotonic": (jax_rnnt.monotonic_rnnt_loss, {}),
+    "rnnt": (jax_rnnt.RNNTLoss, {}),
+    "pruned": (jax_rnnt.RNNTLoss, {}),
+    "monotonic": (jax_rnnt.MonotonicRNNTLoss, {}),
     "multiblank": (
-        jax_rnnt.multiblank_rnnt_loss,
+        jax_rnnt.MultiblankRNNTLoss,
         {"big_blanks": tuple(VOCABULARY + k for k in range(len(BIG_BLANKS))), "durations": BIG_BLANKS, "sigma": 0.05},
     ),
-    "tdt": (jax_rnnt.tdt_loss, {"durations": DURATIONS, "sigma": 0.05}),
-    "hat": (jax_rnnt.hat_loss, {}),
+    "tdt": (jax_rnnt.TDTLoss, {"durations": DURATIONS, "sigma": 0.05}),
+    "hat": (jax_rnnt.HATLoss, {}),
 }
 LOSSES = tuple(_LOSSES)
 JOINTS = ("dense", "fused", "packed")
@@ -54,7 +54,7 @@ class Objective:
     def function(self, vocab_axis_name: str | None = None) -> jax_rnnt.Loss:
         """The loss, summed over a batch; decoding by it does not depend on the name."""
         loss, options = _LOSSES[self.loss]
-        return jax_rnnt.Loss(loss, blank=BLANK, reduction="sum", vocab_axis_name=vocab_axis_name, **options)
+        return loss(blank=BLANK, reduction="sum", vocab_axis_name=vocab_axis_name, **options)
 
     def check(self, mesh: str, axes: dict[str, int]) -> None:
         """Refuses what does not go together."""

@@ -32,8 +32,8 @@ def draw(
     text = recognised.utterance.text
     on = {"labels": text, "seconds_per_frame": model.seconds_per_frame}
     mel = {"features": alignment.features, "features_per_frame": model.objective.stack}
-    jax_rnnt.plot_alignment(alignment.frames, alignment.durations, **mel, **on, axes=axes["mel"])
-    jax_rnnt.plot_lattice(alignment.posteriors, alignment.arcs, alignment.moves, **on, axes=axes["lattice"])
+    jax_rnnt.alignment.plot_alignment(alignment.frames, alignment.durations, **mel, **on, axes=axes["mel"])
+    jax_rnnt.alignment.plot_lattice(alignment.posteriors, alignment.arcs, alignment.moves, **on, axes=axes["lattice"])
     axes["mel"].set_title(f"“{text}”, recognised as “{recognised.text}”", pad=28)  # above the labels
     axes["mel"].set(xlabel="", xticklabels=[], xlim=axes["lattice"].get_xlim())
     axes["lattice"].set_title(f"posterior lattice, cost {alignment.cost:.3f} nats")

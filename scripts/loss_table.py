@@ -24,6 +24,7 @@ LOSSES = {
     "delayed_and_lowered": "RNN-T, delay penalty and sigma",
     "wildcard_ends": "RNN-T, wildcard at the ends",
     "wildcard_anywhere": "RNN-T, wildcard anywhere",
+    "wildcard_star": "RNN-T, wildcard star",
 }
 VALUES = ["test_losses::test_values_and_gradients", "test_losses::test_variants", "test_losses::test_float32"]
 COLUMNS = {

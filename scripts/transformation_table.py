@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("oldest", "current", "newest")
-IMPLEMENTATIONS = {"native": "kernels", "scan": "lax form"}
+IMPLEMENTATIONS = {"native": "kernels", "lax": "lax form"}
 
 # Row -> tests. If words follow the name of a test, the row has only its cases with all of these words as parameters.
 ROWS = {

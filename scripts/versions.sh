@@ -15,7 +15,7 @@ nightly_index=https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/  
 
 requirement_of() {
   case $1 in
-    oldest) echo "jax==0.6.2" ;;  # the minimum of pyproject.toml
+    oldest) echo "jax==0.7.2" ;;  # the minimum of pyproject.toml
     current) echo "jax==0.10.2" ;;  # the last one for Python 3.11; README's numbers are from it
     newest | nightly) echo "jax" ;;
   esac

@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header() -> str:
     kind = "quickly compiled" if jax.config.read("jax_disable_most_optimizations") else "optimised"
-    return f"jax {jax.__version__}, {kind} programs, kernels: {implementations.jax_rnnt.native_available()}"
+    return f"jax {jax.__version__}, {kind} programs, kernels: {implementations.native.native_available()}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Without kernels all cases run, because then no case with a kernel covers the same.
     """
-    if config.getoption("--full") or not implementations.jax_rnnt.native_available():
+    if config.getoption("--full") or not implementations.native.native_available():
         return
     left_out = {item for item in items if any(_is_one_of(item, mark.kwargs) for mark in item.iter_markers("full"))}
     config.hook.pytest_deselected(items=list(left_out))

@@ -14,6 +14,7 @@ from losses import LossUnderTest
 from table_joint import joint_logits
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 B, T, U, D, V = 4, 7, 5, 6, 9
 LENGTHS = np.array([7, 4, 6, 0], np.int32), np.array([5, 0, 3, 0], np.int32)
@@ -48,7 +49,7 @@ def test_clamp_and_cotangents(loss: LossUnderTest) -> None:
 @pytest.mark.once
 def test_lax_form() -> None:
     loss = losses.PLAIN[0]
-    losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "scan"))
+    losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "lax"))
 
 
 # --- a joint network with parameters ----------------------------------------------------------------------------------
@@ -357,7 +358,7 @@ def test_no_array_of_the_size_of_the_logits() -> None:
     compiled = jax.jit(jax.value_and_grad(step, (0, 1, 2))).lower(*operands).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     nodes, tile = b * t * u1, 4 * rows * (v + d)
-    if jax_rnnt.native_available():
+    if native.native_available():
         assert temporary < 64 * nodes + 4 * tile
     assert temporary < 4 * nodes * v / 2
     assert f"f32[{b},{t},{u1},{v}]" not in compiled.as_text()

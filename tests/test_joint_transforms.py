@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from meshes import P, T, U, V
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 D = 4
 
@@ -177,7 +178,7 @@ def test_export(platform: str) -> None:
     again = export.deserialize(made.serialize())
     if platform == "cpu":
         _assert_expected(again.call(*operands))
-    elif not jax_rnnt.native_available(platform):
+    elif not native.native_available(platform):
         assert "custom_call @jax_rnnt" not in again.mlir_module()
 
 

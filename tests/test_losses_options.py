@@ -1,6 +1,9 @@
-"""Reductions, weights, omega and `Loss`: what is done with costs, and how options are given and refused."""
+"""Reductions, weights, omega and loss objects: what is done with costs, and how options are given and refused."""
 
+import dataclasses
 import functools
+import inspect
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -38,19 +41,24 @@ def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.nd
 
 @pytest.mark.parametrize("name", ["tdt", "hat", "wildcard_ends"])
 def test_reductions_weights_and_zero_infinity(name: str) -> None:
-    """One example of the batch is NaN. Its weight is 0, or `zero_infinity` is on."""
+    """One example of the batch is NaN and has a weight of 0, or it has no path and `zero_infinity` is on."""
     loss = BY_NAME[name]
-    logits, *rest = _arrays(loss.width)
-    costs, gradients = loss.expected(logits, *rest)
+    logits, targets, t_b, u_b = _arrays(loss.width)
+    lengths = {False: t_b, True: np.where(t_b > losses.T, 0, t_b)}
+    costs, gradients = loss.expected(logits, targets, t_b, u_b)
     assert np.isnan(costs).tolist() == [False, False, True, False]
+    assert np.isposinf(loss.expected(logits, targets, lengths[True], u_b)[0]).tolist() == np.isnan(costs).tolist()
     costs, gradients = np.nan_to_num(costs), np.nan_to_num(gradients)
     cases = [(r, w, z) for r in ("sum", "mean", "mean_volume") for w, z in ((WEIGHTS, False), (None, True))]
 
     @losses.jit
     def run(x):
+        def of_case(x, reduction, weights, zero_infinity):
+            options = {"reduction": reduction, "weights": weights, "zero_infinity": zero_infinity}
+            return loss.costs(x, targets, lengths[zero_infinity], u_b, implementation=losses.QUICK, **options)
+
         def all_cases(x):
-            of_case = functools.partial(loss.costs, x, *rest, implementation=losses.QUICK)
-            return jnp.stack([of_case(reduction=r, weights=w, zero_infinity=z) for r, w, z in cases])
+            return jnp.stack([of_case(x, *case) for case in cases])
 
         return all_cases(x), jax.jacrev(all_cases)(x)
 
@@ -99,25 +107,58 @@ def test_omega_chooses_the_loss_of_tokens_by_a_key() -> None:
 
 @pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
 def test_loss_object(loss: LossUnderTest) -> None:
-    """The object is a value: equal options make it equal, jit takes it as static, and nnx takes it for no parameter."""
-    options = loss.options | {"reduction": "sum", "implementation": losses.QUICK}
-    made = jax_rnnt.Loss(loss.call, **options)
-    same = jax_rnnt.Loss(loss.call, **{k: list(v) if isinstance(v, tuple) else v for k, v in reversed(options.items())})
+    """The object is a value: equal options make it equal, jit takes it as static, and nothing in it can be changed."""
+    options = loss.options | {"reduction": "sum"}
+    made = loss.made(reduction="sum")
+    same = loss.made(**{k: list(v) if isinstance(v, tuple) else v for k, v in reversed(options.items())})
+    assert isinstance(made, jax_rnnt.Loss)
     assert made == same
     assert hash(made) == hash(same)
-    assert made != jax_rnnt.Loss(loss.call, **(options | {"reduction": "none"}))
-    assert made != jax_rnnt.Loss(jax_rnnt.rnnt_loss, reduction="sum")
-    assert loss.call.__name__ in repr(made)
+    assert dataclasses.replace(made, reduction="none") == loss.made(reduction="none") != made
+    assert made != jax_rnnt.RNNTLoss(reduction="sum")
+    assert eval(repr(made), vars(jax_rnnt).copy()) == made
     assert jax.tree.leaves(made) == []
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.reduction = "none"
     x, *rest = _arrays(loss.width)
     rest[1] = np.minimum(rest[1], losses.T)
     value = jax.jit(lambda made, x: made(x, *rest, weights=WEIGHTS), static_argnums=0)(made, x)
     np.testing.assert_allclose(value, (loss.expected(x, *rest)[0] * WEIGHTS).sum(), rtol=1e-12)
-    with pytest.raises(TypeError, match=rf"`{loss.call.__name__}` has no option 'reducton'.*reduction"):
-        jax_rnnt.Loss(loss.call, reducton="sum")
-    for array in ("weights", "key"):
-        with pytest.raises(TypeError, match=f"no option '{array}'"):
-            jax_rnnt.Loss(loss.call, **{array: WEIGHTS})
+    for wrong in ("reducton", "weights", "key"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'"):
+            loss.made(**{wrong: "sum"})
+
+
+@pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
+def test_a_function_is_its_class_and_a_call_of_it(loss: LossUnderTest) -> None:
+    """Both have the same options with the same defaults. The options that all losses share stand only in the class."""
+    own = inspect.signature(loss.call).parameters
+    options = inspect.signature(type(loss.made())).parameters
+    arrays = ("logits", "targets", "logit_lengths", "target_lengths", "weights", "key", "options")
+    assert {k: p.default for k, p in own.items() if k not in arrays}.items() <= {
+        k: p.default for k, p in options.items()
+    }.items()
+    shared = typing.get_type_hints(jax_rnnt.core.loss.LossOptions).keys()
+    assert options.keys() - own.keys() == shared
+    assert list(own)[4:7] == list(options)[:3] == ["blank", "clamp", "reduction"]
+
+
+def test_equal_numbers_of_other_types_make_equal_losses() -> None:
+    made = jax_rnnt.TDTLoss(np.int64(0), np.float32(1), fused_log_softmax=np.True_, sigma=jnp.float32(0.5))
+    assert made == jax_rnnt.TDTLoss(0, 1, sigma=0.5)
+    assert hash(made) == hash(jax_rnnt.TDTLoss(0, 1, sigma=0.5))
+
+
+def test_loss_of_a_users_own() -> None:
+    """A class derived from a loss is a static value, too."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Smoothed(jax_rnnt.RNNTLoss):
+        pass
+
+    x, *rest = _arrays(losses.V)
+    value = jax.jit(lambda made: made(x, *rest))(Smoothed(reduction="none"))
+    np.testing.assert_array_equal(value, jax_rnnt.rnnt_loss(x, *rest, reduction="none"))
 
 
 def test_loss_object_in_an_nnx_module() -> None:
@@ -127,9 +168,21 @@ def test_loss_object_in_an_nnx_module() -> None:
         def __init__(self, loss):
             self.loss = loss
 
-    model = Model(jax_rnnt.Loss(jax_rnnt.tdt_loss, durations=(0, 1)))
+    model = Model(jax_rnnt.TDTLoss(durations=(0, 1)))
     assert jax.tree.leaves(nnx.state(model)) == []
     assert nnx.clone(model).loss == model.loss
+
+
+def test_zero_infinity_leaves_nan() -> None:
+    """A model that diverged must not look like one that has converged."""
+    x, *rest = _arrays(losses.V)
+    x = np.concatenate([x, np.full_like(x[:1], np.nan), x[:1]])
+    targets, t_b, u_b = (np.concatenate([a, a[:1], a[:1]]) for a in rest)
+    t_b[-1] = 0  # no path
+    loss = jax_rnnt.RNNTLoss(reduction="none", zero_infinity=True)
+    costs = loss(x, targets, t_b, u_b)
+    assert np.isnan(costs).tolist() == [False, False, True, False, True, False]
+    assert costs[-1] == 0
 
 
 SHAPED = np.zeros((1, 2, 2, 6)), np.zeros((1, 1), np.int32), np.array([2]), np.array([1])
@@ -171,7 +224,7 @@ REFUSED = [
         jax_rnnt.rnnt_loss,
         {"wildcard": "start"},
         ValueError,
-        "`wildcard` must be None, 'ends' or 'anywhere', got 'start'",
+        "`wildcard` must be None, 'ends', 'anywhere' or 'star', got 'start'",
     ),
     (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
     (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 pytestmark = pytest.mark.once
 
@@ -32,7 +33,7 @@ def compiled(implementation: str, moves: reference.Moves):
     return jax.jit(run)
 
 
-@pytest.mark.full(implementation="scan", name="monotonic")
+@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
 @given(
     mask=st.sampled_from(MASKS),
@@ -65,7 +66,7 @@ def test_masks(name: str, implementation: str, mask: float, where: str, infinite
     np.testing.assert_array_equal(gradient, -actual)
 
 
-@pytest.mark.full(implementation="scan", name="monotonic")
+@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_float64_masks(name: str, implementation: str) -> None:
     moves = MOVE_SETS[name]
@@ -94,7 +95,7 @@ def test_a_bad_example_can_be_masked(implementation: str) -> None:
 
 def test_gradient_of_the_cost_half_needs_no_scan() -> None:
     """The derivative of the cost that comes with the posteriors runs the kernel, not the `lax` form."""
-    if not jax_rnnt.native_available():
+    if not native.native_available():
         pytest.skip("the compiled module is not usable")
     arcs = jnp.zeros((B, T, U + 1, 2))
 

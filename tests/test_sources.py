@@ -35,7 +35,7 @@ def test_values_and_gradients(loss: LossUnderTest, source: SourceUnderTest) -> N
 @EVERY_SOURCE
 @_each("loss", [RNNT])
 def test_lax_form(loss: LossUnderTest, source: SourceUnderTest) -> None:
-    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "scan"))
+    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "lax"))
 
 
 @pytest.mark.once
@@ -117,6 +117,6 @@ def test_integers_of_64_bits_without_x64() -> None:
     )
     with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
         for source in sources:
-            jax_rnnt.check_inputs(source, np.array([[1]]), *lengths)
+            jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(), source, np.array([[1]]), *lengths)
             loss = jax_rnnt.rnnt_loss(source, np.array([[1]]), *lengths)
             assert loss == pytest.approx(3 * np.log(3) - np.log(2), rel=1e-6)

@@ -16,10 +16,12 @@ from meshes import B, P, T, U, V
 
 import jax_rnnt
 from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.node_labels import NodeLabels
 from jax_rnnt.core.pipeline import Pipeline, costs
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.logits.divided import DividedLogits
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import RNNT_MOVES
 
 LOCAL = V // 4  # the vocabulary of one device of `_mesh()`
 WEIGHTS = np.arange(1.0, B + 1) * np.where(np.arange(B) % 3, 1, -1)
@@ -75,8 +77,8 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
     meshes.assert_close(result[1], gradient * WEIGHTS[:, None, None, None])
 
 
-@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1}], mode=["unchecked"])
-@pytest.mark.full(implementation="scan", options=[{"fused": False}])
+@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}], mode=["unchecked"])
+@pytest.mark.full(implementation="lax", options=[{"fused": False}])
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
 def test_values_and_gradients(options: dict, mode: str, implementation: str) -> None:
@@ -87,7 +89,7 @@ def test_values_and_gradients(options: dict, mode: str, implementation: str) -> 
     assert meshes.is_sharded_as(result[1], _mesh(), *SPEC)
 
 
-@pytest.mark.full(implementation="scan", blank=[0])
+@pytest.mark.full(implementation="lax", blank=[0])
 @pytest.mark.parametrize("blank", [0, LOCAL, -LOCAL - 1])
 def test_blank_in_every_part(blank: int, implementation: str) -> None:
     """All other tests have the default, -1, which is in the last part."""
@@ -141,7 +143,7 @@ def _corner_cases() -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
     return (logits, targets, t_b, u_b), where
 
 
-@pytest.mark.full(implementation="scan", clamp=0.1)
+@pytest.mark.full(implementation="lax", clamp=0.1)
 @MODES
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_corner_cases(clamp: float, mode: str, implementation: str) -> None:
@@ -186,10 +188,10 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
 
 @functools.cache
 def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
-    scores = ArcScores(Topology((V - 1,), window, jax_rnnt.RNNT_MOVES, V, (V - 1,)))
+    scores = ArcScores(Topology((V - 1,), window, RNNT_MOVES, V, (V - 1,)))
     static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, None, clamp, implementation)
     loss = jax.shard_map(
-        lambda x, *nodes: costs(DividedLogits(x, "model"), jax_rnnt.NodeLabels(*nodes), static),
+        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static),
         mesh=_mesh(),
         in_specs=(SPEC, *(P("data"),) * 3),
         out_specs=P("data"),
@@ -237,7 +239,7 @@ def test_bfloat16(implementation: str) -> None:
     np.testing.assert_allclose(np.asarray(gradient, np.float64), unit, rtol=0.51 * eps, atol=1e-5 * abs(WEIGHTS).max())
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @MODES
 def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
     """The joint's last matrix is divided by columns, as in practice. All weights have the gradients of one device."""
@@ -251,7 +253,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         return total if mode == "auto" else jax.lax.psum(total, "data")
 
     def alone(encoder, predictor, weight):
-        return meshes.total("scan")(meshes.joint(encoder, predictor, weight), *rest)
+        return meshes.total("lax")(meshes.joint(encoder, predictor, weight), *rest)
 
     wanted = jax.jit(jax.value_and_grad(alone, argnums=(0, 1, 2)))(encoder, predictor, weight)
     specs = (P("data"), P(), P(None, "model"), *(P("data"),) * 3)
@@ -265,7 +267,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         meshes.assert_close(a, b)
 
 
-@pytest.mark.full(implementation="scan", check_vma=False)
+@pytest.mark.full(implementation="lax", check_vma=False)
 @pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
 def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     """Each device takes the gradient with respect to its own logits. All devices hold the same loss."""
@@ -276,7 +278,7 @@ def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     meshes.assert_close(jax.jit(mapped)(*meshes.batch()), meshes.expected()[1])
 
 
-@pytest.mark.full(implementation="scan", reduction="mean")
+@pytest.mark.full(implementation="lax", reduction="mean")
 @pytest.mark.parametrize(
     ("reduction", "kind"), [("mean", AxisType.Auto), ("sum", AxisType.Explicit), ("none", AxisType.Explicit)], ids=str
 )
@@ -317,7 +319,7 @@ def test_transformations(implementation: str) -> None:
         meshes.assert_close(total(stacked), wanted.sum(0))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_one_device_along_the_axis(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8, model=1)
     with meshes.current_mesh(mesh):

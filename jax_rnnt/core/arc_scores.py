@@ -9,7 +9,6 @@ from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.core.wildcards import with_wildcard
-from jax_rnnt.ops.slices import at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +21,8 @@ class ArcScores:
     wildcard: str | None = None
     wildcard_weight: float = 0.0
 
-    def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
+    def __call__(self, entries: Array, t_b: Array, u_b: Array, nodes: Array | None = None) -> Array:
+        """``[B, T, U+1, K]`` from ``entries [B, T, U+1, K']``; ``nodes`` as :meth:`Source.nodes` gives them."""
         arcs = entries
         differentiates = self.topology.scores is not None or self.wildcard is not None
         if differentiates:
@@ -35,9 +35,7 @@ class ArcScores:
         if self.sigma != 0:
             arcs = arcs - self.sigma  # before the wildcards: `sigma` does not lower them
         if self.wildcard is not None:
-            arc = self.topology.frame_arc()
-            blank = with_wildcard(at(arcs, arc), t_b, u_b, self.wildcard, self.wildcard_weight)
-            arcs = jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
+            arcs = with_wildcard(arcs, self.topology, t_b, u_b, nodes, self.wildcard, self.wildcard_weight)
         if differentiates:
             arcs = arcs + lax.stop_gradient(poison)
         if self.delay_penalty != 0:

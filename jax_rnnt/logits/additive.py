@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import arcs, checks, lax_arcs
+from jax_rnnt.logits.sum_norms import sum_norms
+from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING
-from jax_rnnt.ops.slices import at, compute_dtype
-from jax_rnnt.ops.sum_norms import sum_norms
 from jax_rnnt.xla.sharding import match_manual_axes
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
+from jax_rnnt import checks
 from jax_rnnt.logits.row_norms import row_norms
 from jax_rnnt.logits.source import Source
 from jax_rnnt.logits.tiles import over_tiles, rows_of_tile
-from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.labels import PADDING, static_index
-from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.ops.dtypes import compute_dtype
+from jax_rnnt.ops.labels import PADDING
 from jax_rnnt.xla import sharding
 from jax_rnnt.xla.element_wise import one_element_after_another
 
@@ -129,7 +130,7 @@ class JointLogits(Source):
         checks.number("gradient_budget", self.gradient_budget)
         if not 0 <= self.gradient_budget < 1:
             raise ValueError(f"`gradient_budget` must be in [0, 1), got {self.gradient_budget}.")
-        if self.tile_rows is not None and static_index("tile_rows", self.tile_rows) < 1:
+        if self.tile_rows is not None and checks.static_index("tile_rows", self.tile_rows) < 1:
             raise ValueError(f"`tile_rows` must be None or at least 1, got {self.tile_rows}.")
         names = self.batch_axis_names
         if not isinstance(names, tuple):

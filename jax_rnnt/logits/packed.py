@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.labels import PADDING, static_index
-from jax_rnnt.ops.slices import copied
+from jax_rnnt.ops.dtypes import copied
+from jax_rnnt.ops.labels import PADDING
 
 
 @jax.tree_util.register_dataclass
@@ -145,7 +146,7 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
 
 def _check_lengths(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> None:
     for name, x in (("frames", frames), ("labels", labels)):
-        if not checks.is_symbolic(x) and static_index(name, x) < 0:
+        if not checks.is_symbolic(x) and checks.static_index(name, x) < 0:
             raise ValueError(f"`{name}` must be at least 0, got {x}.")
     checks.rank("logit_lengths", logit_lengths, "B")
     b = logit_lengths.shape[0]
@@ -223,7 +224,7 @@ def pack(
     checks.shape("predicted", p, (b, max(positions, 1), p.shape[2]), "[B, U+1, Dp]")
     checks.lengths(b, t_b, u_b, "encoded.shape[0]")
     _check_lengths(t_b, u_b, frames, positions - 1)
-    if static_index("rows", rows) < 0:
+    if checks.static_index("rows", rows) < 0:
         raise ValueError(f"`rows` must be at least 0, got {rows}.")
     node = _layout(t_b, u_b, frames, positions - 1, rows).node
     frame = node // positions

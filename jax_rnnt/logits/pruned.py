@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.labels import PADDING, static_index
-from jax_rnnt.ops.slices import copied
+from jax_rnnt.ops.dtypes import copied
+from jax_rnnt.ops.labels import PADDING
 
 
 @jax.tree_util.register_dataclass
@@ -77,7 +78,7 @@ class PrunedLogits(Source):
             raise ValueError(f"`rows` must have S >= 1 positions of each frame, got shape {self.rows.shape}.")
         checks.integer("ranges", self.ranges)
         checks.shape("ranges", self.ranges, self.rows.shape[:2], f"[B, T] for `rows` of shape {self.rows.shape}")
-        if static_index("labels", self.labels) < 0:
+        if checks.static_index("labels", self.labels) < 0:
             raise ValueError(f"`labels` must be at least 0, got {self.labels}.")
 
     def _first(self) -> Array:
@@ -89,6 +90,11 @@ class PrunedLogits(Source):
         """``[B, T, U+1, ...]`` in the order of rows, ``[B, T, S, ...]``."""
         u = self._first()[:, :, None] + jnp.arange(self.rows.shape[2], dtype=jnp.int32)[None, None]
         return _take(of_nodes, u, fill)
+
+    def nodes(self) -> Array:
+        u = jnp.arange(self.labels + 1, dtype=jnp.int32)[None, None]
+        first = self._first()[:, :, None]
+        return (u >= first) & (u < first + self.rows.shape[2])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         entries, log_norm = arcs.forward(self.rows, self._of_rows(labels, PADDING), **parameters.asdict())
@@ -166,8 +172,8 @@ def prune_ranges(
     checks.rank("posteriors", x, "B, T, U+1, K")
     b, frames, positions, _ = x.shape
     checks.lengths(b, t_b, u_b, "posteriors.shape[0]")
-    kept = static_index("s_range", s_range)
-    step = kept - 1 if max_step is None else static_index("max_step", max_step)
+    kept = checks.static_index("s_range", s_range)
+    step = kept - 1 if max_step is None else checks.static_index("max_step", max_step)
     if kept < 1 or (max_step is None and kept < 2):
         raise ValueError(f"`s_range` must be at least 2, or 1 where `max_step` is given, got {kept}.")
     if step < 1:
@@ -217,7 +223,7 @@ def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: 
     b, frames, width = e.shape
     checks.shape("predicted", p, (b, *p.shape[1:]), f"[B, U+1, Dp] for `encoded` of shape {e.shape}")
     checks.shape("ranges", first, (b, frames), f"[B, T] for `encoded` of shape {e.shape}")
-    kept = static_index("s_range", s_range)
+    kept = checks.static_index("s_range", s_range)
     if kept < 1:
         raise ValueError(f"`s_range` must be at least 1, got {kept}.")
     u = checks.to_int32(first)[:, :, None] + jnp.arange(kept, dtype=jnp.int32)[None, None]

@@ -7,9 +7,9 @@ in float32 distinguish paths as well as double precision does, even behind masks
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.lax_lattice import by_diagonal, shift
-from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
 Pair = tuple[Array, Array]

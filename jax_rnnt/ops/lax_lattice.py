@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
-from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
 # An exponent is a pair of floats whose sum is an integer below _EXPONENT_RANGE. One float32 cannot count that far, and
@@ -73,16 +73,14 @@ def _sum(terms: Sequence[Scaled], excesses: Sequence[Array]) -> tuple[Scaled, Ar
     return _normalised(total, high, low), excess
 
 
-def _exp(x: Array) -> Scaled:
-    """``exp(x)`` as a scaled number with ``m`` near 1; -inf gives zero."""
-    zero = x == -jnp.inf
-    safe = jnp.where(zero, 0, x)
-    whole = jnp.round(lax.stop_gradient(safe) * _LOG2E)
+def _exp(x: Array, zero: Array) -> Scaled:
+    """``exp(x)`` as a scaled number with ``m`` near 1; or zero."""
+    whole = jnp.round(lax.stop_gradient(x) * _LOG2E)
     # Products of two numbers of half the digits are exact, so x - whole * ln 2 loses none.
     integer, mantissa, _ = _bits(x.dtype)
     digits = lax.bitcast_convert_type(whole, integer) >> (mantissa // 2 + 1)
     coarse = lax.bitcast_convert_type(digits << (mantissa // 2 + 1), x.dtype)
-    rest = safe
+    rest = x
     for part in _halves(_LN2, x.dtype):
         rest = (rest - coarse * part) - (whole - coarse) * part
     # Beyond 2**24 float32 has only some of the integers, so more than one power of two may be left of x.
@@ -179,9 +177,11 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     largest = jnp.floor(_EXPONENT_RANGE / arcs_at_most) * _LN2
     probabilities, excesses = [], []
     for x in opened:
-        cut = jnp.where(x == -jnp.inf, x, jnp.clip(x, -largest, largest))
-        excesses.append(jnp.where(x == -jnp.inf, 0, lax.stop_gradient(x - cut)))
-        probabilities.append(_exp(cut))
+        closed = x == -jnp.inf
+        score = jnp.where(closed, 0, x)
+        cut = jnp.clip(score, -largest, largest)
+        excesses.append(lax.stop_gradient(score - cut))
+        probabilities.append(_exp(cut, closed))
 
     start = n == 0
     like = probabilities[0][0]  # constants take their sharding and their manual axes from the data

@@ -33,7 +33,7 @@ import sys
 sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
 sys.path.insert(0, {copy!r})
 import jax_rnnt, pytest
-assert jax_rnnt.__file__.startswith({copy!r}) and jax_rnnt.native_available(), jax_rnnt.build_info()
+assert jax_rnnt.__file__.startswith({copy!r}) and jax_rnnt.build_info()["implementations"]["cpu"] == "native"
 sys.exit(pytest.main(sys.argv[1:]))
 """
 

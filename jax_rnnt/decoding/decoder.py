@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.losses.family import options_of
-from jax_rnnt.losses.hat import HatOptions
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import static_index
-from jax_rnnt.ops.slices import compute_dtype
-from jax_rnnt.tools import prefixes
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier
-from jax_rnnt.tools.row_arcs import RowArcs, row_arcs
-from jax_rnnt.tools.rows import flat, unflat, where_needed
+from jax_rnnt import checks
+from jax_rnnt.core.loss import Loss, checked_loss
+from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier
+from jax_rnnt.decoding.hypothesis_rows import flat, unflat, where_needed
+from jax_rnnt.decoding.row_arcs import RowArcs, row_arcs
+from jax_rnnt.losses.hat import HATLoss
+from jax_rnnt.ops.dtypes import compute_dtype
 
 Predictor = Callable[[Any, Any, Array], tuple[Any, Any]]
 Joint = Callable[[Any, Array, Any], Array]
@@ -27,7 +26,7 @@ Joint = Callable[[Any, Array, Any], Array]
 class Decoder:
     """Static options, which :func:`greedy_decode` and :func:`beam_decode` describe."""
 
-    loss: Callable[..., Array]
+    loss: Loss
     predictor: Predictor
     joint: Joint
     _: dataclasses.KW_ONLY
@@ -37,18 +36,18 @@ class Decoder:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        options = options_of(self.loss, {})
+        checked_loss(self.loss)
         for name in ("predictor", "joint"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"`{name}` must be a function, got {checks.described(getattr(self, name))}.")
         for name, least in (("labels_per_frame", 1), ("max_labels", 0)):
             value = getattr(self, name)
-            if value is not None and static_index(name, value) < least:
+            if value is not None and checks.static_index(name, value) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         checks.number("internal_lm_weight", self.internal_lm_weight)
-        if self.internal_lm_weight != 0 and not isinstance(options, HatOptions):
+        if self.internal_lm_weight != 0 and not isinstance(self.loss, HATLoss):
             raise ValueError(
-                "`internal_lm_weight` is for models trained with hat_loss, whose labels are normalised by themselves; "
+                "`internal_lm_weight` is for models trained with HATLoss, whose labels are normalised by themselves; "
                 f"got {self.internal_lm_weight} with {self.loss!r}."
             )
 
@@ -96,7 +95,7 @@ class Decoder:
             score=jnp.broadcast_to(jnp.where(first, 0, -jnp.inf).astype(dtype)[None], (batch, n)),
             time=jnp.zeros((batch, n), jnp.int32),
             length=jnp.zeros((batch, n), jnp.int32),
-            label=label + (arcs.topology.blanks[0] if self.start is None else static_index("start", self.start)),
+            label=label + (arcs.topology.blanks[0] if self.start is None else checks.static_index("start", self.start)),
             waits=jnp.ones((batch, n), bool),
             prefix=prefixes.empty((batch, n)),
             memory=memory,

@@ -1,19 +1,18 @@
 """The arcs that a decoder may take from a node, for every label that may come next."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.core.loss import Loss
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.losses.family import options_of
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import NO_LABEL, PADDING
-from jax_rnnt.ops.slices import at
 
 _NEVER = jnp.iinfo(jnp.int32).max
 """The length of an utterance whose end is not known yet: no arc leads there."""
@@ -82,7 +81,7 @@ class RowArcs:
         else:
             of_labels, labels = lax.top_k(tokens, count)
         # A step has too few rows for the kernels: to wait for their threads would take longer than the work itself.
-        parameters = ArcParameters(self.topology.columns, self.width, self.topology.window, "scan")
+        parameters = ArcParameters(self.topology.columns, self.width, self.topology.window, "lax")
         unlabelled = jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32)
         entries, log_norm = arcs.forward(logits, unlabelled, **parameters.asdict())
         of_columns = jnp.broadcast_to(entries[:, None, :-1], (*labels.shape, len(self.topology.columns)))
@@ -98,5 +97,5 @@ class RowArcs:
         return Choices(jnp.stack(silent, axis=-1), labels, jnp.stack(emitting, axis=-1))
 
 
-def row_arcs(loss: Callable[..., Array], width: int) -> RowArcs:
-    return RowArcs(options_of(loss, {}).topology(width), width)
+def row_arcs(loss: Loss, width: int) -> RowArcs:
+    return RowArcs(loss.topology(width), width)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
 from jax_rnnt.ops.labels import RNNT_MOVES, check_moves
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ def plot_lattice(
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
       >>> batch = jnp.zeros((1, 9, 4, 5)), jnp.array([[3, 1, 2]]), jnp.array([9]), jnp.array([3])
-      >>> lattice = jax_rnnt.loss_lattice(*batch, blank=0)
+      >>> lattice = jax_rnnt.alignment.loss_lattice(jax_rnnt.RNNTLoss(blank=0), *batch)
       >>> cost, posteriors = jax_rnnt.lattice_posteriors(*lattice)
-      >>> best = jax_rnnt.lattice_best_path(*lattice)
-      >>> axes = jax_rnnt.plot_lattice(posteriors[0], best.arcs[0], lattice.moves, labels="cab")  # doctest: +SKIP
+      >>> best = jax_rnnt.alignment.lattice_best_path(*lattice)
+      >>> path = best.arcs[0]
+      >>> axes = jax_rnnt.alignment.plot_lattice(posteriors[0], path, lattice.moves, labels="cab")  # doctest: +SKIP
       >>> axes.figure.savefig("lattice.png")  # doctest: +SKIP
     """
     p = _host("posteriors", posteriors, "T, U+1, K")
@@ -154,7 +155,7 @@ def plot_alignment(
     Example:
       >>> import jax_rnnt
       >>> frames = [1, 1, 6]  # "c" and "a" at frame 1, "b" at frame 6
-      >>> axes = jax_rnnt.plot_alignment(frames, labels="cab", seconds_per_frame=0.04)  # doctest: +SKIP
+      >>> axes = jax_rnnt.alignment.plot_alignment(frames, labels="cab", seconds_per_frame=0.04)  # doctest: +SKIP
       >>> axes.figure.savefig("alignment.png")  # doctest: +SKIP
     """
     at = _host("frames", frames, "U")

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
 
 
 def edit_distance(
@@ -29,7 +29,7 @@ def edit_distance(
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
       >>> two, reference = jnp.array([[1, 2, 3], [1, 4, -1]]), jnp.array([2, 3])
-      >>> jax_rnnt.edit_distance(two, reference, jnp.array([3, 2]), jnp.array(2))
+      >>> jax_rnnt.decoding.edit_distance(two, reference, jnp.array([3, 2]), jnp.array(2))
       Array([1, 2], dtype=int32)
     """
     arguments = {

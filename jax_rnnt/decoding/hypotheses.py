@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jax_rnnt.tools.prefixes import merged
-from jax_rnnt.tools.rows import take
+from jax_rnnt.decoding.hypothesis_rows import take
+from jax_rnnt.decoding.prefixes import merged
 
 
 class Hypotheses(NamedTuple):

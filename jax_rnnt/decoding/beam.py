@@ -1,7 +1,6 @@
 """Beam search in step with the frames: the most probable label sequences, each summed over the paths that were kept."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import static_index
-from jax_rnnt.tools.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
-from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
-from jax_rnnt.tools.row_arcs import Choices, RowArcs
-from jax_rnnt.tools.rows import flat, take, unflat, where_needed
+from jax_rnnt import checks
+from jax_rnnt.core.loss import Loss
+from jax_rnnt.decoding.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
+from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
+from jax_rnnt.decoding.hypothesis_rows import flat, take, unflat, where_needed
+from jax_rnnt.decoding.row_arcs import Choices, RowArcs
 
 
 class _Beam(NamedTuple):
@@ -39,8 +38,9 @@ class BeamDecoder(Decoder):
     Example:
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
-      >>> loss = jax_rnnt.Loss(jax_rnnt.monotonic_rnnt_loss, blank=0)
-      >>> decoder = jax_rnnt.BeamDecoder(loss, lambda _, s, label: (s, label), lambda _, e, p: e, beam=2, max_labels=3)
+      >>> loss = jax_rnnt.MonotonicRNNTLoss(blank=0)
+      >>> predictor, joint = lambda _, state, label: (state, label), lambda _, e, p: e
+      >>> decoder = jax_rnnt.decoding.BeamDecoder(loss, predictor, joint, beam=2, max_labels=3)
       >>> one, two = jnp.array([[[0.0, 0, 2, 0]]]), jnp.array([[[0.0, 0, 0, 3]]])  # two pieces of one frame, V = 4
       >>> state = decoder.step(None, decoder.init(None, None, one), one, jnp.array([1]))
       >>> decoder.hypotheses(state).labels.tolist()  # so far
@@ -55,7 +55,7 @@ class BeamDecoder(Decoder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if static_index("beam", self.beam) < 1:
+        if checks.static_index("beam", self.beam) < 1:
             raise ValueError(f"`beam` must be at least 1, got {self.beam}.")
         checks.number("length_normalization", self.length_normalization)
 
@@ -158,7 +158,7 @@ def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
 
 
 def beam_decode(
-    loss: Callable[..., Array],
+    loss: Loss,
     predictor: Predictor,
     joint: Joint,
     params: Any,
@@ -213,8 +213,8 @@ def beam_decode(
       >>> import jax, jax.numpy as jnp
       >>> import jax_rnnt
       >>> frames = jnp.log(jnp.array([[[0.6, 0.4], [0.6, 0.4]]]))  # B = 1, T = 2, V = 2: a blank and one label
-      >>> found = jax_rnnt.beam_decode(
-      ...     jax_rnnt.Loss(jax_rnnt.monotonic_rnnt_loss, blank=0),
+      >>> found = jax_rnnt.decoding.beam_decode(
+      ...     jax_rnnt.MonotonicRNNTLoss(blank=0),
       ...     lambda params, state, label: (state, label),
       ...     lambda params, encoded, predicted: encoded,
       ...     None, None, frames, jnp.array([2]), beam=3,

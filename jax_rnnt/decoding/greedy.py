@@ -1,7 +1,6 @@
 """Greedy decoding: the most probable arc at every step."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.tools.decoder import Decoder, Joint, Predictor
-from jax_rnnt.tools.hypotheses import DecoderState, Hypotheses, ranked
-from jax_rnnt.tools.rows import flat
+from jax_rnnt.core.loss import Loss
+from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked
+from jax_rnnt.decoding.hypothesis_rows import flat
 
 
 @jax.tree_util.register_static
@@ -26,8 +26,8 @@ class GreedyDecoder(Decoder):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import jax_rnnt
-      >>> decoder = jax_rnnt.GreedyDecoder(
-      ...     jax_rnnt.Loss(jax_rnnt.monotonic_rnnt_loss, blank=0),
+      >>> decoder = jax_rnnt.decoding.GreedyDecoder(
+      ...     jax_rnnt.MonotonicRNNTLoss(blank=0),
       ...     predictor=lambda params, state, label: (state, label),
       ...     joint=lambda params, encoded, predicted: encoded,
       ...     max_labels=8,
@@ -103,7 +103,7 @@ class GreedyDecoder(Decoder):
 
 
 def greedy_decode(
-    loss: Callable[..., Array],
+    loss: Loss,
     predictor: Predictor,
     joint: Joint,
     params: Any,
@@ -123,9 +123,9 @@ def greedy_decode(
     utterance.
 
     Args:
-      loss: :func:`rnnt_loss`, :func:`monotonic_rnnt_loss`, :func:`multiblank_rnnt_loss`, :func:`tdt_loss` or
-        :func:`hat_loss`, or one of them as a :class:`Loss` or :class:`RNNTLoss`, whose options then hold: ``blank``,
-        ``fused_log_softmax``, ``durations``, ``big_blanks``. What regularises the training is left out.
+      loss: the loss that the model was trained with, such as ``TDTLoss(blank=0)``. Its options hold that say which arcs
+        there are: ``blank``, ``fused_log_softmax``, ``durations``, ``big_blanks``. What regularises the training is
+        left out.
       predictor: ``predictor(params, state, label) -> (state, predicted)`` for rows: ``label [R]`` int32, and pytrees of
         arrays ``[R, ...]``. It is called where a label was emitted, and before the first frame, for the start symbol.
       joint: ``joint(params, encoded, predicted) -> logits [R, W]`` for rows ``encoded [R, ...]``.
@@ -136,8 +136,8 @@ def greedy_decode(
       labels_per_frame: how many labels a frame may emit; after them, labels are closed until an arc takes a frame. In a
         model whose labels all take frames it is 1 by itself.
       max_labels: L, how many labels an utterance may emit; after them, labels are closed. None: what T frames may emit.
-      internal_lm_weight: for :func:`hat_loss`: how much of the label's score under the internal language model is
-        subtracted from its own. That is the joint with an encoder of zeros (:func:`internal_lm_scores`).
+      internal_lm_weight: for :class:`HATLoss`: how much of the label's score under the internal language model is
+        subtracted from its own. That is the joint with an encoder of zeros (:meth:`HATLoss.internal_lm_scores`).
       start: the label that the predictor sees first: the blank unless said otherwise.
 
     Returns:
@@ -161,7 +161,7 @@ def greedy_decode(
       >>> never_twice = {"predictor": -9.0 * jnp.eye(4).at[0, 0].set(0)}
       >>> frames = 5.0 * jax.nn.one_hot(jnp.array([[2, 0, 3, 1]]), 4)  # B = 1, T = 4, V = 4
       >>> loss = jax_rnnt.RNNTLoss(blank=0)
-      >>> found = jax_rnnt.greedy_decode(
+      >>> found = jax_rnnt.decoding.greedy_decode(
       ...     loss, predictor, joint, never_twice, None, frames, jnp.array([3]), max_labels=3
       ... )
       >>> found.labels, found.times

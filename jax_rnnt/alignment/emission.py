@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
+from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, check_moves
 from jax_rnnt.ops.lax_lattice import shift
-from jax_rnnt.ops.slices import at, compute_dtype
 
 
 def _posteriors(x: ArrayLike) -> Array:
@@ -43,9 +43,9 @@ def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
       >>> batch = jnp.zeros((1, 4, 2, 5)), jnp.array([[3]]), jnp.array([4]), jnp.array([1])  # T = 4, U = 1
-      >>> lattice = jax_rnnt.loss_lattice(*batch, jax_rnnt.rnnt_loss)
+      >>> lattice = jax_rnnt.alignment.loss_lattice(jax_rnnt.RNNTLoss(), *batch)
       >>> cost, posteriors = jax_rnnt.lattice_posteriors(*lattice)
-      >>> jax_rnnt.emission_times(posteriors, lattice.moves).round(4)  # frames 0 to 3 are equally probable
+      >>> jax_rnnt.alignment.emission_times(posteriors, lattice.moves).round(4)  # frames 0 to 3 are equally probable
       Array([[1.5]], dtype=float32)
     """
     arcs = _posteriors(posteriors)
@@ -79,7 +79,7 @@ def expected_delay(times: ArrayLike, reference: ArrayLike) -> Array:
     Example:
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
-      >>> jax_rnnt.expected_delay(jnp.array([[2.5, 7.0, -1.0]]), jnp.array([[2, 5, -1]]))
+      >>> jax_rnnt.alignment.expected_delay(jnp.array([[2.5, 7.0, -1.0]]), jnp.array([[2, 5, -1]]))
       Array([1.25], dtype=float32)
     """
     emitted, wanted = checks.as_array("times", times), checks.as_array("reference", reference)
@@ -119,7 +119,7 @@ def alignment_entropy(posteriors: ArrayLike) -> Array:
       >>> import jax_rnnt
       >>> log_probs = jnp.zeros((1, 4, 2, 2))  # T = 4, U = 1: four paths, equally probable
       >>> _, posteriors = jax_rnnt.lattice_posteriors(log_probs, jnp.array([4]), jnp.array([1]))
-      >>> jnp.exp(jax_rnnt.alignment_entropy(posteriors)).round(4)
+      >>> jnp.exp(jax_rnnt.alignment.alignment_entropy(posteriors)).round(4)
       Array([4.], dtype=float32)
     """
     arcs = _posteriors(posteriors)

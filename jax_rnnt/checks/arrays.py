@@ -1,7 +1,6 @@
-"""Checks of types, shapes and options while tracing. Errors name the argument and the value that was passed."""
+"""Checks of types and shapes of arrays while tracing. Errors name the argument and the value that was passed."""
 
 import contextlib
-import reprlib
 import sys
 from collections.abc import Iterator
 
@@ -11,16 +10,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_rnnt.checks.static import described
+
 Shaped = Array | np.ndarray | jax.ShapeDtypeStruct
 
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
-
-
-def described(x: object) -> str:
-    """``x`` as an error message shows it."""
-    if isinstance(x, np.ndarray | Array):
-        return f"an array of dtype {x.dtype} and shape {x.shape}"
-    return f"{reprlib.repr(x)} of type {type(x).__name__}"
 
 
 @contextlib.contextmanager
@@ -45,32 +39,6 @@ def as_array(name: str, x: ArrayLike) -> Array:
 def on_host(name: str, x: object) -> np.ndarray:
     with _conversion(name, x):
         return np.asarray(x)
-
-
-def static(name: str, x: object) -> None:
-    if is_tracer(x):
-        argument = name.partition("[")[0]
-        raise TypeError(
-            f"`{name}` must be static, that is, known when JAX traces the function; got the traced value {x}. "
-            f"Jit the function with static_argnames={argument!r}, or let it take `{argument}` from a closure."
-        )
-
-
-def boolean(name: str, x: object) -> None:
-    static(name, x)
-    if not isinstance(x, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, got {described(x)}.")
-
-
-def number(name: str, x: object, hint: str = "") -> None:
-    """A real number, as a Python or NumPy scalar or as an array without dimensions."""
-    static(name, x)
-    is_scalar = isinstance(x, int | float | np.generic | np.ndarray | Array) and np.ndim(x) == 0
-    dtype = np.asarray(x).dtype if is_scalar else np.dtype(object)
-    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
-        raise TypeError(f"`{name}` must be a number, got {described(x)}.{hint}")
-    if np.isnan(np.asarray(x)):
-        raise ValueError(f"`{name}` must be a number, got NaN.")
 
 
 def floating(name: str, x: Shaped) -> None:
@@ -170,7 +138,3 @@ def lengths(b: int, logit_lengths: Shaped, target_lengths: Shaped, source: str) 
             raise ValueError(
                 f"`{name}` must have shape ({b},), one a row of the batch ({source} == {b}), got {x.shape}."
             )
-
-
-def is_tracer(x: object) -> bool:
-    return isinstance(x, jax.core.Tracer)

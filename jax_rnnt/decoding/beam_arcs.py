@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jax_rnnt.tools import prefixes
-from jax_rnnt.tools.hypotheses import Frontier
-from jax_rnnt.tools.rows import select, take
+from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding.hypotheses import Frontier
+from jax_rnnt.decoding.hypothesis_rows import select, take
 
 
 class Arcs(NamedTuple):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt import checks
+from jax_rnnt.ops.dtypes import compute_dtype
 
 _Reduction = Literal["none", "mean", "sum"]
 
@@ -49,7 +49,7 @@ def mwer_loss(
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
       >>> costs = -jnp.log(jnp.array([[0.3, 0.1, 0.0]]))  # the third hypothesis has no path
-      >>> float(jax_rnnt.mwer_loss(costs, jnp.array([[0, 2, 9]])))
+      >>> float(jax_rnnt.decoding.mwer_loss(costs, jnp.array([[0, 2, 9]])))
       0.5
     """
     if reduction not in get_args(_Reduction):
