@@ -60,8 +60,13 @@ def integer(name: str, x: Shaped) -> None:
 def rank(name: str, x: Shaped, letters: str) -> None:
     expected = len(letters.split(","))
     if x.ndim != expected:
-        hint = " (use jax.vmap for further batch dimensions)" if x.ndim > expected else ""
-        raise ValueError(f"`{name}` must have {expected} dimensions [{letters}], got {x.ndim}: shape {x.shape}{hint}.")
+        hint = ""
+        if x.ndim == expected + 1 and x.shape[-1] == 1 and expected == 1:
+            hint = f" (write {name}[:, 0])"
+        elif x.ndim > expected:
+            hint = " (use jax.vmap for further batch dimensions)"
+        dimensions = "1 dimension" if expected == 1 else f"{expected} dimensions"
+        raise ValueError(f"`{name}` must have {dimensions} [{letters}], got {x.ndim}: shape {x.shape}{hint}.")
 
 
 def shape(name: str, x: Shaped, expected: tuple[int, ...], source: str) -> None:
@@ -114,6 +119,11 @@ def loss_arguments(logits: Shaped, targets: Shaped, logit_lengths: Shaped, targe
         )
     if targets.shape[1] + 1 != u1:
         help_ = ""
+        if v == targets.shape[1] + 1 or logits.shape[1] == targets.shape[1] + 1:
+            help_ = (
+                " Another axis of the logits has that size: the order of axes is batch, frames, positions, vocabulary. "
+                "jnp.moveaxis puts them in this order."
+            )
         if targets.shape[1] == u1:
             help_ = (
                 " If the targets hold a start symbol, remove it. If they hold none, the predictor must also emit a row "

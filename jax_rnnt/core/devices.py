@@ -35,7 +35,7 @@ def on_devices(run: OnPart, source: Source, targets: Array, t_b: Array, u_b: Arr
     if mesh_axis.is_bound(axis):
         return run(divided, targets, t_b, u_b)
     mesh_axis.check_divides("V", source.shape[-1], (axis,))
-    # Explicit axes that divide the batch become manual too: until jax 0.8 a gradient fails where the mesh has both kinds.
+    # Explicit axes that divide the batch become manual too: until jax 0.8 the gradient fails in a mesh of both kinds.
     axes = sharding.explicit_batch_axes(source.batched())
     batch, rows = PartitionSpec(axes or None), PartitionSpec(axes or None, None, None, axis)
     source = jax.tree.map(lambda x: sharding.laid_out(x, rows), source)

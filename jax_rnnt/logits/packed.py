@@ -18,7 +18,7 @@ from jax_rnnt.ops.labels import PADDING
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PackedLogits(Source):
     """The rows of the nodes inside of the lengths, utterance after utterance, in place of a dense array with padding.
 

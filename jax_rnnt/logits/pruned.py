@@ -18,7 +18,7 @@ from jax_rnnt.ops.labels import PADDING
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PrunedLogits(Source):
     """The logits of S neighbouring positions of each frame; no path visits the others.
 

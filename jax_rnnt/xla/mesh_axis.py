@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 from jax import Array, lax
-from jax.sharding import AxisType
 
 
 def is_bound(axis_name: str) -> bool:
@@ -49,10 +48,4 @@ def over_mesh(
                 f"the current mesh, whose axes are {mesh.axis_names}. Call it inside jax.shard_map, or under "
                 "`with jax.set_mesh(mesh):`."
             )
-    if jax.__version_info__ < (0, 7) and AxisType.Explicit in mesh.axis_types:
-        raise TypeError(
-            f"`{argument}` in a mesh with explicit axes needs jax 0.7 or newer, and this is {jax.__version__}: "
-            f"operations on arrays that are divided over explicit and manual axes at once fail there. The axes are "
-            f"{dict(zip(mesh.axis_names, mesh.axis_types, strict=True))}; AxisType.Auto will do."
-        )
     return jax.shard_map(costs, in_specs=in_specs, out_specs=out_specs, axis_names=set(axes))
