@@ -213,6 +213,11 @@ run.
 All of these cases take dense logits. `tests/test_sources_transforms.py` and `tests/test_joint_transforms.py` do the
 same for [sources of logits](sources.md#meshes-transformations-limits): `vmap`, remat, `shard_map`, divided batches,
 export, and forward mode and second order for the sources that have them.
+
+A program that is exported (`jax.export`) or compiled and kept (`jax.experimental.serialize_executable`) calls the
+kernels by their names. So the process that loads it must import `jax_rnnt` before it runs the program. Otherwise the
+call ends in `NOT_FOUND`, or with jax 0.7.2 in a crash of jaxlib. A program with `implementation="lax"` has no kernels
+and needs no import. Every source exports with a symbolic batch and symbolic frames.
 """
 
 

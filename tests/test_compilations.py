@@ -52,10 +52,6 @@ SOURCES: dict[str, tuple[Callable, tuple[jax.Array, ...]]] = {
     ),
     "pruned": (lambda x: jax_rnnt.PrunedLogits(x, RANGES, labels=U), (_normal(B, T, 2, WIDTH),)),
     "additive": (jax_rnnt.AdditiveLogits, (_normal(B, T, WIDTH), _normal(B, U + 1, WIDTH))),
-    "smoothed": (
-        lambda am, lm: jax_rnnt.AdditiveLogits(am, lm, 0.25, 0.25),
-        (_normal(B, T, WIDTH), _normal(B, U + 1, WIDTH)),
-    ),
     "joint": (functools.partial(jax_rnnt.JointLogits, _joint), (KERNEL, ENCODED, PREDICTED)),
 }
 
@@ -82,7 +78,6 @@ def _times() -> np.ndarray:
 CALLS: dict[str, Callable[[], object]] = {
     **{f"{loss} of dense logits": _gradient(LOSSES[loss], "dense") for loss in LOSSES},
     **{f"rnnt of {source} logits": _gradient(LOSSES["rnnt"], source) for source in SOURCES if source != "dense"},
-    "tdt of joint logits": _gradient(LOSSES["tdt"], "joint"),
     **{f"clamped {source} logits": _gradient(CLAMPED, source) for source in ("dense", "packed", "additive", "joint")},
     "rnnt_loss": _gradient(functools.partial(jax_rnnt.rnnt_loss, fastemit_lambda=0.1), "dense"),
     "pack": lambda: jax_rnnt.pack(ENCODED, PREDICTED, *LENGTHS, rows=30),

@@ -226,15 +226,12 @@ def _check_signature(joint: Callable, args: tuple) -> None:
 @functools.partial(jax.jit, static_argnums=0)  # keeps what it knows of a joint, for calls outside of `jit`
 def _one_row(joint: Callable[..., Array], *args: Any) -> Any:
     _check_signature(joint, args)
-    try:
-        traced, row = jax.make_jaxpr(joint, return_shape=True)(*args)
-    except ValueError as error:
-        if "checkify" not in str(error):
-            raise
+    traced, row = jax.make_jaxpr(joint, return_shape=True)(*args)
+    if any(type(effect).__name__ == "ErrorEffect" for effect in traced.effects):
         raise NotImplementedError(
-            "`joint` must not call checkify.check: it is traced apart from the function around the loss. Check "
-            "`encoded`, `predicted` and `params` instead."
-        ) from error
+            "`joint` must not call checkify.check: it runs in a loop that is traced apart from the function around the "
+            "loss. Check `encoded`, `predicted` and `params` instead."
+        )
     if closed := [x for x in traced.consts if isinstance(x, Array)]:
         is_key = jnp.issubdtype(closed[0].dtype, jax.dtypes.prng_key)
         raise TypeError(
