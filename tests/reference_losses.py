@@ -185,7 +185,10 @@ def jumps(frames: int, labels: int, on: Regularisers) -> list[Edge]:
 def edges_of(
     definition: Rnnt, scores: np.ndarray, frames: int, labels: int, on: Regularisers, nodes: np.ndarray | None = None
 ) -> list[Edge]:
-    """All arcs and jumps; only those between the end and `nodes` [T, U+1], if some nodes are not there."""
+    """All arcs and jumps; only those that leave `nodes` [T, U+1] for one another or the end, if not all are there.
+
+    But a NaN in a node spoils the example, wherever its arc leads.
+    """
     found = jumps(frames, labels, on)
     for t, u in np.ndindex(frames, labels + 1):
         for k, (dt, du) in enumerate(definition.moves):
@@ -196,7 +199,7 @@ def edges_of(
     if nodes is None:
         return found
     there = {(frames, labels), *((int(t), int(u)) for t, u in np.argwhere(nodes))}
-    return [edge for edge in found if edge[0] in there and edge[1] in there]
+    return [edge for edge in found if edge[0] in there and (edge[1] in there or not edge[2] < np.inf)]
 
 
 def sum_of_paths(edges: Sequence[Edge], frames: int, labels: int, shape) -> tuple[float, np.ndarray]:

@@ -22,7 +22,7 @@ from jax_rnnt.ops.labels import Moves
 
 
 def with_wildcard(
-    arcs: Array, topology: Topology, t_b: Array, u_b: Array, nodes: Array | None, where: str, weight: float
+    arcs: Array, topology: Topology, t_b: Array, u_b: Array, nodes: Array | None, where: str, weight: Array
 ) -> Array:
     """The scores ``arcs [B, T, U+1, K]``, finite or -inf, with those of the blank and its wildcard together.
 
@@ -33,14 +33,19 @@ def with_wildcard(
     opens = jnp.ones(arcs.shape, bool)
     if nodes is not None:
         opens = _between(nodes, t, t_b, topology.moves)
-        arcs = jnp.where(opens, arcs, -jnp.inf)
+        arcs = arcs + _closed(~opens, arcs)
     blank = at(arcs, arc)
     if where == "ends":
         blank = _with_ends(blank, t, t_b, u_b, nodes, weight)
     else:
         stands = at(opens, arc) & ((where == "anywhere") | (t < t_b[:, None, None] - 1))
-        blank = jnp.where(stands, _log_add(blank, jnp.full_like(blank, weight)), blank)
+        blank = jnp.where(stands, _log_add(blank, jnp.broadcast_to(weight, blank.shape)), blank)
     return jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
+
+
+def _closed(where: Array, like: Array) -> Array:
+    """-inf to be added, so that the derivative stays: the gradient of an example that costs NaN is NaN there too."""
+    return jnp.where(where, -jnp.inf, 0).astype(like.dtype)
 
 
 def _between(nodes: Array, t: Array, t_b: Array, moves: Moves) -> Array:
@@ -52,7 +57,7 @@ def _between(nodes: Array, t: Array, t_b: Array, moves: Moves) -> Array:
     return jnp.stack(each, axis=-1)
 
 
-def _with_ends(blank: Array, t: Array, t_b: Array, u_b: Array, nodes: Array | None, weight: float) -> Array:
+def _with_ends(blank: Array, t: Array, t_b: Array, u_b: Array, nodes: Array | None, weight: Array) -> Array:
     u = lax.broadcasted_iota(jnp.int32, blank.shape, 2)
     last_t, last_u = t_b[:, None, None] - 1, u_b[:, None, None]
     jumps = t < last_t  # not at the last frame: its blank leaves the lattice
@@ -63,10 +68,10 @@ def _with_ends(blank: Array, t: Array, t_b: Array, u_b: Array, nodes: Array | No
     start, end = sums[:, :, :1], jnp.flip(sums[:, :, 1:], 1)
     at_ends = jumps & ((u == 0) | (u == last_u))
     jumped = jnp.where(at_ends, _log_add(blank, weight - jnp.where(u == 0, start, end)), blank)
-    return jumped if nodes is None else jnp.where((t == 0) & (u == 0) & ~nodes, -jnp.inf, jumped)
+    return jumped if nodes is None else jumped + _closed((t == 0) & (u == 0) & ~nodes, jumped)
 
 
-def _sums(blank: Array, jumps: Array, weight: float) -> Array:
+def _sums(blank: Array, jumps: Array, weight: Array) -> Array:
     """``log S(t)``, of the shape of ``blank``, ``[B, T, columns]``; S(t + 1) = S(t) where there is no jump."""
     none = jnp.finfo(blank.dtype).min / 4  # not -inf: the log-sum of two of those has no derivative
     products, jumped = lax.associative_scan(
