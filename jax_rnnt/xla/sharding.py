@@ -90,10 +90,26 @@ def follow_batch(x: Array, logits: Array) -> Array:
     Arrays that meet in one operation must be divided in the same way there. Labels and lengths are small, so they move.
     """
     place = _explicit_sharding(logits)
-    if place is None:
-        return x
+    return x if place is None else _moved(x, PartitionSpec(place.spec[0] if place.spec else None))
+
+
+def laid_out(x: Array, spec: PartitionSpec) -> Array:
+    """``x`` divided as ``spec`` says and in no other way, in a mesh whose axes are explicit; elsewhere ``x``."""
+    place = _explicit_sharding(x)
+    return x if place is None or _dimensions(place.spec) == _dimensions(spec) else _moved(x, spec)
+
+
+def _dimensions(spec: PartitionSpec) -> list:
+    """The axes of each dimension, without the ends that are not divided."""
+    each = [s if s is None or isinstance(s, tuple) else (s,) for s in spec]
+    while each and not each[-1]:
+        each.pop()
+    return each
+
+
+def _moved(x: Array, spec: PartitionSpec) -> Array:
     reshard = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
-    return reshard(x, PartitionSpec(place.spec[0] if place.spec else None))
+    return reshard(x, spec)
 
 
 def result_aval(name: str, like, batch_ndim: int, shape: Sequence[int], dtype):
