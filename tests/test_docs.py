@@ -138,6 +138,11 @@ def test_flax() -> None:
     assert names["restored"].loss == names["state"].loss
 
 
+def test_losses() -> None:
+    first, second, third = run("losses.md")["values"]
+    assert first != second != third
+
+
 def test_bad_values() -> None:
     names = run("bad-values.md")
     assert int(names["bad"]) == 0
