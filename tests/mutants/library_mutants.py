@@ -36,8 +36,8 @@ MUTANTS = (
     Mutant(
         "sign of the clipped gradient",
         "jax_rnnt/core/pipeline.py",
-        "-_weighted(posterior, static) * ct",
-        "_weighted(posterior, static) * ct",
+        "scaled(-posterior, by=cotangent[:, None, None, None])",
+        "scaled(posterior, by=cotangent[:, None, None, None])",
         RNNT_GRADIENT,
     ),
     Mutant(
@@ -48,17 +48,17 @@ MUTANTS = (
         RNNT_GRADIENT,
     ),
     Mutant(
-        "a cotangent of 0 times NaN, with a clamp",
-        "jax_rnnt/core/pipeline.py",
-        "jnp.where(ct == 0, 0, -_weighted(posterior, static) * ct)",
-        "-_weighted(posterior, static) * ct",
-        SOURCES + " -k 'cotangents_of_0 and 0.05'",
+        "a factor of 0 hides its derivative",
+        "jax_rnnt/ops/masking.py",
+        "masked = (by == 0) & ~jnp.isfinite(x)",
+        "masked = jnp.broadcast_to(by == 0, x.shape)",
+        "test_derivatives_at_0.py",
     ),
     Mutant(
         "a cotangent of 0 times NaN",
-        "jax_rnnt/ops/lattice.py",
-        "jnp.where(ct == 0, 0, -posterior * ct)",
-        "-posterior * ct",
+        "jax_rnnt/ops/masking.py",
+        "return by * jnp.where(masked, 0, x)",
+        "return by * x",
         LOSSES + " -k cotangents_of_0",
     ),
     Mutant(
@@ -122,8 +122,8 @@ MUTANTS = (
     Mutant(
         "every device gets the whole batch",
         "jax_rnnt/core/devices.py",
-        "batch = PartitionSpec(axes)",
-        "batch = PartitionSpec()",
+        "batch, whole = PartitionSpec(axes), PartitionSpec()",
+        "batch, whole = PartitionSpec(), PartitionSpec()",
         "test_joint_transforms.py -k stays_where_it_is",
     ),
     Mutant(
