@@ -199,7 +199,6 @@ MUTANTS = (
         "jnp.maximum(at.length, 1).astype(score.dtype) ** length_normalization",
         "test_decoding.py -k normalisation",
     ),
-    # The lax forms
     # The C++ kernels
     Mutant("row maximum left out", "cpp/rows.h", "max[j] == -kInfinity<A> ? A(0) : max[j];", "A(0);", ARCS),
     Mutant("an entry of the overlap twice", "cpp/rows.h", "l >= kLanes - tail", "l >= kLanes - tail - 1", ARCS),
