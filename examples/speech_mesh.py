@@ -38,7 +38,7 @@ def use_devices(sizes: dict[str, int]) -> contextlib.AbstractContextManager:
         jax.config.update("jax_num_cpu_devices", count)
     there = jax.devices()
     if len(there) < count:
-        raise UserError(f"--devices is {count}, and there are {len(there)} ({jax.default_backend()})")
+        raise UserError(f"the mesh needs {count} devices, and there are {len(there)} ({jax.default_backend()})")
     kinds = (AxisType.Auto,) * len(sizes)
     return jax.set_mesh(jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=there[:count]))
 
