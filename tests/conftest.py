@@ -4,7 +4,6 @@ One fixture runs a test with each implementation.
 """
 
 import os
-import sys
 
 # Most of the suite's time goes into XLA, which optimises code that then runs once. These settings leave the programs as
 # they are (fusions, buffers, aliases, collectives). XLA only translates them to machine code in the quickest way.
@@ -68,13 +67,6 @@ def _is_one_of(item: pytest.Item, marked: dict) -> bool:
         getattr(has[name], "name", has[name]) in (wanted if isinstance(wanted, list) else [wanted])
         for name, wanted in marked.items()
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def versions_in_the_report(record_testsuite_property) -> None:
-    """Writes the versions into the report. scripts/transformation_table.py reads reports of several environments."""
-    record_testsuite_property("jax", jax.__version__)
-    record_testsuite_property("python", ".".join(map(str, sys.version_info[:2])))
 
 
 @pytest.fixture(scope="module")

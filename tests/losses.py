@@ -70,15 +70,16 @@ class LossUnderTest:
     def costs(self, logits, *rest, **options) -> jax.Array:
         return self.call(logits, *rest, **({"reduction": "none"} | self.options | options))
 
-    def expected(self, *arrays, clamp: float = -1.0) -> tuple[np.ndarray, np.ndarray]:
+    def expected(self, *arrays, clamp: float = -1.0, nodes=None) -> tuple[np.ndarray, np.ndarray]:
         """Costs and gradients by the definition.
 
         The definition is slow and many tests need the same results, so they are kept. The caller gets copies, because
         tests change them.
         """
-        key = (clamp, *((a.tobytes(), a.shape, a.dtype) for a in map(np.asarray, arrays)))
+        given = arrays if nodes is None else (*arrays, nodes)
+        key = (clamp, *((a.tobytes(), a.shape, a.dtype) for a in map(np.asarray, given)))
         if key not in self._known:
-            self._known[key] = reference_losses.batch(self.oracle, *arrays, self.on, clamp)
+            self._known[key] = reference_losses.batch(self.oracle, *arrays, self.on, clamp, nodes)
         cost, gradient = self._known[key]
         return cost.copy(), gradient.copy()
 
@@ -98,9 +99,13 @@ ENDS = LossUnderTest(
 ANYWHERE = LossUnderTest(
     "wildcard_anywhere", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(wildcard="anywhere", wildcard_weight=-2.0)
 )
+STAR = LossUnderTest(
+    "wildcard_star", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(wildcard="star", wildcard_weight=-1.0, delay_penalty=0.1)
+)
 LOSSES = (*PLAIN, FASTEMIT, ENDS, ANYWHERE)
 # These variants differ from LOSSES only in small arrays, so they are tested with the kernels alone.
 VARIANTS = (
+    STAR,
     LossUnderTest("monotonic_last_blank", jax_rnnt.monotonic_rnnt_loss, Monotonic(last_blank=True)),
     LossUnderTest("hat_blank_first", jax_rnnt.hat_loss, Hat(blank=0), Regularisers(delay_penalty=0.2)),
     LossUnderTest("delayed_and_lowered", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(delay_penalty=0.3, sigma=0.1)),

@@ -11,7 +11,7 @@ import pytest
 import reference
 from jax.sharding import AxisType
 from meshes import P
-from test_lattice import CORNERS, MOVE_SETS, T_B, U_B, T, U, random_log_probs
+from move_sets import CORNERS, MOVE_SETS, T_B, U_B, T, U, random_log_probs
 
 import jax_rnnt
 from jax_rnnt.alignment import BestPath

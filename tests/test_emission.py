@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import tolerances
-from test_lattice import MOVE_SETS, T_B, U_B, random_log_probs
+from move_sets import MOVE_SETS, T_B, U_B, random_log_probs
 
 import jax_rnnt
 

@@ -16,6 +16,7 @@ from cases import random_batch
 
 pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
 from jax import export
+from jax.experimental import serialize_executable
 from meshes import P, V
 
 import jax_rnnt
@@ -79,6 +80,14 @@ def test_round_trip(implementation: str) -> None:
     restored = export.deserialize(exported.serialize())
     _assert_step(restored.call(*meshes.batch()))
     _assert_step(jax.jit(restored.call)(*meshes.batch()))
+
+
+def test_serialized_executable(implementation: str) -> None:
+    compiled = _step(implementation).lower(*meshes.batch()).compile()
+    restored = serialize_executable.deserialize_and_load(
+        *serialize_executable.serialize(compiled), execution_devices=jax.devices()[:1]
+    )
+    _assert_step(restored(*meshes.batch()))
 
 
 def test_round_trip_of_the_derivative(implementation: str) -> None:

@@ -189,4 +189,4 @@ def test_a_missing_module_is_installed_from_the_source(monkeypatch: pytest.Monke
     monkeypatch.setattr(native, "_reason", "the compiled module could not be imported")
     remedy = native.missing_reason("arcs_forward")
     assert "folder of its source" in remedy
-    assert re.search(r"pip install .* \.$", remedy)
+    assert re.search(r"`pip install .* \.`$", remedy)  # a full stop behind a bare command would be a part of it

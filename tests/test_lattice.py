@@ -8,28 +8,12 @@ import numpy as np
 import pytest
 import reference
 import tolerances
+from move_sets import CORNERS, MOVE_SETS, T_B, U_B, T, U, random_log_probs
 
 import jax_rnnt
 from jax_rnnt.ops.labels import RNNT_MOVES
 
 pytestmark = pytest.mark.once
-
-# Nobody has published the last four. They are: labels in pairs, with moves that jump over diagonals and over each
-# other; a single diagonal; moves longer than the lattice; and the same move twice (two arcs between the same nodes).
-MOVE_SETS = {
-    "rnnt": reference.RNNT,
-    "monotonic": reference.MONOTONIC,
-    "multi_blank": reference.MULTI_BLANK,
-    "tdt": reference.TDT,
-    "jumps": ((2, 1), (1, 0), (0, 2), (3, 3), (0, 1)),
-    "diagonal": ((1, 1),),
-    "too_long": ((1, 0), (0, 1), (9, 0), (0, 7), (40, 0)),
-    "twice": ((0, 1), (1, 0), (1, 0)),
-}
-T, U = 4, 3
-# All tests of small lattices have this batch size, so that they share compiled functions.
-T_B = np.array([4, 4, 3, 1, 2, 0, 0, 4, 3, 1, 2, 3], np.int32)
-U_B = np.array([3, 2, 3, 2, 0, 0, 1, 1, 1, 0, 2, 0], np.int32)
 
 
 @functools.cache
@@ -40,12 +24,6 @@ def compiled(implementation: str, moves: reference.Moves):
         return alone, *jax_rnnt.lattice_posteriors(log_probs, t_b, u_b, **options)
 
     return jax.jit(run)
-
-
-def random_log_probs(
-    moves: reference.Moves, seed: int = 0, t: int = T, u: int = U, batch: int = len(T_B)
-) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(batch, t, u + 1, len(moves))) - 1.5
 
 
 def check(implementation, moves, log_probs, t_b, u_b, expected, dtype="float64") -> None:
@@ -179,22 +157,6 @@ def test_flow_is_conserved(implementation: str) -> None:
         into[1:, : U + 1] += blank
         into[:T, 1:] += label
         np.testing.assert_allclose(into[:t_b, : u_b + 1], (blank + label)[:t_b, : u_b + 1], atol=1e-14)
-
-
-CORNERS = [  # t_b, u_b, cost, value of all posteriors (None: by the oracle)
-    (0, 0, 0.0, 0.0),
-    (0, 2, np.inf, 0.0),
-    (-1, 2, np.nan, np.nan),
-    (T + 1, 2, np.nan, np.nan),
-    (2**31 - 1, 2, np.nan, np.nan),
-    (-(2**31), 2, np.nan, np.nan),
-    (3, -1, np.nan, np.nan),
-    (3, U + 1, np.nan, np.nan),
-    (3, -(2**31), np.nan, np.nan),
-    (3, 2**31 - 1, np.nan, np.nan),
-    (4, 3, None, None),
-    (2, 1, None, None),
-]
 
 
 @pytest.mark.full(implementation="lax", name="monotonic")

@@ -8,9 +8,11 @@ import typing
 import jax
 import jax.numpy as jnp
 import losses
+import meshes
 import numpy as np
 import pytest
 import reference_losses
+import table_joint
 from losses import LossUnderTest
 from reference_losses import Rnnt
 
@@ -185,6 +187,63 @@ def test_zero_infinity_leaves_nan() -> None:
     assert costs[-1] == 0
 
 
+SCHEDULED = {
+    "fastemit": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7}),
+    "clamp": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7, "delay_penalty": 0.3, "sigma": 0.1}),
+    "joint": (jax_rnnt.MonotonicRNNTLoss, {"delay_penalty": 0.3, "fastemit_lambda": 0.2}),
+    "tdt": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2)), {"sigma": 0.05, "delay_penalty": -0.1}),
+    "omega": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2), omega=1.0), {"sigma": 0.05}),
+    "ends": (functools.partial(jax_rnnt.HATLoss, wildcard="ends"), {"wildcard_weight": -0.7, "sigma": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_schedules_are_the_options(name: str) -> None:
+    """A traced number in the call gives what the same number as an option gives, and one program serves all numbers."""
+    make, options = SCHEDULED[name]
+    clamp = 0.05 if name == "clamp" else -1.0
+    x, *rest = _arrays(losses.V)
+    rest[1] = np.minimum(rest[1], losses.T)
+    key = jax.random.key(0)
+
+    def value_and_gradient(loss, x, **scheduled):
+        logits = table_joint.joint_logits(x) if name == "joint" else x
+        return jax.value_and_grad(lambda x: loss(x, *rest, key=key, **scheduled), allow_int=True)(logits)
+
+    static = losses.jit(
+        functools.partial(value_and_gradient, make(clamp=clamp, implementation=losses.QUICK, **options))
+    )
+    plain = make(clamp=clamp, implementation=losses.QUICK)
+    traced = losses.jit(functools.partial(value_and_gradient, plain))
+    for ours, theirs in zip(jax.tree.leaves(traced(x, **options)), jax.tree.leaves(static(x)), strict=True):
+        if jnp.issubdtype(ours.dtype, jnp.inexact):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+    other = traced(x, **{name: 0.0 for name in options})[0]
+    np.testing.assert_allclose(other, plain(x, *rest, key=key, **{name: 0 for name in options}), rtol=1e-12)
+    assert traced._cache_size() == 1
+
+
+def test_schedules_on_a_mesh() -> None:
+    """Scalars are whole on every device, where the vocabulary is divided and where the batch is."""
+    x, *rest = _arrays(losses.V)
+    rest[1] = np.minimum(rest[1], losses.T)
+    expected = jax_rnnt.RNNTLoss(delay_penalty=0.3)(x, *rest)
+    for source, axis in ((x, "model"), (table_joint.joint_logits(x, batch_axis_names=("model",)), None)):
+        loss = jax_rnnt.RNNTLoss(vocab_axis_name=axis)
+        with meshes.current_mesh(meshes.make_mesh(model=2)):
+            value = jax.jit(lambda logits, penalty: loss(logits, *rest, delay_penalty=penalty))(source, 0.3)  # noqa: B023
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+
+
+def test_schedules_that_a_loss_does_not_have() -> None:
+    with pytest.raises(
+        TypeError, match="RNNTLoss has no schedule `wildcard_weight`; it has fastemit_lambda, delay_pen"
+    ):
+        jax_rnnt.RNNTLoss()(*SHAPED, wildcard_weight=1.0)
+    with pytest.raises(ValueError, match=r"`sigma` must have shape \(\) \(a scalar\), got \(2,\)"):
+        jax_rnnt.RNNTLoss()(*SHAPED, sigma=np.ones(2))
+
+
 SHAPED = np.zeros((1, 2, 2, 6)), np.zeros((1, 1), np.int32), np.array([2]), np.array([1])
 MULTI = {"big_blanks": (-2, -3), "durations": (2, 4)}
 REFUSED = [
@@ -224,7 +283,7 @@ REFUSED = [
         jax_rnnt.rnnt_loss,
         {"wildcard": "start"},
         ValueError,
-        "`wildcard` must be None, 'ends' or 'anywhere', got 'start'",
+        "`wildcard` must be None, 'ends', 'anywhere' or 'star', got 'start'",
     ),
     (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
     (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),

@@ -6,6 +6,7 @@ import losses
 import meshes
 import numpy as np
 import pytest
+import reference_losses
 from losses import T, U
 from test_sources import RNNT
 
@@ -119,6 +120,53 @@ def test_ranges_out_of_range_cost_nan() -> None:
     cost = _pruned_costs(logits, ranges, 2, targets, t_b, u_b)
     assert np.isnan(cost).tolist() == [True, True, True, False, False, False]
     assert np.isposinf(cost).tolist() == [False] * 4 + [True, False]
+
+
+EVERY_LOSS = (RNNT, *losses.LOSSES, losses.STAR, *losses.VARIANTS[-2:])
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=lambda loss: loss.name)
+def test_paths_visit_no_node_that_is_not_there(loss) -> None:
+    """Random bands, which may go back, begin late and leave gaps, against paths one by one.
+
+    A wildcard adds arcs to nodes. None may lead to a node outside of the band; jumps pass over such nodes.
+    """
+    rng = np.random.default_rng(11)
+    frames, labels, kept, count = 4, 2, 2, 24
+    logits = rng.normal(size=(count, frames, labels + 1, loss.width))
+    targets = rng.integers(*losses.LABELS, (count, labels)).astype(np.int32)
+    t_b = rng.integers(1, frames + 1, count).astype(np.int32)
+    u_b = rng.integers(0, labels + 1, count).astype(np.int32)
+    ranges = rng.integers(0, labels + 1, (count, frames)).astype(np.int32)
+    ranges[::2] = np.sort(ranges[::2], axis=1)
+    ranges[:18, 0] = 0
+    u = np.arange(labels + 1)[None, None]
+    nodes = (u >= ranges[..., None]) & (u < ranges[..., None] + kept)
+    place = np.minimum(ranges[..., None] + np.arange(kept), labels)
+
+    @losses.jit
+    def run(x):
+        rows = jnp.take_along_axis(x, place[..., None], axis=2)
+        costs, pull = jax.vjp(
+            lambda rows: loss.costs(
+                jax_rnnt.PrunedLogits(rows, ranges, labels=labels), targets, t_b, u_b, implementation=losses.QUICK
+            ),
+            rows,
+        )
+        return costs, pull(jnp.ones_like(costs))[0]
+
+    costs, of_rows = map(np.asarray, run(logits))
+    for b in range(count):
+        arrays = logits[b], targets[b], t_b[b], u_b[b]
+        cost, gradient = reference_losses.example(
+            loss.oracle, *arrays, loss.on, total=reference_losses.enumerated, nodes=nodes[b]
+        )
+        np.testing.assert_allclose(costs[b], cost, rtol=1e-12, err_msg=str(b))
+        for t, s in np.ndindex(frames, kept):
+            expected = gradient[t, ranges[b, t] + s] if ranges[b, t] + s <= labels else 0
+            np.testing.assert_allclose(of_rows[b, t, s], expected, rtol=0, atol=1e-13, err_msg=str(b))
+    assert np.isfinite(costs).sum() > 5
+    assert np.isinf(costs).sum() > 3
 
 
 def test_prune_gathers_what_is_kept() -> None:

@@ -10,6 +10,8 @@ import meshes
 import numpy as np
 import pytest
 import tolerances
+from jax import export
+from jax.experimental import serialize_executable
 from jax.sharding import AxisType
 from losses import LossUnderTest, T, U
 from meshes import P
@@ -131,6 +133,30 @@ def test_hessian_vector_products(source: Callable) -> None:
     assert np.abs(forward).max() > 0.1
     for product in (forward, reverse):
         np.testing.assert_allclose(product, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
+
+
+@_each("source", SOURCES)
+def test_remat_in_a_scan_that_leaves_the_process(source: Callable) -> None:
+    """Restores the step from an export, and the compiled step from its serialised executable."""
+    arrays = _arrays(RNNT.width)
+
+    def total(x, *rest):
+        def add(total, example):
+            costs = jax.checkpoint(functools.partial(_costs, source, RNNT))
+            return total + example[-1] * costs(*(a[None] for a in example[:-1]))[0], None
+
+        return jax.lax.scan(add, jnp.zeros(()), (x, *rest, jnp.asarray(WEIGHTS)))[0]
+
+    step = jax.jit(jax.value_and_grad(total))
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    restored = export.deserialize(export.export(step, disabled_checks=checks)(*arrays).serialize())
+    serialized = serialize_executable.serialize(step.lower(*arrays).compile())
+    executable = serialize_executable.deserialize_and_load(*serialized, execution_devices=jax.devices()[:1])
+    cost, gradient = _expected(source, RNNT, arrays[0])
+    for run in (restored.call, executable):
+        value, of_x = run(*arrays)
+        meshes.assert_close(value, (cost * WEIGHTS).sum())
+        meshes.assert_close(of_x, gradient)
 
 
 @_each("source", SOURCES)

@@ -41,7 +41,7 @@ def loss_lattice(
       Array([0.333, 0.333, 0.333], dtype=float32)
     """
     batch = checked_batch(logits, targets, logit_lengths, target_lengths)
-    return on_lattices(pipeline.lattices, checked_loss(loss), *batch)
+    return on_lattices(pipeline.lattices, checked_loss(loss), *batch, {})
 
 
 def best_alignment(

@@ -10,11 +10,13 @@ from jax.sharding import PartitionSpec
 from jax_rnnt.logits.source import Source
 from jax_rnnt.xla import mesh_axis
 
-OnPart = Callable[[Source, Array, Array, Array], Any]
-"""From a source, targets, T_b and U_b to arrays ``[B, ...]``."""
+OnPart = Callable[[Source, Array, Array, Array, Any], Any]
+"""From a source, targets, T_b, U_b and a pytree of scalars to arrays ``[B, ...]``."""
 
 
-def on_devices(run: OnPart, source: Source, targets: Array, t_b: Array, u_b: Array, vocab_axis_name: str | None) -> Any:
+def on_devices(
+    run: OnPart, source: Source, targets: Array, t_b: Array, u_b: Array, scalars: Any, *, vocab_axis_name: str | None
+) -> Any:
     part = functools.partial(on_devices, run, vocab_axis_name=vocab_axis_name)
     axes = tuple(axis for axis in source.batch_axes() if not mesh_axis.is_bound(axis))
     if axes:
@@ -22,15 +24,17 @@ def on_devices(run: OnPart, source: Source, targets: Array, t_b: Array, u_b: Arr
         def on_device(source: Source, *rest: Array) -> Any:
             return part(source.on_device(axes), *rest)
 
-        batch = PartitionSpec(axes)
-        specs = (source.partition_specs(axes), batch, batch, batch)
-        return mesh_axis.over_mesh(on_device, axes, specs, batch, "batch_axis_names")(source, targets, t_b, u_b)
+        batch, whole = PartitionSpec(axes), PartitionSpec()
+        specs = (source.partition_specs(axes), batch, batch, batch, whole)
+        return mesh_axis.over_mesh(on_device, axes, specs, batch, "batch_axis_names")(
+            source, targets, t_b, u_b, scalars
+        )
     axis = vocab_axis_name
     if axis is None or mesh_axis.is_undivided(axis):
-        return run(source, targets, t_b, u_b)
+        return run(source, targets, t_b, u_b, scalars)
     divided = source.divided(axis)
     if mesh_axis.is_bound(axis):
-        return run(divided, targets, t_b, u_b)
+        return run(divided, targets, t_b, u_b, scalars)
     whole = PartitionSpec()
-    specs = (PartitionSpec(None, None, None, axis), whole, whole, whole)
-    return mesh_axis.over_mesh(part, (axis,), specs, whole, "vocab_axis_name")(source, targets, t_b, u_b)
+    specs = (PartitionSpec(None, None, None, axis), whole, whole, whole, whole)
+    return mesh_axis.over_mesh(part, (axis,), specs, whole, "vocab_axis_name")(source, targets, t_b, u_b, scalars)

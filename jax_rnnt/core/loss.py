@@ -3,7 +3,8 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, Literal, TypedDict, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import jax
 from jax import Array
@@ -11,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jax_rnnt import checks
 from jax_rnnt.core import debug, devices, pipeline
-from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.arc_scores import ArcScores, Scheduled
 from jax_rnnt.core.batch import Logits, checked_batch, checked_weights
 from jax_rnnt.core.node_labels import node_labels
 from jax_rnnt.core.reduction import reduced
@@ -21,7 +22,7 @@ from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.xla.primitive import Implementation, check_implementation
 
 Reduction = Literal["none", "mean", "sum", "mean_volume"]
-Wildcard = Literal["ends", "anywhere"] | None
+Wildcard = Literal["ends", "anywhere", "star"] | None
 
 
 class LossOptions(TypedDict, total=False):
@@ -33,6 +34,15 @@ class LossOptions(TypedDict, total=False):
     zero_infinity: bool
     implementation: Implementation
     vocab_axis_name: str | None
+
+
+class Schedules(TypedDict, total=False):
+    """The options that a call may replace by scalars, traced ones too."""
+
+    fastemit_lambda: ArrayLike
+    delay_penalty: ArrayLike
+    sigma: ArrayLike
+    wildcard_weight: ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +160,7 @@ class Loss(abc.ABC):
         *,
         weights: ArrayLike | None = None,
         key: Array | None = None,
+        **schedules: Unpack[Schedules],
     ) -> Array:
         """The loss of a batch.
 
@@ -158,29 +169,48 @@ class Loss(abc.ABC):
           targets, logit_lengths, target_lengths: ``[B, U]``, ``[B]`` and ``[B]``, as in :func:`rnnt_loss`.
           weights: ``[B]``, a factor for the cost of each example, as in :func:`rnnt_loss`.
           key: a JAX random key, for a loss that draws (:class:`TDTLoss` with ``omega``). Other losses ignore it.
+          **schedules: ``fastemit_lambda``, ``delay_penalty``, ``sigma`` and, where there is a wildcard,
+            ``wildcard_weight``: scalars that take the place of the option. They may be traced, so a schedule compiles
+            nothing again. They have no gradient, and their ranges are not checked.
+
+        Raises:
+          TypeError, ValueError: as :func:`rnnt_loss`; TypeError also for a schedule that the loss does not have.
         """
+        scheduled = self._checked_schedules(schedules)
         source, labels, t_b, u_b = checked_batch(logits, targets, logit_lengths, target_lengths)
-        costs = self._costs(source, labels, t_b, u_b, key)
+        costs = self._costs(source, labels, t_b, u_b, scheduled, key=key)
         return reduced(
             costs, u_b, checked_weights(weights, source, costs.dtype), self.reduction, zero_infinity=self.zero_infinity
         )
 
-    def _costs(self, source: Source, targets: Array, t_b: Array, u_b: Array, key: Array | None) -> Array:
+    def _costs(
+        self, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled, *, key: Array | None
+    ) -> Array:
         """``costs [B]``."""
-        return on_lattices(pipeline.costs, self, source, targets, t_b, u_b)
+        return on_lattices(pipeline.costs, self, source, targets, t_b, u_b, scheduled)
+
+    def _schedules(self) -> tuple[str, ...]:
+        return "fastemit_lambda", "delay_penalty", "sigma"
+
+    def _checked_schedules(self, schedules: Mapping[str, Any]) -> Scheduled:
+        known, scalars = self._schedules(), {}
+        for name, value in schedules.items():
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no schedule `{name}`; it has {', '.join(known)}.")
+            x = checks.as_array(name, value)
+            checks.shape(name, x, (), "a scalar")
+            scalars[name] = jax.lax.stop_gradient(x)
+        return scalars
 
     def _arc_scores(self, topology: Topology) -> ArcScores:
         return ArcScores(topology, self.delay_penalty, self.sigma)
 
     def pipeline(self, topology: Topology, width: int) -> pipeline.Pipeline:
         """The static part of the way from logits to costs, for rows of this width."""
-        weights = None
-        if self.fastemit_lambda != 0:
-            weights = tuple(1.0 + self.fastemit_lambda if emits else 1.0 for emits in topology.label_arcs())
         return pipeline.Pipeline(
             ArcParameters(topology.columns, width, topology.window, self.implementation),
             self._arc_scores(topology),
-            weights,
+            self.fastemit_lambda,
             self.clamp,
             self.implementation,
         )
@@ -212,11 +242,14 @@ class WildcardLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_numbers("wildcard_weight")
-        if self.wildcard not in (None, "ends", "anywhere"):
-            raise ValueError(f"`wildcard` must be None, 'ends' or 'anywhere', got {self.wildcard!r}.")
+        if self.wildcard not in (None, "ends", "anywhere", "star"):
+            raise ValueError(f"`wildcard` must be None, 'ends', 'anywhere' or 'star', got {self.wildcard!r}.")
 
     def _arc_scores(self, topology: Topology) -> ArcScores:
         return ArcScores(topology, self.delay_penalty, self.sigma, self.wildcard, self.wildcard_weight)
+
+    def _schedules(self) -> tuple[str, ...]:
+        return (*super()._schedules(), *(["wildcard_weight"] if self.wildcard is not None else []))
 
 
 def checked_loss(loss: object) -> Loss:
@@ -228,15 +261,19 @@ def checked_loss(loss: object) -> Loss:
     return loss
 
 
-def on_lattices(run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array) -> Any:
-    """``run(source, nodes, pipeline)`` on what each device has of the batch or of the vocabulary."""
+def on_lattices(
+    run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled
+) -> Any:
+    """``run(source, nodes, pipeline, scheduled)`` on what each device has of the batch or of the vocabulary."""
+    part = functools.partial(_on_part, run, loss)
+    return devices.on_devices(part, source, targets, t_b, u_b, scheduled, vocab_axis_name=loss.vocab_axis_name)
 
-    return devices.on_devices(functools.partial(_on_part, run, loss), source, targets, t_b, u_b, loss.vocab_axis_name)
 
-
-def _on_part(run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array) -> Any:
+def _on_part(
+    run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled
+) -> Any:
     width = source.shape[-1]
     topology = loss.topology(width)
     debug.check_batch(loss, source.shape, targets, t_b, u_b)
     nodes = node_labels(targets, t_b, u_b, (*source.shape[:-1], topology.vocabulary), topology.blanks)
-    return run(source, nodes, loss.pipeline(topology, width))
+    return run(source, nodes, loss.pipeline(topology, width), scheduled)

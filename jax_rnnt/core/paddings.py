@@ -29,7 +29,7 @@ def lengths_from_paddings(paddings: ArrayLike) -> Array:
     """
     x = checks.as_array("paddings", paddings)
     checks.rank("paddings", x, "B, N")
-    is_padding = x != 0
+    is_padding = x.astype(bool)
     if not checks.is_tracer(x):
         values = np.asarray(x)
         for b, n in np.argwhere((values != 0) & (values != 1))[:1]:

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jax import Array
 
+from jax_rnnt.ops.masking import scaled
+
 
 def reduced(costs: Array, u_b: Array, weights: Array | None, reduction: str, *, zero_infinity: bool) -> Array:
     """``costs [B]`` as they are, or their (weighted) sum or mean.
@@ -12,7 +14,9 @@ def reduced(costs: Array, u_b: Array, weights: Array | None, reduction: str, *, 
     if zero_infinity:
         costs = jnp.where(costs == jnp.inf, 0, costs)
     if weights is not None:
-        costs = jnp.where(weights == 0, 0, costs * weights)
+        # Where a cost that is not finite counts for nothing, its weight has no derivative in the divisor either.
+        weights = jnp.where((weights == 0) & ~jnp.isfinite(costs), 0, weights)
+        costs = scaled(costs, by=weights)
     if reduction == "none":
         return costs
     total = jnp.sum(costs)

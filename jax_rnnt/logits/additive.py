@@ -15,6 +15,7 @@ from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING
+from jax_rnnt.ops.masking import finite_sum
 from jax_rnnt.xla.sharding import match_manual_axes
 
 
@@ -124,10 +125,10 @@ class AdditiveLogits(Source):
         of_lm, norm = arcs.forward(lm, label, **parameters.asdict())
         mean = (1 - self.lm_scale - self.am_scale) * entries
         if self.lm_scale != 0:
-            mean = mean + self.lm_scale * of_lm[:, None]
+            mean = finite_sum(mean, self.lm_scale * of_lm[:, None])
         if self.am_scale != 0:
             prior = jnp.broadcast_to(_log_mean(lm, norm, label)[:, None], lm.shape)
-            mean = mean + self.am_scale * _sums(am, prior, labels, parameters)[0]
+            mean = finite_sum(mean, self.am_scale * _sums(am, prior, labels, parameters)[0])
         normalised = np.array([*(first <= c < stop for c in parameters.columns), True])
         # A scale of 0 must not make NaN of -inf.
         return jnp.where((entries == -jnp.inf) | ~normalised[None, None, None], entries, mean)
@@ -172,8 +173,8 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
     label = jnp.maximum(_of_positions(labels), 0)
     of_am = jnp.take_along_axis(am, label[:, None], axis=2)
     of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
-    picks = [at(am, c)[:, :, None] + at(lm, c)[:, None] for c in parameters.columns]
-    picks.append(of_am + of_lm[:, None])
+    picks = [finite_sum(at(am, c)[:, :, None], at(lm, c)[:, None]) for c in parameters.columns]
+    picks.append(finite_sum(of_am, of_lm[:, None]))
     invalid = labels < PADDING
     if first < stop and labels.size > 0:
         real = labels != PADDING

@@ -90,6 +90,11 @@ class PrunedLogits(Source):
         u = self._first()[:, :, None] + jnp.arange(self.rows.shape[2], dtype=jnp.int32)[None, None]
         return _take(of_nodes, u, fill)
 
+    def nodes(self) -> Array:
+        u = jnp.arange(self.labels + 1, dtype=jnp.int32)[None, None]
+        first = self._first()[:, :, None]
+        return (u >= first) & (u < first + self.rows.shape[2])
+
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         entries, log_norm = arcs.forward(self.rows, self._of_rows(labels, PADDING), **parameters.asdict())
         first, kept = self._first()[:, :, None], self.rows.shape[2]

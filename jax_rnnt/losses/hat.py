@@ -16,6 +16,7 @@ from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import NO_LABEL, RNNT_MOVES, resolve_column
+from jax_rnnt.ops.masking import finite_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class HatScores:
     def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
         blank, label = at(entries, 0), at(entries, 1)
         # log(1 - sigmoid(x)) is log_sigmoid(-x), which is exact where 1 - sigmoid(x) would be 0.
-        return jnp.stack([jax.nn.log_sigmoid(blank), jax.nn.log_sigmoid(-blank) + label], axis=-1)
+        return jnp.stack([jax.nn.log_sigmoid(blank), finite_sum(jax.nn.log_sigmoid(-blank), label)], axis=-1)
 
 
 def _label_window(blank: int, width: int) -> tuple[int, tuple[int, int]]:

@@ -64,13 +64,23 @@ def rnnt_loss(
       blank, clamp, reduction: static options, which :class:`Loss` describes.
       fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
         the entries of blank and of the targets are read and have a gradient.
-      wildcard: for transcripts that lack words; None, "ends" (W-transducer: words before the first and after the last
-        label) or "anywhere" (words between any two labels). With "ends" a path may jump from (0, 0) to any frame before
-        the first label, and from any frame behind the last label to the last frame; without labels only the first jump
-        is there. With "anywhere" every frame may be passed in place of its blank.
+      wildcard: for transcripts that lack words; None, "ends" (words before the first and after the last label),
+        "anywhere" or "star" (words between any two labels).
+
+        With "ends", the W-transducer, a path may jump from (0, 0) to any (t, 0), and from any (t, U_b) to
+        (T_b - 1, U_b), the last frame; without labels only the first jump is there. With "anywhere" and "star" a path
+        may pass a frame in place of its blank. With w = ``wildcard_weight`` the blank's probability becomes
+
+        .. math:: p(\varnothing | t, u) + e^w \quad \mbox{"anywhere": for all } t; \qquad
+                  \mbox{"star": for } t < T_b - 1
+
+        "star" is the Star-Transducer: the last frame takes its blank. A jump or a passed frame begins and ends at nodes
+        that are there; a jump may pass over nodes that :class:`PrunedLogits` leave out.
       wildcard_weight: the score of such a jump, or of each frame passed. 0 costs nothing.
       weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
-        the sum of ``weights * U_b``. An example of weight 0 counts for nothing, even where its cost is NaN.
+        the sum of ``weights * U_b`` (0, with derivatives of 0, where that sum is 0). An example of weight 0 counts for
+        nothing, even where its cost is NaN. The derivative with respect to such a weight is that of any other weight,
+        but 0 where the cost is NaN or +inf.
       **options: the further static options of every loss, by name: ``fastemit_lambda``, ``delay_penalty``, ``sigma``,
         ``zero_infinity``, ``implementation`` and ``vocab_axis_name``. :class:`Loss` describes them.
 

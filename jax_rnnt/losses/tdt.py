@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
+from jax_rnnt.core.arc_scores import Scheduled
 from jax_rnnt.core.batch import Logits
 from jax_rnnt.core.loss import LogSoftmaxLoss, Loss, LossOptions, Reduction
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.logits.source import Source
 from jax_rnnt.losses.rnnt import RNNTLoss
 from jax_rnnt.ops.labels import resolve_column
+from jax_rnnt.ops.masking import finite_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,12 @@ class TdtScores:
         if self.normalize:
             durations = _log_softmax(durations)
         of_blank = jnp.concatenate([durations[..., k : k + 1] for k, d in enumerate(self.durations) if d > 0], axis=-1)
-        of_label = label + durations
+        of_label = finite_sum(label, durations)
         # A path ends with a blank: no label leads to the end.
         t = lax.broadcasted_iota(jnp.int32, of_label.shape, 1)
         lands = t + jnp.array(self.durations, jnp.int32)[None, None, None]
         of_label = jnp.where(lands < t_b[:, None, None, None], of_label, -jnp.inf)
-        return jnp.concatenate([blank + of_blank, of_label], axis=-1)
+        return jnp.concatenate([finite_sum(blank, of_blank), of_label], axis=-1)
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
@@ -47,7 +48,7 @@ class TdtScores:
 def _log_softmax(x: Array) -> Array:
     """``jax.nn.log_softmax`` over the last axis, but a row of -inf stays -inf."""
     top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    shifted = x - jnp.where(top == -jnp.inf, 0, top)
+    shifted = finite_sum(x, -jnp.where(top == -jnp.inf, 0, top))
     total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(total == 0, 1, total))
 
@@ -93,21 +94,18 @@ class TDTLoss(LogSoftmaxLoss):
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(LogSoftmaxLoss)}
         return _TokenLoss(**(shared | {"sigma": 0.0}), num_durations=len(self.durations))
 
-    def _costs(self, source: Source, targets: Array, t_b: Array, u_b: Array, key: Array | None) -> Array:
+    def _costs(self, *batch: Any, key: Array | None) -> Array:
         if self.omega == 0:
-            return super()._costs(source, targets, t_b, u_b, key)
+            return super()._costs(*batch, key=key)
         if key is None:
             raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={self.omega}), got None.")
-        of_tokens, of_tdt = self.of_tokens(), dataclasses.replace(self, omega=0.0)
-        return jax.lax.cond(
-            jax.random.bernoulli(key, self.omega),
-            functools.partial(of_tokens._costs, key=None),
-            functools.partial(of_tdt._costs, key=None),
-            source,
-            targets,
-            t_b,
-            u_b,
-        )
+
+        def of_tokens(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
+            without_sigma = {name: x for name, x in scheduled.items() if name != "sigma"}
+            return self.of_tokens()._costs(source, targets, t_b, u_b, without_sigma, key=None)
+
+        of_tdt = functools.partial(dataclasses.replace(self, omega=0.0)._costs, key=None)
+        return jax.lax.cond(jax.random.bernoulli(key, self.omega), of_tokens, of_tdt, *batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -13,6 +12,7 @@ from jax_rnnt import checks
 from jax_rnnt.ops import lax_arcs
 from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import Window, resolve_columns, resolve_window
+from jax_rnnt.ops.masking import scaled
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
@@ -62,7 +62,7 @@ def _tangent_transpose(cotangents, _, logits, labels, log_norm, **parameters):
     if ct_norm is not None and first < stop:
         # Only second derivatives come here, through the log-norm that `backward` reads.
         p = lax_arcs.softmax(logits, labels, log_norm, parameters["vocabulary"], (first, stop))
-        through_norm = jnp.where(ct_norm[..., None] == 0, 0, p * ct_norm[..., None]).astype(logits.dtype)
+        through_norm = scaled(p, by=ct_norm[..., None]).astype(logits.dtype)
         result = through_norm if result is None else result + through_norm
     return result, None, None, None
 

@@ -12,6 +12,7 @@ from jax_rnnt import checks
 from jax_rnnt.ops import lax_lattice
 from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
+from jax_rnnt.ops.masking import scaled
 from jax_rnnt.xla import native
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
@@ -74,8 +75,7 @@ def _cost_tangent_transpose(cotangents, _, posterior, **__):
     (ct,) = cotangents
     if ct is None:
         return None, None
-    ct = ct[..., None, None, None]
-    return jnp.where(ct == 0, 0, -posterior * ct), None
+    return scaled(-posterior, by=ct[..., None, None, None]), None
 
 
 def _posterior_tangent(tangent: Array, arcs: Array, t_b: Array, u_b: Array, *, moves: Moves) -> list[Array]:

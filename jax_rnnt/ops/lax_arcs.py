@@ -153,7 +153,8 @@ def arcs_backward(
     *_, offset = jnp.zeros_like(labels), *optional[1 if clipped else 0 :]
     normalizes = window[0] < window[1]
     padding, invalid, _ = _row_state(labels, log_norm, vocabulary)
-    ct = jnp.where(_moving(labels, log_norm, columns, vocabulary, window), cotangent, 0)
+    moving = _moving(labels, log_norm, columns, vocabulary, window) & ~invalid[..., None]
+    ct = jnp.where(moving, cotangent, 0)
     arcs_inside = _arcs_inside(labels, columns, window)
     x = logits.astype(log_norm.dtype)
     scale = -jnp.sum(jnp.where(arcs_inside, ct, 0), axis=-1)

@@ -37,7 +37,7 @@ def _load():
         if (here.parent / "CMakeLists.txt").is_file():
             return None, (
                 f"{here} is the source tree, where nothing is compiled, and comes first on Python's path; run from "
-                "another folder, or install in place with pip install -e ."
+                "another folder, or install in place by the command `pip install -e .`"
             )
         return None, f"the compiled module could not be imported ({error})"
     header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
@@ -120,8 +120,8 @@ def missing_reason(operation: str) -> str:
     """Why a platform has no kernel of ``operation``, and what to do about it: the end of an error message."""
     if _reason:
         return (
-            f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand: "
-            "pip install --force-reinstall --no-deps ."
+            f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand, by "
+            "`pip install --force-reinstall --no-deps .`"
         )
     return f"this build has one for {', '.join(sorted(platforms_with(operation)))} only"
 

@@ -1,11 +1,11 @@
-"""Counts the instructions of whole launches of the kernels for short moves, by running nvcc's machine code on the CPU.
+"""Runs nvcc's machine code of the kernels for short moves on the CPU, and holds its results to float64.
 
-    python scripts/lattice_instructions.py
+    python tests/nvcc/run_lattices.py
 
 Runs two utterances of different lengths through the kernels that cuda/lattice_short.cu chooses. Scores are normal
 numbers and some -inf, and NaN beyond the lengths. Holds costs and posteriors to a recursion in float64. This is the
 only check of the kernels' PTX: of copies, stores with a predicate, barriers and 2^x. In float32, 2^x is exact here; on
-a GPU it is right within 2 ULP. sass.py does not know the instructions of the general walk. No case needs it.
+a GPU it is right within 2 ULP. instructions.py does not know the instructions of the general walk. No case needs it.
 
 Prints the instructions of a warp that computes, and of one that copies, divided by its steps; and how many instructions
 of warps compute 32 posteriors of the array.
@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import cubin
 import numpy as np
-import sass_launch
-import sass_operands
+import operands
+from launch import launch, require
 
 # As in cuda/lattice.h, cuda/runs.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
 MAX_MOVES, WARP_BYTES, CHUNK, COLUMNS, MARGIN, POSTERIOR_THREADS, ENDS_SIZE = 64, 512, 4, 33, 3, 256, 6
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
-LANES = sass_operands.LANES
+LANES = operands.LANES
 
 MOVES = {
     "RNN-T": ((1, 0), (0, 1)),
@@ -116,7 +116,7 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, keep: bool) 
     posteriors = np.full(lattice.scores.shape, np.nan, np.float32)
     workspace = np.full((batch, remembered), np.nan, np.float32)
     lengths = np.array(lattice.frames, np.int32), np.array(lattice.labels, np.int32)
-    memory = sass_operands.Memory(lattice.scores, *lengths, cost, posteriors, workspace)
+    memory = operands.Memory(lattice.scores, *lengths, cost, posteriors, workspace)
     pointers = memory.addresses if keep else [*memory.addresses[:4], 0, 0]
     dt, du = ([move[i] for move in lattice.moves] + [0] * (MAX_MOVES - arcs) for i in (0, 1))
     operand = struct.pack("<6Qq4i", *pointers, remembered, frames, columns, arcs, depth)
@@ -128,11 +128,11 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, keep: bool) 
     of_walk = WARP_BYTES + (0 if keep else 4 * remembered)
     shared = max(WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * 2 * CHUNK, of_walk)
     code = codes[f"ShortKernel<{own}, {labels}, {str(keep).lower()}>"]
-    sums = sass_launch.launch(code, operand, memory, batch * (2 if keep else 1), 2 * warps * LANES, shared)
+    sums = launch(code, operand, memory, batch * (2 if keep else 1), 2 * warps * LANES, shared)
     costs, wanted = expected(lattice)
     scale = np.maximum(np.abs(costs), 1)
     got = memory.array(memory.addresses[3], cost)
-    sass_launch.require(f"{what}, cost", got / scale, costs / scale, COST_TOLERANCE)
+    require(f"{what}, cost", got / scale, costs / scale, COST_TOLERANCE)
     of_compute, of_copy = sums[:, :warps].sum(), sums[:, warps:].sum()
     if not keep:
         return Counts(of_compute, of_copy, 0)
@@ -141,10 +141,10 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, keep: bool) 
     slices = -(-frames // rows)
     operand += struct.pack("<2i", slices, rows)
     code = codes["PosteriorKernel"]
-    of_posteriors = sass_launch.launch(code, operand, memory, batch * slices, POSTERIOR_THREADS, of_walk).sum()
+    of_posteriors = launch(code, operand, memory, batch * slices, POSTERIOR_THREADS, of_walk).sum()
     scale = np.maximum(wanted, 2.0**-126)  # where a posterior is 0, it must be 0
     got = memory.array(memory.addresses[4], posteriors)
-    sass_launch.require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
+    require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
     return Counts(of_compute, of_copy, of_posteriors)
 
 

@@ -1,6 +1,6 @@
 """Compiles the CUDA kernels for every architecture and holds what nvcc made of them to budgets. Needs no GPU.
 
-    python scripts/check_nvcc.py [--architectures 80,90]
+    python tests/nvcc/budgets.py [--architectures 80,90]
 
 Checks: no spilled registers and no local memory in any kernel, registers within BUDGETS, in the machine code of the row
 kernels 128-bit loads (and stores) of the logits, and the rules of ptx_rules.py. Prints for each kernel, for one
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import ptx_rules
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 SOURCES = ("arcs", "lattice_general", "lattice_short")
 

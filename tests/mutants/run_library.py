@@ -1,16 +1,14 @@
-"""Breaks the library on purpose, in one place at a time, and checks that the tests notice each mutant.
+"""Breaks the library on purpose, in one place at a time, and demands that the tests notice each mutant.
 
-    python tests/mutants/run.py                # all of mutants.py; half an hour on two cores
-    python tests/mutants/run.py clamp lattice  # those with one of these words in their file or name
-    python tests/mutants/run.py --jobs 4
+    python tests/mutants/run_library.py                # all of library_mutants.py; half an hour on two cores
+    python tests/mutants/run_library.py clamp lattice  # those with one of these words in their file or name
 
 It needs an environment where the tests run, and cmake, ninja and nanobind for the mutants of the C++ kernels. It works
-on copies of the repository. It prints what caught each mutant. It fails if a mutant survives, or if the text that a
-mutant replaces is not exactly once in its file.
+on copies of the repository. The tests must pass there without a mutant.
 """
 
-import argparse
 import concurrent.futures
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -22,9 +20,9 @@ import subprocess
 import sys
 import tempfile
 
-from mutants import MUTANTS, Mutant
+from library_mutants import MUTANTS
+from mutant import ROOT, Mutant, chosen, judge
 
-ROOT = pathlib.Path(__file__).parents[2]
 SECONDS = 600  # a mutant may turn a loop into an endless one
 
 # Runs pytest on the copy. Python would otherwise import an editable installation.
@@ -72,18 +70,17 @@ class Copy:
 
     def caught_by(self, mutant: Mutant) -> str | None:
         """What the tests say of the mutant, or None if they pass."""
-        file = self._folder / mutant.file
-        original = file.read_text()
-        file.write_text(original.replace(mutant.before, mutant.after))
+        is_native = mutant.file.startswith("cpp/")
+        file = mutant.breaks(self._folder)
         try:
-            if mutant.is_native or self._is_stale:
+            if is_native or self._is_stale:
                 self.build()
-            self._is_stale = mutant.is_native
+            self._is_stale = is_native
             result = self.test(*shlex.split(mutant.tests))
         except subprocess.TimeoutExpired:
             return f"no end after {SECONDS} s"
         finally:
-            file.write_text(original)
+            shutil.copyfile(ROOT / mutant.file, file)
         if result.returncode < 0:
             return f"signal {-result.returncode}"
         if result.returncode > 1:  # neither passed nor failed: pytest ran nothing, or pytest itself broke
@@ -98,58 +95,38 @@ def _run(command: list) -> None:
         raise SystemExit(f"{shlex.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
-def chosen(words: list[str]) -> list[Mutant]:
-    mutants = [m for m in MUTANTS if not words or any(word in m.file or word in m.name for word in words)]
-    for mutant in MUTANTS:
-        count = (ROOT / mutant.file).read_text().count(mutant.before)
-        if count != 1:
-            raise SystemExit(f"{mutant.name}: {mutant.before!r} is {count} times in {mutant.file}, and must be once")
-    return mutants
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--suite-passes", action="store_true", help="it has just been run: don't run it unbroken again")
-    arguments = parser.parse_args()
-    mutants = chosen(arguments.words)
-    survivors: list[str] = []
-    with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        copies: queue.Queue[Copy] = queue.Queue()
+    mutants, jobs = chosen(MUTANTS, __doc__, jobs=2)
+    copies: queue.Queue[Copy] = queue.Queue()
+    with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
 
         def prepare(index: int) -> None:
             copy = Copy(pathlib.Path(temporary) / str(index))
             copy.build()
             copies.put(copy)
 
-        def pass_unbroken(tests: str) -> None:
-            """Checks that the tests pass without a mutant. If they fail, their failure says nothing of a mutant."""
+        @contextlib.contextmanager
+        def a_copy():
             copy = copies.get()
             try:
-                result = copy.test(*shlex.split(tests))
+                yield copy
             finally:
                 copies.put(copy)
+
+        def pass_unbroken(tests: str) -> None:
+            """Checks that the tests pass without a mutant. If they fail, their failure says nothing of a mutant."""
+            with a_copy() as copy:
+                result = copy.test(*shlex.split(tests))
             if result.returncode != 0:
                 raise SystemExit(f"without a mutant {tests} does not pass:\n{result.stdout}{result.stderr}")
 
-        def judge(mutant: Mutant) -> None:
-            copy = copies.get()
-            try:
-                catcher = copy.caught_by(mutant)
-            finally:
-                copies.put(copy)
-            print(f"{mutant.file}: {mutant.name}: {catcher or 'SURVIVED'}", flush=True)
-            if catcher is None:
-                survivors.append(mutant.name)
+        def catcher(mutant: Mutant) -> str | None:
+            with a_copy() as copy:
+                return copy.caught_by(mutant)
 
-        list(pool.map(prepare, range(arguments.jobs)))
-        if not arguments.suite_passes:
-            list(pool.map(pass_unbroken, sorted({mutant.tests for mutant in mutants})))
-        list(pool.map(judge, mutants))
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} caught")
-    if survivors:
-        raise SystemExit(f"not caught: {', '.join(survivors)}")
+        list(pool.map(prepare, range(jobs)))
+        list(pool.map(pass_unbroken, sorted({mutant.tests for mutant in mutants})))
+        judge(mutants, catcher, jobs)
 
 
 if __name__ == "__main__":

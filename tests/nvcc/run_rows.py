@@ -1,10 +1,10 @@
-"""Counts the instructions of whole launches of operation 1's kernels, by running nvcc's machine code on the CPU.
+"""Runs nvcc's machine code of operation 1's kernels on the CPU, and holds its results to float64.
 
-    python scripts/row_instructions.py
+    python tests/nvcc/run_rows.py
 
-Runs a few hundred rows of normal logits, with a label each and one static column, through the kernels that cuda/arcs.cu
-chooses. Counts all that a warp does, from its first instruction to its last. Holds the results to those of NumPy in
-float64: so this also shows that nvcc's code is right. In float32, 2^x is exact here; on a GPU it is right within 2 ULP.
+A few hundred rows of normal logits, with a label each and one static column, go through the kernels that cuda/arcs.cu
+chooses. In float32, 2^x is exact here; on a GPU it is right within 2 ULP. Prints the instructions of all warps, times
+the lanes of a warp, per logit.
 """
 
 import math
@@ -12,8 +12,8 @@ import struct
 
 import cubin
 import numpy as np
-import sass_launch
-import sass_operands
+import operands
+from launch import launch, require
 
 # As in cuda/arcs_forward.cuh and cuda/arcs_backward.cuh.
 FORWARD_THREADS, BACKWARD_THREADS, TILE_ENTRIES = 256, 128, 2048
@@ -34,7 +34,7 @@ def lanes_and_unroll(width: int, itemsize: int) -> tuple[int, int]:
     return next((choice for limit, choice in table if vectors <= limit), (32, many))
 
 
-def rows_operand(memory: sass_operands.Memory, count: int, width: int, itemsize: int) -> bytes:
+def rows_operand(memory: operands.Memory, count: int, width: int, itemsize: int) -> bytes:
     """The struct Rows of cuda/rows.cuh: logits, their end, labels, no offsets, sizes, columns, window, in a row."""
     logits, labels = memory.addresses[:2]
     pointers = struct.pack("<QQQQq", logits, logits + count * width * itemsize, labels, 0, count)
@@ -45,8 +45,8 @@ def logits_of(dtype: str, count: int, width: int) -> tuple[np.ndarray, np.ndarra
     """As stored, and as float64."""
     x = np.random.default_rng(0).normal(0, 3, (count, width))
     if dtype == "bfloat16":
-        stored = sass_operands.to_bfloat16(x.astype(np.float32))
-        return stored, sass_operands.from_bfloat16(stored).astype(np.float64)
+        stored = operands.to_bfloat16(x.astype(np.float32))
+        return stored, operands.from_bfloat16(stored).astype(np.float64)
     stored = x.astype(dtype)
     return stored, stored.astype(np.float64)
 
@@ -62,40 +62,40 @@ def count(codes: dict[str, list[str]], width: int, dtype: str) -> tuple[float, f
     norm = np.log(np.exp(x).sum(-1))
     log_probs = np.stack([x[:, 0], x[row, labels]], -1) - norm[:, None]
 
-    memory = sass_operands.Memory(stored, labels, np.zeros((rows, ARCS), compute), np.zeros(rows, compute))
+    memory = operands.Memory(stored, labels, np.zeros((rows, ARCS), compute), np.zeros(rows, compute))
     lanes, unroll = lanes_and_unroll(width, stored.itemsize)
     code = codes[f"ForwardKernel<{TYPES[dtype]}, {lanes}, {unroll}>"]
     operand = rows_operand(memory, rows, width, stored.itemsize) + struct.pack("<QQ", *memory.addresses[2:])
-    forward = sass_launch.launch(code, operand, memory, -(-rows * lanes // FORWARD_THREADS), FORWARD_THREADS, 0)
+    forward = launch(code, operand, memory, -(-rows * lanes // FORWARD_THREADS), FORWARD_THREADS, 0)
     what = f"V {width}, {dtype}"
     tolerance = NORM_TOLERANCE[compute.name]
-    sass_launch.require(f"{what}, log_norm", memory.array(memory.addresses[3], norm.astype(compute)), norm, tolerance)
+    require(f"{what}, log_norm", memory.array(memory.addresses[3], norm.astype(compute)), norm, tolerance)
     got = memory.array(memory.addresses[2], log_probs.astype(compute))
-    sass_launch.require(f"{what}, log_probs", got, log_probs, 2 * tolerance)
+    require(f"{what}, log_probs", got, log_probs, 2 * tolerance)
 
     cotangent = -np.random.default_rng(2).random((rows, ARCS)).astype(compute)
     norm = norm.astype(compute)
     grad = -cotangent.sum(-1, dtype=np.float64)[:, None] * np.exp(x - norm.astype(np.float64)[:, None])
     grad[:, 0] += cotangent[:, 0]
     grad[row, labels] += cotangent[:, 1]
-    memory = sass_operands.Memory(stored, labels, norm, cotangent, np.zeros_like(stored))
+    memory = operands.Memory(stored, labels, norm, cotangent, np.zeros_like(stored))
     least = size // math.gcd(size, width)
-    tile_rows = least * max(1, min(TILE_ENTRIES // (least * width), sass_operands.LANES // least))
+    tile_rows = least * max(1, min(TILE_ENTRIES // (least * width), operands.LANES // least))
     tiles = -(-rows // tile_rows)
     terms = -(-(3 * compute.itemsize + 4) // 16) * 16
     tile_bytes = -(-tile_rows * (terms + 8 + ARCS * (compute.itemsize + 4)) // 16) * 16
-    stride = sass_operands.LANES * size
+    stride = operands.LANES * size
     operand = rows_operand(memory, rows, width, stored.itemsize)
     operand += struct.pack("<QQQQ", memory.addresses[2], memory.addresses[3], 0, memory.addresses[4])
     operand += struct.pack("<iiq???x", tile_rows, tile_bytes, tiles, True, False, False)
     operand += struct.pack("<IIii", -(-(1 << 31) // width), -(-(1 << 31) // ARCS), stride // width, stride % width)
-    warps = BACKWARD_THREADS // sass_operands.LANES
+    warps = BACKWARD_THREADS // operands.LANES
     code = codes[f"BackwardKernel<{TYPES[dtype]}>"]
-    backward = sass_launch.launch(code, operand, memory, -(-tiles // warps), BACKWARD_THREADS, warps * tile_bytes)
+    backward = launch(code, operand, memory, -(-tiles // warps), BACKWARD_THREADS, warps * tile_bytes)
     got = memory.array(memory.addresses[4], stored)
-    got = sass_operands.from_bfloat16(got) if dtype == "bfloat16" else got
-    sass_launch.require(f"{what}, gradient", got.astype(np.float64), grad, TOLERANCE[dtype])
-    return tuple(n.sum() * sass_operands.LANES / (rows * width) for n in (forward, backward))
+    got = operands.from_bfloat16(got) if dtype == "bfloat16" else got
+    require(f"{what}, gradient", got.astype(np.float64), grad, TOLERANCE[dtype])
+    return tuple(n.sum() * operands.LANES / (rows * width) for n in (forward, backward))
 
 
 def machine_code() -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import re
 import struct
 import tempfile
 
-import check_nvcc
+import budgets
 
 
 def code_of(cubin: pathlib.Path) -> dict[str, bytes]:
@@ -23,12 +23,12 @@ def code_of(cubin: pathlib.Path) -> dict[str, bytes]:
         start = sections[names][4] + name
         symbol = data[start : data.index(b"\0", start)].decode()
         if symbol.startswith(".text."):
-            result[check_nvcc.Kernel("", *check_nvcc.demangle(symbol), 0).name] = data[offset : offset + length]
+            result[budgets.Kernel("", *budgets.demangle(symbol), 0).name] = data[offset : offset + length]
     return result
 
 
 def listing(cubin: pathlib.Path) -> dict[str, list[str]]:
-    """check_nvcc.machine_code, with the bits of NaN as hexadecimal numbers."""
+    """budgets.machine_code, with the bits of NaN as hexadecimal numbers."""
     binary = code_of(cubin)
 
     def exact(name: str, line: str) -> str:
@@ -36,13 +36,13 @@ def listing(cubin: pathlib.Path) -> dict[str, list[str]]:
         (literal,) = struct.unpack_from("<I", binary[name], address + 4)  # bits 32 to 63 of the instruction
         return re.sub(r"[+-]QNAN", f"{literal:#x}", line)
 
-    listed = check_nvcc.machine_code(cubin)
+    listed = budgets.machine_code(cubin)
     return {name: [exact(name, line) if "QNAN" in line else line for line in code] for name, code in listed.items()}
 
 
 def of_source(stem: str) -> dict[str, list[str]]:
     """The listing of cuda/STEM.cu for sm_90."""
     with tempfile.TemporaryDirectory() as folder:
-        source = check_nvcc.ROOT / "cuda" / f"{stem}.cu"
-        compiled, _, _ = check_nvcc.compile_for(source, "90", pathlib.Path(folder))
+        source = budgets.ROOT / "cuda" / f"{stem}.cu"
+        compiled, _, _ = budgets.compile_for(source, "90", pathlib.Path(folder))
         return listing(compiled)

@@ -1,14 +1,13 @@
-"""Breaks the CUDA kernels in ways that happen, one at a time, and demands that a check notices each.
+"""Breaks the CUDA kernels on purpose, in one place at a time, and demands that a check notices each mutant. No GPU.
 
-    python tests/cuda_on_cpu/mutants.py [WORDS...]
+    python tests/mutants/run_cuda.py         # all of cuda_mutants.py
+    python tests/mutants/run_cuda.py short:  # those with one of these words in their file or name
 
-WORDS: only the mutants whose names have one of them. Each mutant is built watched (build.py) and run in three orders of
-threads until something catches it. Those of the handlers are called through JAX. Those that g++ cannot see are compiled
-by nvcc, where there is one, and held to scripts/ptx_rules.py. Prints what caught each. The kernels unbroken must pass
-everything, which check_cuda.sh and check_nvcc.py see to.
+Each mutant is built watched (tests/cuda_on_cpu/build.py) and runs in three orders of threads until something catches
+it. Those of the handlers are called through JAX. Those that g++ cannot see are compiled by nvcc, where there is one,
+and held to tests/nvcc/ptx_rules.py. Unbroken kernels pass all of this: scripts/check_cuda.sh and tests/nvcc/budgets.py.
 """
 
-import concurrent.futures
 import os
 import pathlib
 import re
@@ -17,9 +16,12 @@ import subprocess
 import sys
 import tempfile
 
+from cuda_mutants import BY_CHECK, BY_NVCC, BY_SUITE
+from mutant import ROOT, Mutant, chosen, judge
+
+sys.path.extend(str(ROOT / "tests" / folder) for folder in ("cuda_on_cpu", "nvcc"))
 from build import (
     HERE,
-    ROOT,
     TYPES,
     UNDEFINED,
     Job,
@@ -32,11 +34,10 @@ from build import (
     reference_jobs,
     runtime_jobs,
 )
-from mutant_list import BY_CHECK, BY_NVCC, BY_SUITE, Mutant
-
-sys.path.insert(0, str(ROOT / "scripts"))
 from ptx_rules import faults
 
+# Headers of operation 2 whose names do not say so.
+LATTICE_FILES = ("scaled.cuh", "power.cuh", "runs.cuh", "short_sums.cuh", "short_posteriors.cuh")
 ORDERS = ("forward", "reverse", "5")
 TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error|DID NOT RAISE")
 
@@ -47,14 +48,18 @@ def sources(folder: pathlib.Path, types: tuple[str, ...], mutant: Mutant | None 
     shutil.copytree(ROOT / "cuda", cuda)
     (folder / "cpp").symlink_to(ROOT / "cpp")
     if mutant:
-        path = cuda / mutant.file
-        path.write_text(path.read_text().replace(mutant.old, mutant.new))
+        mutant.breaks(folder)
     for path in cuda.glob("*.c[uc]"):
         text = path.read_text()
         for t in {t for ts in TYPES.values() for t in ts} - set(types):
             text = re.sub(rf"^JAX_RNNT_INSTANTIATE\({t}\)\n", "", text, flags=re.MULTILINE)
         path.write_text(text)
     return cuda
+
+
+def operation(mutant: Mutant) -> str:
+    """The operation whose part of the check shows the mutant."""
+    return "lattice" if "lattice" in mutant.file or mutant.file.endswith(LATTICE_FILES) else "arcs"
 
 
 def files_of(source: pathlib.Path) -> set[str]:
@@ -81,21 +86,21 @@ class Check:
         self.whole: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
         objects = folder / "objects"
         objects.mkdir()
-        for key in sorted({(m.operation, m.types) for m in mutants}):
-            operation, types = key
-            tests = [*reference_jobs(None), *runtime_jobs(True), *check_jobs(operation, types)]
-            cuda = sources(folder / f"{operation}-{'-'.join(types)}", types)
-            kernels = kernel_jobs(cuda, operation, watched=True)
+        for key in sorted({(operation(m), m.types) for m in mutants}):
+            of, types = key
+            tests = [*reference_jobs(None), *runtime_jobs(True), *check_jobs(of, types)]
+            cuda = sources(folder / f"{of}-{'-'.join(types)}", types)
+            kernels = kernel_jobs(cuda, of, watched=True)
             self.shared[key] = compiled(tests, objects)
-            of_kernels = folder / f"objects-{operation}-{'-'.join(types)}"
+            of_kernels = folder / f"objects-{of}-{'-'.join(types)}"
             of_kernels.mkdir()
             self.whole[key] = dict(zip([j.source.name for j in kernels], compiled(kernels, of_kernels), strict=True))
 
     def catcher(self, mutant: Mutant, folder: pathlib.Path) -> str | None:
-        key = mutant.operation, mutant.types
-        jobs = kernel_jobs(sources(folder, mutant.types, mutant), mutant.operation, watched=True)
+        key = operation(mutant), mutant.types
+        jobs = kernel_jobs(sources(folder, mutant.types, mutant), operation(mutant), watched=True)
         jobs = [Job(source, [*flags, "-w"]) for source, flags in jobs]  # what is broken may leave something unused
-        jobs = [j for j in jobs if mutant.file in files_of(j.source)]  # the others are not touched
+        jobs = [j for j in jobs if pathlib.Path(mutant.file).name in files_of(j.source)]  # the others are not touched
         objects = {**self.whole[key], **dict(zip([j.source.name for j in jobs], compiled(jobs, folder), strict=True))}
         program = folder / "check"
         link([*self.shared[key], *objects.values()], program, UNDEFINED)
@@ -103,7 +108,7 @@ class Check:
             environment = {**os.environ, "CUDA_ON_CPU_ORDER": order, "CUDA_ON_CPU_STOP": "1"}
             try:
                 result = subprocess.run(
-                    [program, *mutant.parts], env=environment, capture_output=True, text=True, errors="replace",
+                    [program], env=environment, capture_output=True, text=True, errors="replace",
                     timeout=300,
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
@@ -127,7 +132,7 @@ def caught_by_suite(mutant: Mutant, folder: pathlib.Path) -> str | None:
 
 def caught_by_nvcc(mutant: Mutant, folder: pathlib.Path) -> str | None:
     cuda, ptx = sources(folder, mutant.types, mutant), folder / "kernels.ptx"
-    for source in (p for p in kernels(cuda, mutant.operation) if p.suffix == ".cu"):
+    for source in (p for p in kernels(cuda, operation(mutant)) if p.suffix == ".cu"):
         command = ["nvcc", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(ROOT / "cpp"), "-ptx"]
         subprocess.run([*command, "-arch=sm_90", "-o", str(ptx), str(source)], check=True)
         if found := faults(ptx.read_text(), "90"):
@@ -136,31 +141,20 @@ def caught_by_nvcc(mutant: Mutant, folder: pathlib.Path) -> str | None:
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    by_nvcc = BY_NVCC if shutil.which("nvcc") else ()
-    if not by_nvcc:
-        print(f"{len(BY_NVCC)} mutants are not made: there is no nvcc")
-    chosen = [m for m in (*BY_CHECK, *BY_SUITE, *by_nvcc) if not words or any(w in m.name for w in words)]
-    counts = {m.name: (ROOT / "cuda" / m.file).read_text().count(m.old) for m in chosen}
-    if gone := [f"{m.file}: {m.name}: {m.old!r} occurs {counts[m.name]} times" for m in chosen if counts[m.name] != 1]:
-        sys.exit("mutants whose text must occur once, and does not:\n" + "\n".join(gone))
-    with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    mutants, jobs = chosen((*BY_CHECK, *BY_SUITE, *BY_NVCC), __doc__, jobs=os.cpu_count())
+    if not shutil.which("nvcc"):
+        print("mutants that only nvcc shows are not made: there is no nvcc")
+        mutants = [m for m in mutants if m not in BY_NVCC]
+    with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        check = Check(folder, [m for m in chosen if m in BY_CHECK])
+        check = Check(folder, [m for m in mutants if m in BY_CHECK])
 
         def catcher(mutant: Mutant) -> str | None:
             own = folder / re.sub(r"\W", "_", mutant.name)
             how = caught_by_suite if mutant in BY_SUITE else caught_by_nvcc if mutant in BY_NVCC else check.catcher
             return how(mutant, own)
 
-        survivors = []
-        for mutant, caught in zip(chosen, pool.map(catcher, chosen), strict=True):
-            print(f"| {mutant.name} | {caught or 'NOTHING'} |", flush=True)
-            if caught is None:
-                survivors.append(mutant.name)
-    print(f"{len(chosen)} mutants, {len(survivors)} not caught")
-    if survivors:
-        sys.exit(1)
+        judge(mutants, catcher, jobs)
 
 
 if __name__ == "__main__":

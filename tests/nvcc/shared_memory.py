@@ -5,7 +5,7 @@ what another one writes, in either order. A copy's place is NaN until the warp w
 """
 
 import numpy as np
-from sass_operands import Memory
+from operands import Memory
 
 FIRST = 0x400  # where a kernel's own begins
 SEVERAL = 255  # warps

@@ -8,9 +8,9 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from sass import Instructions
-from sass_operands import LANES, Memory
-from sass_shared import Shared
+from instructions import Instructions
+from operands import LANES, Memory
+from shared_memory import Shared
 
 PARAMETERS = 0x210  # where a kernel's own begin in the constant bank
 BANK = 1 << 12

@@ -1,6 +1,6 @@
-"""What the instructions of nvcc's machine code for sm_90 do, as far as the kernels use them. sass_launch.py runs them.
+"""What the instructions of nvcc's machine code for sm_90 do, as far as the kernels use them. launch.py runs them.
 
-What an instruction does was found out from listings. row_instructions.py and lattice_instructions.py hold it to the
+What an instruction does was found out from listings. run_rows.py and run_lattices.py hold it to the
 results of the kernels.
 """
 
@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from sass_operands import LANES, MASK, Memory, Operands, bfloat16, bits, float16, from_bfloat16, from_float16, signed
-from sass_shared import Copies, Shared
+from operands import LANES, MASK, Memory, Operands, bfloat16, bits, float16, from_bfloat16, from_float16, signed
+from shared_memory import Copies, Shared
 
 LEAST_NORMAL = np.float32(2.0**-126)  # results of MUFU below it are 0
 _COMPARE = {
@@ -26,7 +26,7 @@ _FMA = np.frompyfunc(_libm.fma, 3, 1)  # rounded once; Python has it from 3.13 o
 
 
 class Instructions(Operands):
-    """What each instruction does to a warp's registers, and to memory. sass_launch.py has those that lead elsewhere."""
+    """What each instruction does to a warp's registers, and to memory. launch.py has those that lead elsewhere."""
 
     def __init__(self, constants: bytes, memory: Memory, shared: Shared, block: int, warp: int):
         super().__init__(constants, block, warp)
