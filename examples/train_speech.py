@@ -260,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = f"{error.filename or args.out}: {error.strerror or error}" if isinstance(error, OSError) else error
         Console(stderr=True, markup=False, soft_wrap=True).print(f"error: {sentence}", style="red")
         return 2
+    except KeyboardInterrupt:
+        sys.exit("interrupted: --resume continues from the newest checkpoint")
     return 0
 
 
