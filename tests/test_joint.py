@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import runner
 import tolerances
+from jax.experimental import checkify
 from losses import LossUnderTest
 from table_joint import joint_logits
 
@@ -308,6 +309,58 @@ def test_wrong_arguments(case: str) -> None:
     arguments = {"params": params, "encoded": encoded, "predicted": predicted} | changed
     with pytest.raises(error, match=message):
         _costs(**arguments)
+
+
+class _Unhashable:
+    __hash__ = None
+
+    def __call__(self, params, e, p):
+        return e
+
+
+def _checked(params, e, p):
+    checkify.check(jnp.all(e > 0), "e must be positive")
+    return _joint(params, e, p)
+
+
+UNFIT = {
+    "two_arguments": (lambda params, e: e, {}, TypeError, r"`joint` is called with \(params, e, p\), and it does not"),
+    "no_keys": (
+        _joint,
+        {"dropout_key": jax.random.key(0)},
+        TypeError,
+        r"\(params, e, p, keys\), since .*dropout_key",
+    ),
+    "not_a_function": (3, {}, TypeError, r"`joint` must be a function of \(params, e, p\), got 3"),
+    "unhashable": (_Unhashable(), {}, TypeError, r"`joint` is static, so it must be hashable, got .*_Unhashable"),
+    "checkify": (_checked, {}, NotImplementedError, r"`joint` must not call checkify.check"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_unfit_joints_are_told_why(case: str) -> None:
+    joint, options, error, message = UNFIT[case]
+    with pytest.raises(error, match=message):
+        _costs(*_operands(), joint=joint, **options)
+
+
+def test_a_key_in_a_closure_is_a_key() -> None:
+    key = jax.random.key(0)
+    with pytest.raises(TypeError, match="for dropout give the key as `dropout_key`"):
+        _costs(*_operands(), joint=lambda params, e, p: _joint(params, e + jax.random.normal(key, (1, D)), p))
+
+
+def test_a_tuple_is_told_the_star() -> None:
+    params, encoded, predicted = _operands()
+    with pytest.raises(TypeError, match=r"write JointLogits\(\*nnx_joint\(module\), encoded, predicted\)"):
+        jax_rnnt.JointLogits((_joint, params), encoded, predicted)
+
+
+def test_sources_are_equal_only_to_themselves() -> None:
+    one, other = (jax_rnnt.JointLogits(_joint, *_operands()) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
 
 
 @pytest.mark.once

@@ -1,5 +1,7 @@
 """Pruned logits: which positions are kept, and how pruning changes the cost."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import losses
@@ -12,7 +14,7 @@ from test_sources import RNNT
 
 import jax_rnnt
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:`s_range` is")]
 
 LENGTHS = ((T, U), (3, U), (2, U), (1, 2), (1, 0), (4, 1), (0, 0))
 
@@ -140,6 +142,7 @@ def test_paths_visit_no_node_that_is_not_there(loss) -> None:
     ranges = rng.integers(0, labels + 1, (count, frames)).astype(np.int32)
     ranges[::2] = np.sort(ranges[::2], axis=1)
     ranges[:18, 0] = 0
+    ranges[18:, :2] = 1, 0  # the start is not there, and the frame after it has the first position
     u = np.arange(labels + 1)[None, None]
     nodes = (u >= ranges[..., None]) & (u < ranges[..., None] + kept)
     place = np.minimum(ranges[..., None] + np.arange(kept), labels)
@@ -240,3 +243,17 @@ def test_refusals_name_the_argument(changes: dict, error: type, message: str) ->
 def test_prune_ranges_refuses(options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         jax_rnnt.prune_ranges(np.zeros((1, 2, 2, 2)), np.array([2]), np.array([1]), **options)
+
+
+def test_the_least_range_is_named_where_no_path_fits() -> None:
+    posteriors, lengths = _posteriors(4, 7, ((4, 7), (3, 7), (4, 2))), (np.array([4, 3, 4]), np.array([7, 7, 2]))
+    with pytest.warns(RuntimeWarning, match=r"`s_range` is 3, and 1 of .* T_b = 3 frames and U_b = 7 .* at least 4"):
+        ranges = jax_rnnt.prune_ranges(posteriors, *lengths, s_range=3)
+    assert np.asarray(ranges)[1, 2] + 3 <= 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ranges = jax_rnnt.prune_ranges(posteriors, *lengths, s_range=4)
+        jax.jit(lambda *x: jax_rnnt.prune_ranges(*x, s_range=3))(posteriors, *lengths)
+    assert (np.asarray(ranges)[np.arange(3), lengths[0] - 1] + 4 > lengths[1]).all()
+    with pytest.warns(RuntimeWarning, match="at least 6"):
+        jax_rnnt.prune_ranges(posteriors, *lengths, s_range=5, max_step=1)

@@ -16,6 +16,7 @@ from jax.sharding import AxisType
 from losses import LossUnderTest, T, U
 from meshes import P
 from sources import KEPT, ranges
+from table_joint import joint_logits
 from test_sources import RNNT
 
 import jax_rnnt
@@ -27,12 +28,13 @@ FIRST = ranges(4)
 
 
 def packed(x, first, t_b, u_b):
-    b, width = x.shape[0], x.shape[-1]
+    b, frames, _, width = x.shape
     u = jnp.broadcast_to(jnp.arange(U + 1.0)[None, :, None], (b, U + 1, 1))
-    frame, position = jax_rnnt.pack(x.reshape(b, T, (U + 1) * width), u, t_b, u_b, rows=b * T * (U + 1))
+    rows = (b if isinstance(b, int) else 4) * T * (U + 1)
+    frame, position = jax_rnnt.pack(x.reshape(b, frames, (U + 1) * width), u, t_b, u_b, rows=rows)
     place = position.astype(jnp.int32)[:, :, None]
     rows = jnp.take_along_axis(frame.reshape(-1, U + 1, width), place, axis=1)[:, 0]
-    return jax_rnnt.PackedLogits(rows, t_b, u_b, frames=T, labels=U)
+    return jax_rnnt.PackedLogits(rows, t_b, u_b, frames=frames, labels=U)
 
 
 def pruned(x, first, t_b, u_b):
@@ -42,6 +44,14 @@ def pruned(x, first, t_b, u_b):
 
 def additive(x, first, t_b, u_b):
     return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0])
+
+
+def smoothed(x, first, t_b, u_b):
+    return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0], 0.25, 0.25)
+
+
+def tiled(x, first, t_b, u_b):
+    return joint_logits(x, gradient_budget=1e-12)
 
 
 SOURCES = (packed, pruned, additive)
@@ -203,3 +213,29 @@ def test_refusals(source: Callable) -> None:
     )
     with pytest.raises(ValueError, match=r"`vocab_axis_name` is 'data', and `logits` are \w+Logits"):
         jax.eval_shape(inside, x)
+
+
+@pytest.mark.parametrize(
+    ("source", "clamp"),
+    [(packed, -1.0), (pruned, -1.0), (additive, -1.0), (additive, 1e6), (smoothed, -1.0), (tiled, -1.0)],
+)
+def test_export_of_symbolic_shapes(source: Callable, clamp: float) -> None:
+    """One program serves batches of any size and any number of frames."""
+    export = pytest.importorskip("jax.export", reason="jax.export serialises with flatbuffers")
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    arrays = _arrays(RNNT.width)
+    b, t = export.symbolic_shape("b, t")
+
+    def shape(x):
+        return jax.ShapeDtypeStruct((b, t, *x.shape[2:]) if x.shape[1:2] == (T,) else (b, *x.shape[1:]), x.dtype)
+
+    def step(x, *rest):
+        cost, pull = jax.vjp(lambda x: _costs(source, RNNT, x, *rest, clamp=clamp), x)
+        return cost, pull(jnp.ones_like(cost))[0]
+
+    program = export.export(jax.jit(step), disabled_checks=checks)(*map(shape, arrays))
+    cost, gradient = losses.jit(program.call)(*arrays)
+    if source is smoothed:
+        meshes.assert_close(cost, losses.jit(functools.partial(_costs, source, RNNT))(*arrays))
+    else:
+        _assert_expected(source, RNNT, (cost, gradient * WEIGHTS[:, None, None, None]))

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import meshes
 import numpy as np
 import pytest
@@ -189,9 +190,9 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
 @functools.cache
 def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
     scores = ArcScores(Topology((V - 1,), window, RNNT_MOVES, V, (V - 1,)))
-    static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, None, clamp, implementation)
+    static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, 0.0, clamp, implementation)
     loss = jax.shard_map(
-        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static),
+        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static, {}),
         mesh=_mesh(),
         in_specs=(SPEC, *(P("data"),) * 3),
         out_specs=P("data"),
@@ -283,10 +284,6 @@ def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     ("reduction", "kind"), [("mean", AxisType.Auto), ("sum", AxisType.Explicit), ("none", AxisType.Explicit)], ids=str
 )
 def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implementation: str) -> None:
-    if kind == AxisType.Explicit and jax.__version_info__ < (0, 7):
-        with meshes.current_mesh(_mesh(kind)), pytest.raises(TypeError, match=r"needs jax 0\.7 .* 0\.6.*Explicit"):
-            meshes.total(implementation)(*meshes.batch(), vocab_axis_name="model")
-        return
     mesh = _mesh(kind)
     logits, *rest = meshes.batch()
     cost, wanted = meshes.expected()
@@ -302,6 +299,27 @@ def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implem
         gradient, value = jax.jit(jax.grad(loss, has_aux=True))(*arrays)
     meshes.assert_close(value, {"mean": cost.mean(), "sum": cost.sum(), "none": cost}[reduction])
     meshes.assert_close(gradient, wanted / (B if reduction == "mean" else 1))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("spec", [SPEC, ("data",), (None, None, None, "model")], ids=["both", "batch", "vocabulary"])
+def test_gradients_in_an_explicit_mesh(spec: tuple, loss: losses.LossUnderTest) -> None:
+    """Whatever the logits are divided over, the gradient is divided in the same way."""
+    mesh = meshes.make_mesh(AxisType.Explicit, data=2, model=2)
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(2, 4, 3, loss.width)), rng.integers(1, 5, (2, 2)).astype(np.int32)
+    batch = targets, np.array([4, 3], np.int32), np.array([2, 1], np.int32)
+    _, wanted = loss.expected(logits, *batch)
+
+    def total(x, *rest):
+        return loss.costs(x, *rest, implementation=losses.QUICK, vocab_axis_name="model").sum()
+
+    with meshes.current_mesh(mesh):
+        arrays = meshes.put(mesh, logits, *spec), *(meshes.put(mesh, a, spec[0]) for a in batch)
+        gradient = losses.jit(jax.grad(total))(*arrays)
+    meshes.assert_close(gradient, wanted)
+    assert meshes.is_sharded_as(gradient, mesh, *spec)
 
 
 def test_transformations(implementation: str) -> None:
@@ -337,7 +355,7 @@ def test_unknown_axis_is_named(implementation: str) -> None:
 def test_vocabulary_that_does_not_divide_is_said(implementation: str) -> None:
     mesh = meshes.make_mesh(data=1, model=8)
     logits, *rest = meshes.batch()
-    with meshes.current_mesh(mesh), pytest.raises(ValueError, match=r"model|divi"):
+    with meshes.current_mesh(mesh), pytest.raises(ValueError, match="V = 23, and the mesh has 8 devices"):
         jax.jit(functools.partial(meshes.total(implementation), vocab_axis_name="model"))(logits[..., :-1], *rest)
 
 

@@ -1,6 +1,7 @@
 """Checks of types and shapes of arrays while tracing. Errors name the argument and the value that was passed."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -59,13 +60,29 @@ def integer(name: str, x: Shaped) -> None:
 def rank(name: str, x: Shaped, letters: str) -> None:
     expected = len(letters.split(","))
     if x.ndim != expected:
-        hint = " (use jax.vmap for further batch dimensions)" if x.ndim > expected else ""
-        raise ValueError(f"`{name}` must have {expected} dimensions [{letters}], got {x.ndim}: shape {x.shape}{hint}.")
+        hint = ""
+        if x.ndim == expected + 1 and x.shape[-1] == 1 and expected == 1:
+            hint = f" (write {name}[:, 0])"
+        elif x.ndim > expected:
+            hint = " (use jax.vmap for further batch dimensions)"
+        dimensions = "1 dimension" if expected == 1 else f"{expected} dimensions"
+        raise ValueError(f"`{name}` must have {dimensions} [{letters}], got {x.ndim}: shape {x.shape}{hint}.")
 
 
 def shape(name: str, x: Shaped, expected: tuple[int, ...], source: str) -> None:
     if x.shape != expected:
         raise ValueError(f"`{name}` must have shape {expected} ({source}), got {x.shape}.")
+
+
+def is_symbolic(size: object) -> bool:
+    """Whether it is a size such as ``b``, in an export of one program for arrays of any size."""
+    export = sys.modules.get("jax.export")  # where symbols come from; importing it needs a further package
+    return export is not None and not isinstance(size, int | np.integer) and export.is_symbolic_dim(size)
+
+
+def exceeds(size: int, limit: int) -> bool:
+    """Whether a product of sizes is above a limit. A symbolic size, in an export, is not known and passes."""
+    return isinstance(size, int) and size > limit
 
 
 def as_integers(name: str, x: ArrayLike) -> Array:
@@ -102,6 +119,11 @@ def loss_arguments(logits: Shaped, targets: Shaped, logit_lengths: Shaped, targe
         )
     if targets.shape[1] + 1 != u1:
         help_ = ""
+        if v == targets.shape[1] + 1 or logits.shape[1] == targets.shape[1] + 1:
+            help_ = (
+                " Another axis of the logits has that size: the order of axes is batch, frames, positions, vocabulary. "
+                "jnp.moveaxis puts them in this order."
+            )
         if targets.shape[1] == u1:
             help_ = (
                 " If the targets hold a start symbol, remove it. If they hold none, the predictor must also emit a row "

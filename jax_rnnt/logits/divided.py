@@ -17,7 +17,7 @@ from jax_rnnt.xla.sharding import varying_axes
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DividedLogits(Source):
     """This device's ``logits [B, T, U+1, W / devices]``, inside ``shard_map`` over ``axis_name``."""
 

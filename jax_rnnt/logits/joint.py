@@ -6,9 +6,10 @@ entries have a gradient.
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from jax_rnnt.xla.element_wise import one_element_after_another
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class JointLogits(Source):
     r"""The logits ``joint(params, encoded[b, t], predicted[b, u])`` of the nodes (t, u), in place of a dense array.
 
@@ -41,8 +42,10 @@ class JointLogits(Source):
     B (U+1) times there, but B T (U+1) times inside ``joint``.
 
     Args:
-      joint: static; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and ``p [N, Dp]`` give
-        ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth argument.
+      joint: static and hashable; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and
+        ``p [N, Dp]`` give ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth
+        argument. Outside of ``jit``, calls with the same function share one program. So define it once: a ``lambda``
+        written inside the training step is another function in each call, and each one is compiled and kept.
         :func:`linen_joint` and :func:`nnx_joint` make it from a module of Flax.
       params: a pytree of arrays; the floating-point ones have gradients. All arrays that ``joint`` uses must be here:
         ``joint`` must not close over arrays.
@@ -59,6 +62,9 @@ class JointLogits(Source):
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
         axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
+
+    In a mesh with explicit axes, ``params`` may be divided in any way. They are gathered for the loss, and their
+    gradient is divided as they are.
 
     There is no forward mode and no second derivative. ``vocab_axis_name`` is refused. ``vmap`` runs the elements of the
     mapped axis one after another.
@@ -87,7 +93,7 @@ class JointLogits(Source):
     joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     params: Any
     encoded: Array
-    predicted: Array
+    predicted: Array = dataclasses.field(default=cast(Array, None))  # so that `__post_init__` sees a forgotten star
     _: dataclasses.KW_ONLY
     dropout_key: Array | None = None
     gradient_budget: float = dataclasses.field(default=0.0, metadata={"static": True})
@@ -106,19 +112,32 @@ class JointLogits(Source):
 
     @property
     def _row(self) -> jax.ShapeDtypeStruct:
-        return jax.eval_shape(self.joint, *self._one_row())
+        """What the joint makes of one node."""
 
-    def _one_row(self) -> tuple:
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
 
-        keys = () if self.dropout_key is None else (self.dropout_key[None],)
-        return self.params, row(self.encoded), row(self.predicted), *keys
+        keys = () if self.dropout_key is None else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
+        return _one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
     def batched(self) -> Array:
         return self.encoded
 
+    def __post_init__(self) -> None:
+        if isinstance(self.joint, tuple):
+            raise TypeError(
+                "`joint` must be a function of (params, e, p), got a tuple. If it comes from `nnx_joint`, which gives "
+                "the function and `params`, write JointLogits(*nnx_joint(module), encoded, predicted)."
+            )
+
     def check(self) -> None:
+        if not callable(self.joint):
+            raise TypeError(f"`joint` must be a function of (params, e, p), got {checks.described(self.joint)}.")
+        if type(self.joint).__hash__ is None:
+            raise TypeError(
+                f"`joint` is static, so it must be hashable, got {checks.described(self.joint)}: make it a function or "
+                "a frozen dataclass."
+            )
         for name, x, letters in (("encoded", self.encoded, "B, T, De"), ("predicted", self.predicted, "B, U+1, Dp")):
             checks.array(name, x)
             checks.floating(name, x)
@@ -138,24 +157,29 @@ class JointLogits(Source):
             raise TypeError(f"`batch_axis_names` must be a tuple of names of mesh axes, got {checks.described(names)}.")
         self._check_joint()
         nodes = math.prod(self.shape[:3])
-        if nodes >= 2**31:
+        if checks.exceeds(nodes, 2**31 - 1):
             raise ValueError(
                 f"`encoded` {self.encoded.shape} and `predicted` {self.predicted.shape} make B T (U+1) = {nodes} "
                 "nodes; one call takes at most 2^31 - 1."
             )
 
     def _check_joint(self) -> None:
-        traced, row = jax.make_jaxpr(self.joint, return_shape=True)(*self._one_row())
-        if closed := [x for x in traced.consts if isinstance(x, Array)]:
-            raise TypeError(
-                f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: put that in "
-                "`params`, so that it has a gradient."
-            )
+        row = self._row
         if getattr(row, "shape", ())[:-1] != (1,):
             raise ValueError(
                 f"`joint` must give logits [N, W] for rows [N, De] = (1, {self.encoded.shape[-1]}) and [N, Dp] = "
                 f"(1, {self.predicted.shape[-1]}), got {row}."
             )
+
+    def laid_out(self) -> "JointLogits":
+        axes = sharding.explicit_batch_axes(self.encoded)
+        whole, batch = PartitionSpec(), PartitionSpec(axes) if axes else PartitionSpec()
+        layout: dict[str, Any] = {
+            "params": jax.tree.map(lambda x: sharding.laid_out(x, whole), self.params),
+            "encoded": sharding.laid_out(self.encoded, batch),
+            "predicted": sharding.laid_out(self.predicted, batch),
+        }
+        return dataclasses.replace(self, **layout)
 
     def batch_axes(self) -> tuple[str, ...]:
         return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
@@ -169,11 +193,6 @@ class JointLogits(Source):
     def on_device(self, axes: tuple[str, ...]) -> "JointLogits":
         key = self.dropout_key
         if key is not None:
-            if jax.__version_info__ < (0, 7):
-                raise TypeError(
-                    f"`dropout_key` on a mesh needs jax 0.7 or newer, and this is {jax.__version__}: call the loss "
-                    "inside jax.shard_map, with a key for each device."
-                )
             for axis in axes:
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
@@ -185,15 +204,45 @@ class JointLogits(Source):
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
-        forward = functools.partial(_forward, parameters)
-        entries, log_norm = one_element_after_another(forward)(self, labels)
+        entries, log_norm = _forward(parameters, self, labels)
         return entries, _Kept(entries, log_norm)
 
     def backward(
         self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "JointLogits":
-        backward = functools.partial(_backward, parameters)
-        return one_element_after_another(backward)(self, labels, kept, cotangent, bound)
+        return _backward(parameters, self, labels, kept, cotangent, bound)
+
+
+def _check_signature(joint: Callable, args: tuple) -> None:
+    try:
+        inspect.signature(joint).bind(*args)
+    except TypeError as error:
+        names = "(params, e, p, keys), since there is a `dropout_key`" if len(args) == 4 else "(params, e, p)"
+        raise TypeError(f"`joint` is called with {names}, and it does not take these: {error}.") from None
+    except ValueError:  # a callable without a signature
+        return
+
+
+@functools.partial(jax.jit, static_argnums=0)  # keeps what it knows of a joint, for calls outside of `jit`
+def _one_row(joint: Callable[..., Array], *args: Any) -> Any:
+    _check_signature(joint, args)
+    traced, row = jax.make_jaxpr(joint, return_shape=True)(*args)
+    if any(type(effect).__name__ == "ErrorEffect" for effect in traced.effects):
+        raise NotImplementedError(
+            "`joint` must not call checkify.check: it runs in a loop that is traced apart from the function around the "
+            "loss. Check `encoded`, `predicted` and `params` instead."
+        )
+    if closed := [x for x in traced.consts if isinstance(x, Array)]:
+        is_key = jnp.issubdtype(closed[0].dtype, jax.dtypes.prng_key)
+        raise TypeError(
+            f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: "
+            + (
+                "for dropout give the key as `dropout_key`; any other key belongs into `params`."
+                if is_key
+                else "put that in `params`, so that it has a gradient."
+            )
+        )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), row)
 
 
 class _Kept(NamedTuple):
@@ -246,6 +295,20 @@ def _take(x: Array, rows: Array) -> Array:
     return x.at[rows].get(mode="promise_in_bounds")
 
 
+def _compiled_once(function: Callable) -> Callable:
+    """``function(parameters, *pytrees)``, and the same program for all calls outside of ``jit`` with the same shapes.
+
+    Its loops are made of new functions in every call, so JAX would compile each of them in every call.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
+    def call(parameters: ArcParameters, *args: Any) -> Any:
+        return one_element_after_another(functools.partial(function, parameters))(*args)
+
+    return call
+
+
+@_compiled_once
 def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tuple[Array, Array]:
     """``entries [B, T, U+1, K']`` and ``log_norm [B, T, U+1]``."""
     nodes, flat = _Nodes(logits), labels.reshape(-1)
@@ -266,6 +329,7 @@ def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> t
     return entries.reshape(*labels.shape, entries.shape[-1]), log_norm.reshape(labels.shape)
 
 
+@_compiled_once
 def _backward(
     parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
 ) -> JointLogits:
@@ -327,4 +391,5 @@ def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) ->
     nodes = shape[1] * shape[2]
     total = jnp.sum(norms.reshape(shape[0], nodes), axis=1)
     count = jnp.sum(asked.reshape(shape[0], nodes), axis=1)
-    return jnp.repeat(share * total / jnp.maximum(count, 1).astype(total.dtype), nodes)
+    largest = share * total / jnp.maximum(count, 1).astype(total.dtype)
+    return jnp.broadcast_to(largest[:, None], (shape[0], nodes)).reshape(-1)

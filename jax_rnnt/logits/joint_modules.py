@@ -1,11 +1,13 @@
 """Joint networks that are modules of Flax, as the pure functions that :class:`JointLogits` takes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax import Array
+
+from jax_rnnt import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +17,12 @@ class _LinenJoint:
     arguments: tuple[tuple[str, Any], ...]
 
     def __call__(self, params: Any, e: Array, p: Array, keys: Array | None = None) -> Array:
+        if isinstance(params, Mapping) and "params" in params:
+            raise ValueError(
+                "`params` must be the parameters of the module, variables['params'], got a mapping of "
+                f"{sorted(params)}: the joint network has no other variables."
+            )
+
         def apply(e: Array, p: Array, **rngs: Any) -> Array:
             return self.module.apply({"params": params}, e, p, method=self.method, **rngs, **dict(self.arguments))
 
@@ -36,6 +44,10 @@ def linen_joint(module: Any, method: Callable | str | None = None, **arguments: 
       A static function of (params, e, p); with the ``dropout_key`` of :class:`JointLogits`, each row has its own
       "dropout" key. Its ``params`` are ``variables["params"]``. Calls with equal arguments make equal functions.
 
+    Raises:
+      TypeError: if ``module`` is not a module of linen.
+      ValueError: in the loss, if ``params`` are all variables.
+
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
       >>> import jax_rnnt
@@ -48,6 +60,8 @@ def linen_joint(module: Any, method: Callable | str | None = None, **arguments: 
       >>> jax_rnnt.JointLogits(jax_rnnt.linen_joint(Joint()), params, encoded, predicted).shape
       (2, 4, 3, 5)
     """
+    if isinstance(module, type) or not callable(getattr(module, "apply", None)):
+        raise TypeError(f"`module` must be a module of Flax linen, such as Joint(), got {checks.described(module)}.")
     return _LinenJoint(module, method, tuple(sorted(arguments.items())))
 
 
@@ -73,7 +87,10 @@ def nnx_joint(module: Any, method: str = "__call__") -> tuple[Callable[..., Arra
       method: the name of the method that is the joint network.
 
     Returns:
-      A static function of (params, e, p), and the state of ``module``.
+      A static function of (params, e, p), and the state of ``module``: ``JointLogits(*nnx_joint(module), ...)``.
+
+    Raises:
+      TypeError: if ``module`` is not a module of nnx.
 
     Example:
       >>> import jax.numpy as jnp
@@ -90,5 +107,7 @@ def nnx_joint(module: Any, method: str = "__call__") -> tuple[Callable[..., Arra
     """
     from flax import nnx
 
+    if not isinstance(module, nnx.Module):
+        raise TypeError(f"`module` must be a module of Flax nnx, got {checks.described(module)}.")
     graph, state = nnx.split(module)
     return _NnxJoint(graph, method), state

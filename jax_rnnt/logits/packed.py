@@ -13,11 +13,13 @@ from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import copied
 from jax_rnnt.ops.labels import PADDING
+from jax_rnnt.xla.sharding import explicit_batch_axes
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PackedLogits(Source):
     """The rows of the nodes inside of the lengths, utterance after utterance, in place of a dense array with padding.
 
@@ -139,18 +141,23 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
         checks.to_int32(checks.as_integers(name, x))
         for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
     )
+    if explicit_batch_axes(t_b) or explicit_batch_axes(u_b):
+        raise TypeError(
+            "Packed rows belong to no particular device, so a mesh with explicit axes cannot divide them over the "
+            "batch. Use `jax.shard_map`, where each device packs its own utterances."
+        )
     valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
     return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
 
 
 def _check_lengths(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> None:
     for name, x in (("frames", frames), ("labels", labels)):
-        if checks.static_index(name, x) < 0:
+        if not checks.is_symbolic(x) and checks.static_index(name, x) < 0:
             raise ValueError(f"`{name}` must be at least 0, got {x}.")
     checks.rank("logit_lengths", logit_lengths, "B")
     b = logit_lengths.shape[0]
     checks.lengths(b, logit_lengths, target_lengths, "logit_lengths.shape[0]")
-    if b * frames * (labels + 1) > np.iinfo(np.int32).max:
+    if checks.exceeds(b * frames * (labels + 1), np.iinfo(np.int32).max):
         raise ValueError(
             f"B * T * (U + 1) must be less than 2^31, the number of nodes that an int32 can count, got "
             f"{b} * {frames} * {labels + 1} = {b * frames * (labels + 1)}."
@@ -201,6 +208,7 @@ def pack(
 
     Returns:
       ``[N, De]`` and ``[N, Dp]``: the frame and the position of each row's node. Rows beyond the last utterance are 0.
+      Their gradients are added up in float32 at least, and have the dtypes of the arguments.
 
     Raises:
       TypeError: if a dtype is wrong or ``rows`` is not static.
@@ -227,6 +235,5 @@ def pack(
     node = _layout(t_b, u_b, frames, positions - 1, rows).node
     frame = node // positions
     position = frame // max(frames, 1) * positions + node % positions
-    return _rows_at(e.reshape(b * frames, e.shape[2]), frame, 0), _rows_at(
-        p.reshape(b * positions, p.shape[2]), position, 0
-    )
+    rows_of_e, rows_of_p = e.reshape(b * frames, e.shape[2]), p.reshape(b * positions, p.shape[2])
+    return copied(lambda x: _rows_at(x, frame, 0), rows_of_e), copied(lambda x: _rows_at(x, position, 0), rows_of_p)

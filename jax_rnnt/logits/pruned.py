@@ -1,6 +1,7 @@
 """Logits of a few positions a frame, and which ones to keep (Kuang 2022)."""
 
 import dataclasses
+import warnings
 from typing import ClassVar
 
 import jax
@@ -13,11 +14,12 @@ from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import copied
 from jax_rnnt.ops.labels import PADDING
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PrunedLogits(Source):
     """The logits of S neighbouring positions of each frame; no path visits the others.
 
@@ -147,7 +149,8 @@ def prune_ranges(
 
     Returns:
       ``[B, T]``, int32, the first position of each frame, in [0, max(U + 1 - S, 0)]. The last frame reaches U_b where
-      ``S + (T_b - 1) * max_step > U_b``; where it is less, no choice would, and the pruned cost is +inf. There is no
+      ``S + (T_b - 1) * max_step > U_b``; where it is less, no choice would, and the pruned cost is +inf. Outside of
+      ``jit`` a warning then names the least S that would do; S is static, so it cannot grow by itself. There is no
       gradient.
 
     Raises:
@@ -178,6 +181,7 @@ def prune_ranges(
     if step < 1:
         raise ValueError(f"`max_step` must be at least 1, got {step}.")
 
+    _warn_where_no_path_fits(t_b, u_b, frames, positions - 1, kept, step if max_step is not None else None)
     kept = min(kept, positions)
     sums = lax.reduce_window(jnp.sum(x, axis=-1), np.zeros((), x.dtype), lax.add, (1, 1, kept), (1, 1, 1), "VALID")
     t_b, u_b = checks.to_int32(t_b)[:, None], checks.to_int32(u_b)[:, None]
@@ -187,6 +191,24 @@ def prune_ranges(
     forward = lax.cummin(jnp.minimum(best, last), axis=1, reverse=True)
     needed = lax.cummax(forward - step * t, axis=1, reverse=True) + step * t
     return jnp.minimum(needed, step * t)
+
+
+def _warn_where_no_path_fits(t_b: Array, u_b: Array, frames: int, labels: int, kept: int, max_step: int | None) -> None:
+    """Names the least ``s_range`` with which the last frame of every utterance reaches U_b, where values are known."""
+    if checks.is_tracer(t_b) or checks.is_tracer(u_b):
+        return
+    t, u = np.asarray(t_b).astype(np.int64), np.asarray(u_b).astype(np.int64)
+    t, u = (x[(t > 0) & (t <= frames) & (u >= 0) & (u <= labels)] for x in (t, u))
+    least = u + 1 - (t - 1) * max_step if max_step is not None else -(-u // np.maximum(t, 1)) + 1
+    if least.max(initial=0) > kept:
+        b = np.argmax(least)
+        warnings.warn(
+            f"`s_range` is {kept}, and {np.count_nonzero(least > kept)} of the utterances need more: with T_b = {t[b]} "
+            f"frames and U_b = {u[b]} labels, the last frame reaches U_b only if `s_range` is at least {least[b]}. The "
+            "cost of such an utterance is +inf.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: int) -> tuple[Array, Array]:
@@ -199,7 +221,8 @@ def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: 
       s_range: static, S.
 
     Returns:
-      ``[B, T, S, De]`` and ``[B, T, S, Dp]``; 0 at positions outside of [0, U].
+      ``[B, T, S, De]`` and ``[B, T, S, Dp]``; 0 at positions outside of [0, U]. Their gradients are added up in float32
+      at least, and have the dtypes of the arguments.
 
     Raises:
       TypeError: if a dtype is wrong or ``s_range`` is not static.
@@ -226,5 +249,11 @@ def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: 
         raise ValueError(f"`s_range` must be at least 1, got {kept}.")
     u = checks.to_int32(first)[:, :, None] + jnp.arange(kept, dtype=jnp.int32)[None, None]
     place = jnp.where(u < 0, p.shape[1], u)
-    positions = jnp.take_along_axis(p[:, None], place[..., None], axis=2, mode="fill", fill_value=0)
-    return jnp.broadcast_to(e[:, :, None], (b, frames, kept, width)), positions
+
+    def of_positions(x: Array) -> Array:
+        return jnp.take_along_axis(x[:, None], place[..., None], axis=2, mode="fill", fill_value=0)
+
+    def of_frames(x: Array) -> Array:
+        return jnp.broadcast_to(x[:, :, None], (b, frames, kept, width))
+
+    return copied(of_frames, e), copied(of_positions, p)

@@ -43,6 +43,10 @@ class Source(abc.ABC):
             "dense array can be divided."
         )
 
+    def laid_out(self) -> Self:
+        """The same source. In a mesh with explicit axes only the batch is divided, where the source needs that."""
+        return self
+
     def batch_axes(self) -> tuple[str, ...]:
         """The mesh axes that divide the batch, if each device must run its own part of the batch by itself."""
         return ()

@@ -9,6 +9,7 @@ No array has both T U and V entries, forward or backward. Of arrays with T V ent
 the exponentials for a part of the frames at a time, and the gradient of ``a`` is written in the place of ``a``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TypeVar
@@ -81,6 +82,8 @@ def _over_frames(a: Array, frame: Callable[[Array], Array]) -> Array:
 
 def _over_tiles(frames: int, tile: Callable[[Carry, Array, int], Carry], carry: Carry) -> Carry:
     """Calls ``carry = tile(carry, first frame, number of frames)`` until each frame was in one tile."""
+    if not isinstance(frames, int):  # a symbol, in a program for any number of frames: a loop has tiles of one size
+        return tile(carry, jnp.int32(0), frames)
     size = max(1, -(-frames // _TILES))
     whole, rest = divmod(frames, size)
     if whole:
@@ -154,6 +157,7 @@ def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Ar
     return [lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)]
 
 
+@functools.partial(jax.jit, inline=True)  # without a jit around it, JAX would compile its loop in every call
 def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> tuple[Array, Array]:
     """Of ``a`` and ``b``; exactly 0 for an example whose cotangents are 0."""
     exp_b, top_b = _shifted(b, use_b)
