@@ -41,8 +41,7 @@ JOINTS = ("dense", "fused", "packed")
 LOSSES = {
     "rnnt": Objective(jax_rnnt.RNNTLoss(**_SHARED)),
     "pruned": Objective(jax_rnnt.RNNTLoss(**_SHARED), "pruned", most_labels=S_RANGE - 1),
-    # Fast speech has more characters than frames of 40 ms.
-    "monotonic": Objective(jax_rnnt.MonotonicRNNTLoss(**_SHARED), stack=STACK // 2, most_labels=1),
+    "monotonic": Objective(jax_rnnt.MonotonicRNNTLoss(**_SHARED), stack=STACK // 2, most_labels=1),  # of fast speech
     "multiblank": Objective(jax_rnnt.MultiblankRNNTLoss(**_SHARED, **_BIG_BLANKS, sigma=0.05)),
     "tdt": Objective(jax_rnnt.TDTLoss(**_SHARED, durations=(0, 1, 2, 3, 4), sigma=0.05)),
     "hat": Objective(jax_rnnt.HATLoss(**_SHARED)),

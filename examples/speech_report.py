@@ -32,7 +32,8 @@ def greedy_decode(model: Transducer, arrays: Arrays) -> jax_rnnt.decoding.Hypoth
 def recognise(model: Transducer, batch: Batch) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
     """The text of each utterance, and its words with their starts and ends in seconds."""
     found, frame = jax.device_get(greedy_decode(model, batch.arrays)), model.objective.stack * SECONDS
-    for _, labels, length, times in zip(batch.utterances, *found[:2], found.times, strict=False):  # fillers come last
+    rows = zip(found.labels, found.lengths, found.times, strict=True)
+    for _, (labels, length, times) in zip(batch.utterances, rows, strict=False):  # filler rows come last
         text = "".join(ALPHABET[c] for c in labels[:length])
         spans = [(word[0], times[word.start()], times[word.end() - 1] + 1) for word in re.finditer("[^ ]+", text)]
         yield text, [(word, first * frame, end * frame) for word, first, end in spans]

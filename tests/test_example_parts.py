@@ -198,7 +198,7 @@ def test_words_have_the_times_of_their_characters(spoken, tmp_path, monkeypatch)
     # A frame takes 40 ms. A word begins with its first character and ends with its last one.
     classes = [speech_data.ALPHABET.index(c) for c in " one  it's"]
     labels, times = np.array([[*classes, -1], [-1] * 11]), np.array([[0, 1, 4, 6, 7, 8, 20, 20, 22, 25, -1], [-1] * 11])
-    found = jax_rnnt.decoding.Hypotheses(labels, np.array([10, 0]), np.zeros(2), times, None)
+    found = jax_rnnt.decoding.Hypotheses(labels, np.array([10, 0]), np.zeros(2), times, durations=None, truncated=None)
     monkeypatch.setattr(speech_report, "greedy_decode", lambda model, arrays: found)
     batches = speech_data.Batches(spoken[:1], 1, 2, NoProblems())
     rate = speech_report.word_error_rate(tiny_model(), batches, tmp_path / "heldout.ctm")
