@@ -37,8 +37,8 @@ def dense(params, e, p, targets, t_b, u_b):
 
 
 def packed(params, e, p, targets, t_b, u_b, rows: int):
-    logits = joint(params, *jax_rnnt.pack(e, p, t_b, u_b, rows))
-    source = jax_rnnt.PackedLogits(logits, t_b, u_b, frames=e.shape[1], labels=targets.shape[1])
+    logits = joint(params, *jax_rnnt.PackedLogits.pack(e, p, t_b, u_b, rows))
+    source = jax_rnnt.PackedLogits(logits, t_b, u_b, num_frames=e.shape[1], num_labels=targets.shape[1])
     return jax_rnnt.rnnt_loss(source, targets, t_b, u_b, blank=0)
 
 
@@ -52,9 +52,9 @@ def pruned(params, e, p, targets, t_b, u_b):
     costs, posteriors = jax_rnnt.lattice_posteriors(
         *jax_rnnt.alignment.loss_lattice(jax_rnnt.RNNTLoss(blank=0), simple, targets, t_b, u_b)
     )
-    ranges = jax_rnnt.prune_ranges(posteriors, t_b, u_b, KEPT)
-    logits = joint(params, *jax_rnnt.prune(e, p, ranges, KEPT))
-    source = jax_rnnt.PrunedLogits(logits, ranges, labels=targets.shape[1])
+    ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, KEPT)
+    logits = joint(params, *jax_rnnt.PrunedLogits.prune(e, p, ranges, KEPT))
+    source = jax_rnnt.PrunedLogits(logits, ranges, num_labels=targets.shape[1])
     return 0.5 * jnp.mean(costs) + jax_rnnt.rnnt_loss(source, targets, t_b, u_b, blank=0)
 
 

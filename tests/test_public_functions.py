@@ -27,9 +27,9 @@ QUICK = {"implementation": losses.QUICK}
 RNNT = jax_rnnt.RNNTLoss(blank=0, **QUICK)
 DECODED = jax_rnnt.RNNTLoss(blank=0), support.predictor, lambda params, encoded, predicted: encoded + predicted
 OTHERS = {
-    *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss", "PackedLogits"),
-    *("PrunedLogits", "RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Hypotheses"),  # classes
-    *("alignment", "decoding", "__version__", "build_info", "ffi_targets", "linen_joint", "nnx_joint"),
+    *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss"),
+    *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Hypotheses"),  # classes
+    *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
     *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
 }
 
@@ -50,14 +50,14 @@ def of_nodes(params, logits, targets, t_b, u_b):
 
 def of_packed(params, logits, targets, t_b, u_b):
     """The rows of a device depend on the others there, but the costs do not."""
-    rows, lookups = jax_rnnt.pack(logits[:, :, 0], logits[:, 0], t_b, u_b, logits.shape[0] * T * (U + 1))
-    source = jax_rnnt.PackedLogits(rows + lookups, t_b, u_b, frames=T, labels=U)
+    rows, lookups = jax_rnnt.PackedLogits.pack(logits[:, :, 0], logits[:, 0], t_b, u_b, logits.shape[0] * T * (U + 1))
+    source = jax_rnnt.PackedLogits(rows + lookups, t_b, u_b, num_frames=T, num_labels=U)
     return jax_rnnt.rnnt_loss(source, targets, t_b, u_b, blank=0, reduction="none", **QUICK)
 
 
 def of_pruned(params, logits, targets, t_b, u_b):
-    ranges = jax_rnnt.prune_ranges(jnp.abs(logits[..., :2]), t_b, u_b, 2)
-    return jax_rnnt.prune(logits[:, :, 0], logits[:, 0], ranges, 2)
+    ranges = jax_rnnt.PrunedLogits.best_ranges(jnp.abs(logits[..., :2]), t_b, u_b, 2)
+    return jax_rnnt.PrunedLogits.prune(logits[:, :, 0], logits[:, 0], ranges, 2)
 
 
 def of_decoder(call, make, **options):
@@ -88,10 +88,8 @@ FUNCTIONS = {
     "lattice_cost": of_arcs(jax_rnnt.lattice_cost, **QUICK),
     "lattice_posteriors": of_arcs(jax_rnnt.lattice_posteriors, **QUICK),
     "lattice_best_path": of_arcs(alignment.lattice_best_path, **QUICK),
-    "pack": of_packed,
-    "packed_offsets": of_packed,
-    "prune": of_pruned,
-    "prune_ranges": of_pruned,
+    "PackedLogits": of_packed,
+    "PrunedLogits": of_pruned,
     "lengths_from_paddings": lambda params, logits, targets, t_b, u_b: jax_rnnt.lengths_from_paddings(
         (jnp.arange(T, dtype=jnp.int32)[None] >= t_b[:, None]).astype(jnp.float32)
     ),

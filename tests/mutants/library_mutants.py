@@ -85,13 +85,6 @@ MUTANTS = (
     ),
     # Losses and regularisers
     Mutant(
-        "delay counted from T_b",
-        "jax_rnnt/core/arc_scores.py",
-        "((t_b - 1).astype(arcs.dtype) / 2)",
-        "(t_b.astype(arcs.dtype) / 2)",
-        LOSSES + " -k variants",
-    ),
-    Mutant(
         "a star over the last frame",
         "jax_rnnt/core/wildcards.py",
         "(t < t_b[:, None, None] - 1)",
@@ -106,24 +99,10 @@ MUTANTS = (
         "test_pruned.py -k 'no_node and wildcard'",
     ),
     Mutant(
-        "a jump from a start that is not there",
-        "jax_rnnt/core/wildcards.py",
-        "(t == 0) & (u == 0) & ~nodes",
-        "(t < 0) & (u == 0) & ~nodes",
-        "test_pruned.py -k 'no_node and wildcard'",
-    ),
-    Mutant(
         "a label of TDT that ends the path",
         "jax_rnnt/losses/tdt.py",
         "jnp.where(lands < t_b",
         "jnp.where(lands <= t_b",
-        LOSSES + " -k 'tdt and values'",
-    ),
-    Mutant(
-        "index of a duration in place of its frames",
-        "jax_rnnt/losses/tdt.py",
-        "*((d, 1) for d in self.durations)",
-        "*((k, 1) for k, d in enumerate(self.durations))",
         LOSSES + " -k 'tdt and values'",
     ),
     Mutant(
@@ -178,13 +157,6 @@ MUTANTS = (
     ),
     # Sources
     Mutant(
-        "the last utterance does not fit its rows",
-        "jax_rnnt/logits/packed.py",
-        "stop <= rows)",
-        "stop < rows)",
-        "test_packed.py",
-    ),
-    Mutant(
         "pruned ranges go back",
         "jax_rnnt/logits/pruned.py",
         "forward = lax.cummin(jnp.minimum(best, last), axis=1, reverse=True)",
@@ -226,14 +198,6 @@ MUTANTS = (
         "(at.length + 1).astype(score.dtype) ** length_normalization",
         "jnp.maximum(at.length, 1).astype(score.dtype) ** length_normalization",
         "test_decoding.py -k normalisation",
-    ),
-    # The lax forms
-    Mutant(
-        "gradient of an invalid row without a cotangent",
-        "jax_rnnt/ops/lax_arcs.py",
-        "jnp.where((invalid & asked)[..., None]",
-        "jnp.where(invalid[..., None]",
-        "test_arcs.py -k 'lax and zero_cotangents'",
     ),
     # The C++ kernels
     Mutant("row maximum left out", "cpp/rows.h", "max[j] == -kInfinity<A> ? A(0) : max[j];", "A(0);", ARCS),
