@@ -35,7 +35,7 @@ def batch_loss(
         if objective.joint == "fused":
             logits = model.not_yet_joined(frames, predictions)
         elif objective.joint == "packed":
-            pairs = jax_rnnt.pack(frames, predictions, *lengths, rows=nodes)
+            pairs = jax_rnnt.PackedLogits.pack(frames, predictions, *lengths, num_rows=nodes)
             shape = {"frames": frames.shape[1], "labels": arrays.labels.shape[1]}
             logits = jax_rnnt.PackedLogits(model.join(*pairs), *lengths, **shape)
         else:
@@ -61,8 +61,8 @@ def _pruned_loss(
     simple = jax_rnnt.AdditiveLogits(*model.simple_parts(frames, predictions), lm_scale=LM_SCALE)
     lattice = jax_rnnt.alignment.loss_lattice(loss, simple, labels, logit_lengths, label_lengths)
     simple_costs, posteriors = jax_rnnt.lattice_posteriors(*lattice)
-    ranges = jax_rnnt.prune_ranges(posteriors, logit_lengths, label_lengths, s_range=S_RANGE)
-    pairs = jax_rnnt.prune(frames, predictions, ranges, s_range=S_RANGE)
-    pruned = jax_rnnt.PrunedLogits(model.join(*pairs), ranges, labels=labels.shape[1])
+    ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, logit_lengths, label_lengths, s_range=S_RANGE)
+    pairs = jax_rnnt.PrunedLogits.prune(frames, predictions, ranges, s_range=S_RANGE)
+    pruned = jax_rnnt.PrunedLogits(model.join(*pairs), ranges, num_labels=labels.shape[1])
     pruned_loss = loss(pruned, labels, logit_lengths, label_lengths)
     return (1 - 0.5 * warmth) * jnp.sum(simple_costs) + (0.1 + 0.9 * warmth) * pruned_loss

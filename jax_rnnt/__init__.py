@@ -13,12 +13,6 @@ Logits that are not a dense array; every loss takes them:
   PackedLogits    the rows of all utterances one after the other, without padding
   PrunedLogits    a few positions of each frame
   AdditiveLogits  the sum of an encoder's part and a predictor's part
-  linen_joint     the joint network of JointLogits from a module of Flax linen
-  nnx_joint       the same from a module of Flax nnx
-  pack            the inputs of a joint network for PackedLogits
-  packed_offsets  where the rows of each utterance begin in PackedLogits
-  prune           the inputs of a joint network for PrunedLogits
-  prune_ranges    which positions PrunedLogits keeps
 
 Around a loss:
   check_inputs           checks the values of a batch and names the first bad example
@@ -46,9 +40,8 @@ from jax_rnnt.core.node_labels import node_labels
 from jax_rnnt.core.paddings import lengths_from_paddings
 from jax_rnnt.logits.additive import AdditiveLogits
 from jax_rnnt.logits.joint import JointLogits
-from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
-from jax_rnnt.logits.packed import PackedLogits, pack, packed_offsets
-from jax_rnnt.logits.pruned import PrunedLogits, prune, prune_ranges
+from jax_rnnt.logits.packed import PackedLogits
+from jax_rnnt.logits.pruned import PrunedLogits
 from jax_rnnt.losses.hat import HATLoss, hat_loss
 from jax_rnnt.losses.monotonic import MonotonicRNNTLoss, monotonic_rnnt_loss
 from jax_rnnt.losses.multiblank import MultiblankRNNTLoss, multiblank_rnnt_loss
@@ -82,15 +75,9 @@ __all__ = [
     "lattice_cost",
     "lattice_posteriors",
     "lengths_from_paddings",
-    "linen_joint",
     "monotonic_rnnt_loss",
     "multiblank_rnnt_loss",
-    "nnx_joint",
     "node_labels",
-    "pack",
-    "packed_offsets",
-    "prune",
-    "prune_ranges",
     "rnnt_loss",
     "tdt_loss",
 ]

@@ -61,7 +61,7 @@ def packed_gradient(batch: Batch, gradient: np.ndarray) -> Arrays:
 
 
 def packed(rows, logit_lengths, target_lengths):
-    return jax_rnnt.PackedLogits(rows, logit_lengths, target_lengths, frames=T, labels=U)
+    return jax_rnnt.PackedLogits(rows, logit_lengths, target_lengths, num_frames=T, num_labels=U)
 
 
 # --- pruned -----------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def pruned_gradient(batch: Batch, gradient: np.ndarray) -> Arrays:
 
 
 def pruned(rows, logit_lengths, target_lengths):
-    return jax_rnnt.PrunedLogits(rows, jnp.asarray(ranges(rows.shape[0])), labels=U)
+    return jax_rnnt.PrunedLogits(rows, jnp.asarray(ranges(rows.shape[0])), num_labels=U)
 
 
 # --- additive ---------------------------------------------------------------------------------------------------------

@@ -47,10 +47,10 @@ NODES = jax_rnnt.node_labels(TARGETS, *LENGTHS, (B, T, U + 1, WIDTH), (0,))
 SOURCES: dict[str, tuple[Callable, tuple[jax.Array, ...]]] = {
     "dense": (lambda x: x, (_normal(B, T, U + 1, WIDTH),)),
     "packed": (
-        lambda x: jax_rnnt.PackedLogits(x, *LENGTHS, frames=T, labels=U),
+        lambda x: jax_rnnt.PackedLogits(x, *LENGTHS, num_frames=T, num_labels=U),
         (_normal(B * T * (U + 1), WIDTH),),
     ),
-    "pruned": (lambda x: jax_rnnt.PrunedLogits(x, RANGES, labels=U), (_normal(B, T, 2, WIDTH),)),
+    "pruned": (lambda x: jax_rnnt.PrunedLogits(x, RANGES, num_labels=U), (_normal(B, T, 2, WIDTH),)),
     "additive": (jax_rnnt.AdditiveLogits, (_normal(B, T, WIDTH), _normal(B, U + 1, WIDTH))),
     "joint": (functools.partial(jax_rnnt.JointLogits, _joint), (KERNEL, ENCODED, PREDICTED)),
 }
@@ -80,10 +80,10 @@ CALLS: dict[str, Callable[[], object]] = {
     **{f"rnnt of {source} logits": _gradient(LOSSES["rnnt"], source) for source in SOURCES if source != "dense"},
     **{f"clamped {source} logits": _gradient(CLAMPED, source) for source in ("dense", "packed", "additive", "joint")},
     "rnnt_loss": _gradient(functools.partial(jax_rnnt.rnnt_loss, fastemit_lambda=0.1), "dense"),
-    "pack": lambda: jax_rnnt.pack(ENCODED, PREDICTED, *LENGTHS, rows=30),
-    "packed_offsets": lambda: jax_rnnt.packed_offsets(*LENGTHS, T, U),
-    "prune": lambda: jax_rnnt.prune(ENCODED, PREDICTED, RANGES, 2),
-    "prune_ranges": lambda: jax_rnnt.prune_ranges(POSTERIORS, *LENGTHS, 2),
+    "PackedLogits.pack": lambda: jax_rnnt.PackedLogits.pack(ENCODED, PREDICTED, *LENGTHS, num_rows=30),
+    "PackedLogits.offsets": lambda: jax_rnnt.PackedLogits.offsets(*LENGTHS, T, U),
+    "PrunedLogits.prune": lambda: jax_rnnt.PrunedLogits.prune(ENCODED, PREDICTED, RANGES, 2),
+    "PrunedLogits.best_ranges": lambda: jax_rnnt.PrunedLogits.best_ranges(POSTERIORS, *LENGTHS, 2),
     "node_labels": lambda: jax_rnnt.node_labels(TARGETS, *LENGTHS, (B, T, U + 1, WIDTH), (0,)),
     "arc_log_probs": lambda: jax_rnnt.arc_log_probs(SOURCES["dense"][1][0], NODES.labels, (0,)),
     "lattice_cost": lambda: jax.grad(_sum_of_costs)(-POSTERIORS),

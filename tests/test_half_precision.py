@@ -30,14 +30,16 @@ def _dense(kernel, e, p):
 
 
 def _packed(kernel, e, p):
-    rows = jax_rnnt.pack(e, p, *LENGTHS, rows=T * (U + 1))
-    return jax_rnnt.PackedLogits(_joint(kernel, *rows), *LENGTHS, frames=T, labels=U)
+    rows = jax_rnnt.PackedLogits.pack(e, p, *LENGTHS, num_rows=T * (U + 1))
+    return jax_rnnt.PackedLogits(_joint(kernel, *rows), *LENGTHS, num_frames=T, num_labels=U)
 
 
 def _pruned(kernel, e, p):
     """All positions are kept."""
     ranges = np.zeros((1, T), np.int32)
-    return jax_rnnt.PrunedLogits(_joint(kernel, *jax_rnnt.prune(e, p, ranges, U + 1)), ranges, labels=U)
+    return jax_rnnt.PrunedLogits(
+        _joint(kernel, *jax_rnnt.PrunedLogits.prune(e, p, ranges, U + 1)), ranges, num_labels=U
+    )
 
 
 def _tiled(kernel, e, p):

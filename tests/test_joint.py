@@ -350,12 +350,6 @@ def test_a_key_in_a_closure_is_a_key() -> None:
         _costs(*_operands(), joint=lambda params, e, p: _joint(params, e + jax.random.normal(key, (1, D)), p))
 
 
-def test_a_tuple_is_told_the_star() -> None:
-    params, encoded, predicted = _operands()
-    with pytest.raises(TypeError, match=r"write JointLogits\(\*nnx_joint\(module\), encoded, predicted\)"):
-        jax_rnnt.JointLogits((_joint, params), encoded, predicted)
-
-
 def test_sources_are_equal_only_to_themselves() -> None:
     one, other = (jax_rnnt.JointLogits(_joint, *_operands()) for _ in range(2))
     assert one == one

@@ -253,8 +253,8 @@ def test_linen(default_jax_settings) -> None:
 
     def fused(params, **source):
         arguments = {"deterministic": False} if source else {}
-        joint = jax_rnnt.linen_joint(Joint(), **arguments)
-        return jax_rnnt.rnnt_loss(jax_rnnt.JointLogits(joint, params, encoded, predicted, **source), *rest)
+        logits = jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted, arguments=arguments, **source)
+        return jax_rnnt.rnnt_loss(logits, *rest)
 
     def dense(params):
         return jax_rnnt.rnnt_loss(Joint().apply({"params": params}, encoded[:, :, None], predicted[:, None]), *rest)
@@ -264,7 +264,8 @@ def test_linen(default_jax_settings) -> None:
     some, other = (losses.jit(functools.partial(fused, dropout_key=jax.random.key(k)))(params) for k in (0, 1))
     assert some != other
     assert some != wanted[0]
-    assert jax_rnnt.linen_joint(Joint()) == jax_rnnt.linen_joint(Joint())
+    one, other = (jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted).joint for _ in range(2))
+    assert one == other
 
 
 def test_nnx(default_jax_settings) -> None:
@@ -283,8 +284,8 @@ def test_nnx(default_jax_settings) -> None:
     @nnx.jit
     def fused(model):
         def loss(model):
-            joint, params = jax_rnnt.nnx_joint(model, "join")
-            return jax_rnnt.rnnt_loss(jax_rnnt.JointLogits(joint, params, encoded, predicted), *rest)
+            logits = jax_rnnt.JointLogits.from_nnx(model, encoded, predicted, method="join")
+            return jax_rnnt.rnnt_loss(logits, *rest)
 
         return nnx.value_and_grad(loss)(model)
 

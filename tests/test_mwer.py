@@ -72,6 +72,50 @@ def test_expected_errors_and_their_gradient():
     np.testing.assert_allclose(jax_rnnt.decoding.mwer_loss(costs, errors, where=there), mean / 2)
 
 
+def test_a_cost_of_nan_makes_its_utterance_nan():
+    costs = jnp.array([[1.0, jnp.nan], [0.0, 0.0], [1.0, jnp.nan]])
+    errors, there = np.array([[1.0, 2.0], [1.0, 3.0], [7.0, np.nan]]), np.array([[1, 1], [1, 1], [1, 0]], bool)
+
+    def each(costs):
+        return jax_rnnt.decoding.mwer_loss(costs, errors, where=there, reduction="none")
+
+    np.testing.assert_array_equal(each(costs), [np.nan, 2.0, 7.0])
+    gradient = jax.grad(lambda costs: each(costs).sum())(costs)
+    assert jnp.isnan(gradient[0]).all()
+    np.testing.assert_allclose(gradient[1:], [[0.5, -0.5], [0.0, 0.0]])
+
+
+def test_without_hypotheses_nothing_is_lost_and_no_nan_is_made():
+    costs, errors = jnp.array([[jnp.inf, 1.0, 2.0], [jnp.inf] * 3, [1.0, 2.0, 3.0]]), np.ones((3, 3))
+    there = np.array([[True] * 3, [True] * 3, [False] * 3])
+    with jax.debug_nans(True):
+        value, gradient = jax.value_and_grad(lambda c: jax_rnnt.decoding.mwer_loss(c, errors, where=there))(costs)
+    np.testing.assert_allclose(value, 1 / 3)
+    np.testing.assert_allclose(gradient, np.zeros((3, 3)), atol=1e-15)
+    empty = jnp.zeros((2, 0))
+    assert jax_rnnt.decoding.mwer_loss(empty, empty, reduction="none").tolist() == [0.0, 0.0]
+    assert jax.grad(jax_rnnt.decoding.mwer_loss)(empty, empty).shape == (2, 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "int64", "uint64"])
+def test_labels_of_every_width_are_told_apart(dtype):
+    info = np.iinfo(dtype)
+    a = np.array([info.max, info.max - 1, info.max // 2, 1], dtype)
+    b = np.array([info.max, info.max - 2, info.max // 2, 1 - 2 * (info.min < 0)], dtype)
+    other = np.array([-1, -2, -1, 1], np.int64)
+    for convert in (np.asarray, jnp.asarray):
+        assert jax_rnnt.decoding.edit_distance(convert(a), convert(b), 4, 4) == 1 + (info.min < 0)
+        assert jax_rnnt.decoding.edit_distance(convert(a), convert(other), 4, 4) == 3
+    with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(False):
+        assert jax_rnnt.decoding.edit_distance(a, b, np.int32(4), np.int32(4)) == 1 + (info.min < 0)
+
+
+def test_lengths_out_of_range_have_no_distance():
+    labels = np.array([[1, 2]] * 5)
+    found = jax_rnnt.decoding.edit_distance(labels, labels, np.array([2, 3, -1, 2, 2]), np.array([2, 2, 2, 3, -1]))
+    assert found.tolist() == [0, -1, -1, -1, -1]
+
+
 def test_a_step_lowers_the_expected_errors():
     loss, b, frames, n, room = trained_with(RNNT), 3, 3, 4, 4
     rng = np.random.default_rng(1)

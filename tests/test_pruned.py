@@ -48,7 +48,7 @@ def test_ranges_are_those_of_the_definition(kept: int, step: int | None) -> None
     for t_max, u_max, lengths in ((T, U, LENGTHS), (12, 8, ((12, 8), (6, 8), (3, 8), (9, 2), (1, 8)))):
         posteriors = _posteriors(t_max, u_max, lengths)
         t_b, u_b = np.array(lengths).T
-        ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, kept, step))
+        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, kept, step))
         assert ranges.dtype == np.int32
         real_step = kept - 1 if step is None else step
         for b, (frames, labels) in enumerate(lengths):
@@ -65,7 +65,7 @@ def test_ranges_are_those_of_the_definition(kept: int, step: int | None) -> None
 def test_bad_lengths_and_posteriors_give_ranges_inside_of_the_array() -> None:
     posteriors = np.full((4, T, U + 1, 2), np.nan)
     t_b, u_b = np.array([T + 1, -5, 2**31 - 1, -(2**31)]), np.array([U + 9, -(2**31), 2**31 - 1, -1])
-    ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, 2))
+    ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, 2))
     assert ((ranges >= 0) & (ranges <= U)).all()
 
 
@@ -73,7 +73,7 @@ def _pruned_costs(logits, ranges, kept: int, targets, t_b, u_b, loss=RNNT):
     place = ranges[:, :, None] + np.arange(kept)
     rows = np.take_along_axis(logits, np.clip(place, 0, U)[..., None], axis=2)
     rows[(place < 0) | (place > U)] = np.nan
-    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, labels=U)
+    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, num_labels=U)
     return np.asarray(loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK))
 
 
@@ -92,7 +92,7 @@ def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
     step = 1 if loss.name == "monotonic" else None
     before = np.full(5, np.inf)
     for kept in (2, 3, U + 1, U + 2):
-        ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, kept, step))
+        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, kept, step))
         cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b, loss)
         assert (cost >= whole - 1e-12).all()
         if step is None:
@@ -107,7 +107,7 @@ def test_more_labels_than_frames_have_paths_where_positions_suffice() -> None:
     t_b, u_b = np.array(lengths, np.int32).T
     logits, targets = np.zeros((3, T, U + 1, losses.V)), np.ones((3, U), np.int32)
     for kept in (2, 3, 4):
-        ranges = np.asarray(jax_rnnt.prune_ranges(_posteriors(T, U, lengths), t_b, u_b, kept))
+        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(_posteriors(T, U, lengths), t_b, u_b, kept))
         cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b)
         assert np.isfinite(cost).tolist() == (t_b * (kept - 1) >= u_b).tolist()
 
@@ -142,6 +142,7 @@ def test_paths_visit_no_node_that_is_not_there(loss) -> None:
     ranges = rng.integers(0, labels + 1, (count, frames)).astype(np.int32)
     ranges[::2] = np.sort(ranges[::2], axis=1)
     ranges[:18, 0] = 0
+    ranges[18:, :2] = 1, 0  # the start is not there, and the frame after it has the first position
     u = np.arange(labels + 1)[None, None]
     nodes = (u >= ranges[..., None]) & (u < ranges[..., None] + kept)
     place = np.minimum(ranges[..., None] + np.arange(kept), labels)
@@ -151,7 +152,7 @@ def test_paths_visit_no_node_that_is_not_there(loss) -> None:
         rows = jnp.take_along_axis(x, place[..., None], axis=2)
         costs, pull = jax.vjp(
             lambda rows: loss.costs(
-                jax_rnnt.PrunedLogits(rows, ranges, labels=labels), targets, t_b, u_b, implementation=losses.QUICK
+                jax_rnnt.PrunedLogits(rows, ranges, num_labels=labels), targets, t_b, u_b, implementation=losses.QUICK
             ),
             rows,
         )
@@ -175,7 +176,7 @@ def test_prune_gathers_what_is_kept() -> None:
     rng = np.random.default_rng(2)
     encoded, predicted = rng.normal(size=(2, T, 3)), rng.normal(size=(2, U + 1, 4))
     ranges = np.array([[0, 0, 1, 2, 3], [-1, 0, 0, U + 1, 2]], np.int32)
-    e, p = jax_rnnt.prune(encoded, predicted, ranges, 2)
+    e, p = jax_rnnt.PrunedLogits.prune(encoded, predicted, ranges, 2)
     assert e.shape == (2, T, 2, 3)
     for b, t, s in np.ndindex(2, T, 2):
         u = ranges[b, t] + s
@@ -195,9 +196,9 @@ def test_recipe_of_simple_and_pruned_loss() -> None:
             jax_rnnt.RNNTLoss(blank=0, implementation=losses.QUICK), simple, *batch
         )
         costs, posteriors = jax_rnnt.lattice_posteriors(*lattice, implementation=losses.QUICK)
-        ranges = jax_rnnt.prune_ranges(posteriors, *batch[1:], s_range=U + 1)
-        e, p = jax_rnnt.prune(am, lm, ranges, U + 1)
-        pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, labels=U)
+        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *batch[1:], s_range=U + 1)
+        e, p = jax_rnnt.PrunedLogits.prune(am, lm, ranges, U + 1)
+        pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, num_labels=U)
         return 0.5 * costs.sum() + jax_rnnt.rnnt_loss(
             pruned, *batch, blank=0, reduction="sum", implementation=losses.QUICK
         )
@@ -216,14 +217,14 @@ REFUSED = [
     ({"rows": np.zeros((2, 4, 0, 5))}, ValueError, r"`rows` must have S >= 1.*\(2, 4, 0, 5\)"),
     ({"ranges": np.zeros((2, 3), np.int32)}, ValueError, r"`ranges` must have shape \(2, 4\).*\(2, 3\)"),
     ({"ranges": np.zeros((2, 4))}, TypeError, "`ranges` must have an integer dtype, got float64"),
-    ({"labels": -1}, ValueError, "`labels` must be at least 0, got -1"),
-    ({"labels": 7}, ValueError, r"= \(2, 4, 8, 5\) needs `targets`"),
+    ({"num_labels": -1}, ValueError, "`num_labels` must be at least 0, got -1"),
+    ({"num_labels": 7}, ValueError, r"= \(2, 4, 8, 5\) needs `targets`"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), REFUSED)
 def test_refusals_name_the_argument(changes: dict, error: type, message: str) -> None:
-    good = {"rows": np.zeros((2, 4, 2, 5)), "ranges": np.zeros((2, 4), np.int32), "labels": 3}
+    good = {"rows": np.zeros((2, 4, 2, 5)), "ranges": np.zeros((2, 4), np.int32), "num_labels": 3}
     with pytest.raises(error, match=message):
         jax_rnnt.rnnt_loss(
             jax_rnnt.PrunedLogits(**(good | changes)), np.zeros((2, 3), np.int32), np.array([2, 1]), np.array([2, 1])
@@ -241,18 +242,18 @@ def test_refusals_name_the_argument(changes: dict, error: type, message: str) ->
 )
 def test_prune_ranges_refuses(options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        jax_rnnt.prune_ranges(np.zeros((1, 2, 2, 2)), np.array([2]), np.array([1]), **options)
+        jax_rnnt.PrunedLogits.best_ranges(np.zeros((1, 2, 2, 2)), np.array([2]), np.array([1]), **options)
 
 
 def test_the_least_range_is_named_where_no_path_fits() -> None:
     posteriors, lengths = _posteriors(4, 7, ((4, 7), (3, 7), (4, 2))), (np.array([4, 3, 4]), np.array([7, 7, 2]))
     with pytest.warns(RuntimeWarning, match=r"`s_range` is 3, and 1 of .* T_b = 3 frames and U_b = 7 .* at least 4"):
-        ranges = jax_rnnt.prune_ranges(posteriors, *lengths, s_range=3)
+        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *lengths, s_range=3)
     assert np.asarray(ranges)[1, 2] + 3 <= 7
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ranges = jax_rnnt.prune_ranges(posteriors, *lengths, s_range=4)
-        jax.jit(lambda *x: jax_rnnt.prune_ranges(*x, s_range=3))(posteriors, *lengths)
+        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *lengths, s_range=4)
+        jax.jit(lambda *x: jax_rnnt.PrunedLogits.best_ranges(*x, s_range=3))(posteriors, *lengths)
     assert (np.asarray(ranges)[np.arange(3), lengths[0] - 1] + 4 > lengths[1]).all()
     with pytest.warns(RuntimeWarning, match="at least 6"):
-        jax_rnnt.prune_ranges(posteriors, *lengths, s_range=5, max_step=1)
+        jax_rnnt.PrunedLogits.best_ranges(posteriors, *lengths, s_range=5, max_step=1)

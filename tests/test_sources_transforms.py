@@ -31,15 +31,15 @@ def packed(x, first, t_b, u_b):
     b, frames, _, width = x.shape
     u = jnp.broadcast_to(jnp.arange(U + 1.0)[None, :, None], (b, U + 1, 1))
     rows = (b if isinstance(b, int) else 4) * T * (U + 1)
-    frame, position = jax_rnnt.pack(x.reshape(b, frames, (U + 1) * width), u, t_b, u_b, rows=rows)
+    frame, position = jax_rnnt.PackedLogits.pack(x.reshape(b, frames, (U + 1) * width), u, t_b, u_b, num_rows=rows)
     place = position.astype(jnp.int32)[:, :, None]
     rows = jnp.take_along_axis(frame.reshape(-1, U + 1, width), place, axis=1)[:, 0]
-    return jax_rnnt.PackedLogits(rows, t_b, u_b, frames=frames, labels=U)
+    return jax_rnnt.PackedLogits(rows, t_b, u_b, num_frames=frames, num_labels=U)
 
 
 def pruned(x, first, t_b, u_b):
     place = jnp.minimum(first[:, :, None] + jnp.arange(KEPT, dtype=jnp.int32)[None, None], U)
-    return jax_rnnt.PrunedLogits(jnp.take_along_axis(x, place[..., None], axis=2), first, labels=U)
+    return jax_rnnt.PrunedLogits(jnp.take_along_axis(x, place[..., None], axis=2), first, num_labels=U)
 
 
 def additive(x, first, t_b, u_b):
@@ -150,16 +150,19 @@ def test_remat_in_a_scan_that_leaves_the_process(source: Callable) -> None:
     """Restores the step from an export, and the compiled step from its serialised executable."""
     arrays = _arrays(RNNT.width)
 
+    def costs(x, first, targets, t_b, u_b):
+        return RNNT.costs(source(x, first, t_b, u_b), targets, t_b, u_b, implementation=None)
+
     def total(x, *rest):
         def add(total, example):
-            costs = jax.checkpoint(functools.partial(_costs, source, RNNT))
-            return total + example[-1] * costs(*(a[None] for a in example[:-1]))[0], None
+            return total + example[-1] * jax.checkpoint(costs)(*(a[None] for a in example[:-1]))[0], None
 
         return jax.lax.scan(add, jnp.zeros(()), (x, *rest, jnp.asarray(WEIGHTS)))[0]
 
     step = jax.jit(jax.value_and_grad(total))
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
-    restored = export.deserialize(export.export(step, disabled_checks=checks)(*arrays).serialize())
+    make = export.export(step, platforms=["cpu", "cuda", "tpu"], disabled_checks=checks)
+    restored = export.deserialize(make(*arrays).serialize())
     serialized = serialize_executable.serialize(step.lower(*arrays).compile())
     executable = serialize_executable.deserialize_and_load(*serialized, execution_devices=jax.devices()[:1])
     cost, gradient = _expected(source, RNNT, arrays[0])

@@ -190,9 +190,9 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
 @functools.cache
 def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
     scores = ArcScores(Topology((V - 1,), window, RNNT_MOVES, V, (V - 1,)))
-    static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, None, clamp, implementation)
+    static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, 0.0, clamp, implementation)
     loss = jax.shard_map(
-        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static),
+        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static, {}),
         mesh=_mesh(),
         in_specs=(SPEC, *(P("data"),) * 3),
         out_specs=P("data"),

@@ -8,13 +8,23 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt import checks
 from jax_rnnt.core.loss import Loss
-from jax_rnnt.decoding.beam_arcs import Arcs, best_merged, emitting_arcs, joined, leads_to, resting, silent_arcs
+from jax_rnnt.decoding.beam_arcs import (
+    Arcs,
+    best_merged,
+    emitting_arcs,
+    joined,
+    leads_to,
+    leaving,
+    resting,
+    silent_arcs,
+    staying,
+)
 from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
 from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
-from jax_rnnt.decoding.hypothesis_rows import flat, take, unflat, where_needed
+from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
 from jax_rnnt.decoding.row_arcs import Choices, RowArcs
+from jax_rnnt.xla.sharding import vary_alike
 
 
 class _Beam(NamedTuple):
@@ -24,6 +34,10 @@ class _Beam(NamedTuple):
     origin: Array  # [B, N] int32: which of the frame's first hypotheses it continues
     labels: Array  # [B, N, F] int32: the labels that it emitted at this frame; -1 for none
     durations: Array  # [B, N, F] int32: the frames that they took
+
+
+_Turn = tuple[Array, _Beam, _Beam, Array]
+"""The labels emitted at this frame, what is done with it, what is open, and which utterances are spoilt."""
 
 
 @jax.tree_util.register_static
@@ -55,87 +69,95 @@ class BeamDecoder(Decoder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if checks.static_index("beam", self.beam) < 1:
-            raise ValueError(f"`beam` must be at least 1, got {self.beam}.")
-        checks.number("length_normalization", self.length_normalization)
+        self._make_static("beam", 1)
+        self._make_number("length_normalization")
 
     @property
     def width(self) -> int:
         return self.beam
 
-    def step(self, params: Any, state: DecoderState, encoded: ArrayLike, lengths: ArrayLike) -> DecoderState:
-        """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that are over."""
-        x, lengths = self._checked(state, encoded, lengths)
+    def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
         arcs = self._arcs(params, state, x)
         room = state.labels.shape[-1]
 
         def frame(at: Frontier, piece: tuple[Array, Array]) -> tuple[Frontier, tuple[Array, Array, Array]]:
             c, row = piece
             here = (at.time == (state.frames + c)[:, None]) & (c < lengths)[:, None]
-            beam = self._frame(params, at, here, row, arcs, room)
-            return beam.at, (beam.origin, beam.labels, beam.durations)
+            spoilt = jnp.isnan(at.score[:, 0])
+            comparable = at._replace(score=jnp.where(spoilt[:, None], -jnp.inf, at.score))
+            beam, now_spoilt = self._frame(params, comparable, here, row, arcs, room)
+            score = jnp.where((spoilt | now_spoilt)[:, None], jnp.nan, beam.at.score)
+            return beam.at._replace(score=score), (beam.origin, beam.labels, beam.durations)
 
         each = jnp.arange(x.shape[1], dtype=jnp.int32), jnp.moveaxis(x, 1, 0)
         frontier, steps = lax.scan(frame, state.frontier, each)
         return with_history(state, steps)._replace(frontier=frontier, frames=state.frames + lengths)
 
-    def _frame(self, params: Any, at: Frontier, here: Array, row: Array, arcs: RowArcs, room: int) -> _Beam:
+    def _frame(
+        self, params: Any, at: Frontier, here: Array, row: Array, arcs: RowArcs, room: int
+    ) -> tuple[_Beam, Array]:
         """From the hypotheses before a frame to those that have left it, those that wait at later ones among them.
+
+        And which utterances are spoilt by NaN ``[B]``: nothing can be compared with it, so the search goes on without.
 
         In turn v of the loop hypotheses that are `open` have emitted v labels at this frame. Their arcs lead to
         hypotheses that are `done` with it, or to open ones of the next turn.
         """
         batch, n = here.shape
         most = self._labels_a_frame(arcs)
-        rows = jnp.repeat(row, n, axis=0)
+        rows = flat(repeated(row, n))
         some = arcs.labels(n)
         unused = jnp.full((batch, n, most), -1, jnp.int32)
         first = _Beam(at, jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n)), unused, unused)
 
-        def turn(carry: tuple[Array, _Beam, _Beam]) -> tuple[Array, _Beam, _Beam]:
-            v, done, open_ = carry
+        def turn(carry: _Turn) -> _Turn:
+            v, done, open_, spoilt = carry
             going = open_.at.score > -jnp.inf
             now = self._predict(params, open_.at, going, arcs, rows)
-            open_ = open_._replace(at=now)
 
             def choose(of: tuple[Array, Any, Array | None]) -> Choices:
                 row, predicted, penalty = of
-                return arcs.choices(self.joint(params, row, predicted), jnp.ones(len(row), bool), some, penalty)
+                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, penalty)
 
             inputs = rows, *flat((now.predicted, now.penalty))
             nothing = arcs.nothing(batch * n, some, now.score.dtype)
-            silent, labels, emitting = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
-            closed = (v >= most) | (now.length >= room)
-            emitting = jnp.where(closed[..., None, None], -jnp.inf, emitting) + now.score[..., None, None]
-            silent = silent + now.score[..., None]
+            choices = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
+            is_nan = jnp.isnan(choices.silent[..., 0])
+            spoilt = spoilt | jnp.any(is_nan, axis=1)
+            closed, full = v >= most, now.length >= room
+            lost = going & full & ~closed & choices.prefers_a_label()
+            now = now._replace(truncated=now.truncated | lost)
+            open_ = open_._replace(at=now)
+            score = jnp.where(is_nan, -jnp.inf, now.score)
+            silent = jnp.where(is_nan[..., None], -jnp.inf, choices.silent) + score[..., None]
+            shut = (closed | full | is_nan)[..., None, None]
+            emitting = jnp.where(shut, -jnp.inf, choices.emitting) + score[..., None, None]
+            labels = choices.labels
 
             both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), done, open_)
-            into_done = [resting(done.at), silent_arcs(silent, arcs.silent, n)]
+            kept = joined([resting(done.at), silent_arcs(silent, arcs.silent, n)])
             moves = [k for k, frames in enumerate(arcs.emitting) if frames > 0]
             if moves:
-                leaving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
-                into_done.append(leaving._replace(source=leaving.source + n))
-            done = _after(both, best_merged(both.at, joined(into_done), n), v)
+                moving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
+                kept = joined([kept, leaving(both.at, moving, kept, n)])
+            done = _after(both, best_merged(both.at, kept, n), v)
             stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
             if not stays:
-                return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf)))
-            following = emitting_arcs(emitting, labels, arcs.emitting, stays, n)
-            # Every arc lowers a score, so what is below all of a full beam can't come back.
-            alive = following.score > jnp.min(done.at.score, axis=1, keepdims=True)
-            following = following._replace(score=jnp.where(alive, following.score, -jnp.inf))
-            return v + 1, done, _after(open_, following, v)
+                return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf))), spoilt
+            following = staying(now, emitting_arcs(emitting, labels, arcs.emitting, stays, 0), done.at, n)
+            return v + 1, done, _after(open_, following, v), spoilt
 
-        def going(carry: tuple[Array, _Beam, _Beam]) -> Array:
+        def going(carry: _Turn) -> Array:
             return jnp.any(carry[2].at.score > -jnp.inf)
 
         def only(mask: Array) -> _Beam:
             return first._replace(at=at._replace(score=jnp.where(mask, at.score, -jnp.inf)))
 
-        _, done, _ = lax.while_loop(going, turn, (jnp.zeros((), jnp.int32), only(~here), only(here)))
-        return done
+        begin = jnp.zeros((), jnp.int32), only(~here), only(here), jnp.zeros(batch, bool)
+        _, done, _, spoilt = lax.while_loop(going, turn, vary_alike(begin))
+        return done, spoilt
 
-    def hypotheses(self, state: DecoderState) -> Hypotheses:
-        """The best found so far, ``[B, N, L]`` and ``[B, N]``."""
+    def _found(self, state: DecoderState) -> Hypotheses:
         return ranked(state, self.length_normalization)
 
 
@@ -175,10 +197,11 @@ def beam_decode(
 ) -> Hypotheses:
     r"""Transducer beam search in step with the frames, of a batch, in one compiled loop.
 
-    All hypotheses see a frame before any sees the next one. At a frame the arcs of up to ``beam`` hypotheses are tried;
-    those that lead to the same labels at the same frame become one, whose probability is the sum, and the ``beam`` best
-    are kept. Further labels of a frame are tried as long as one of their hypotheses is better than the worst that has
-    left it. A beam with room for every hypothesis gives exactly the probability of each label sequence.
+    All hypotheses see a frame before any sees the next one. At a frame up to ``beam`` hypotheses try their arcs: those
+    without a label, and those of their ``beam`` best labels. Arcs that lead to the same labels at the same frame become
+    one hypothesis, whose probability is the sum, and then the ``beam`` best are kept. Further labels of a frame are
+    tried as long as one of their hypotheses is better than the worst that has left it, or adds to one that has. A beam
+    with room for every hypothesis gives exactly the probability of each label sequence.
 
     For RNN-T, monotonic and HAT that probability is exp(-loss) where no limit on labels applies. A limit takes the
     paths with more labels out of the sum and leaves the others as they are. For multi-blank and TDT one thing differs:
@@ -197,10 +220,10 @@ def beam_decode(
         The search itself compares scores, and so does what it returns.
 
     Returns:
-      :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths and scores
-      ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, less the internal
-      language model's part; times are those of the best of the paths that became one. Where there are fewer hypotheses
-      the rest have a score of -inf and no labels.
+      :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, less the
+      internal language model's part; times and ``truncated`` are those of the best of the paths that became one. Where
+      there are fewer hypotheses the rest have a score of -inf and no labels.
 
     Raises:
       TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.

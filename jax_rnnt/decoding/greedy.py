@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Loss
 from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
-from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked
+from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked, with_bin, with_histories, without_bin
 from jax_rnnt.decoding.hypothesis_rows import flat
 
 
@@ -40,13 +40,11 @@ class GreedyDecoder(Decoder):
       Array([[ 0,  2, -1, -1, -1, -1, -1, -1]], dtype=int32)
     """
 
-    def step(self, params: Any, state: DecoderState, encoded: ArrayLike, lengths: ArrayLike) -> DecoderState:
-        """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that are over.
+    def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
+        """In each turn of the loop every utterance either emits a label or moves on.
 
-        In each turn of the loop every utterance either emits a label or moves on, so they are at different frames, and
-        the loop ends with the slowest of them.
+        So they are at different frames, and the loop ends with the slowest of them.
         """
-        x, lengths = self._checked(state, encoded, lengths)
         if x.shape[1] == 0:
             return state
         arcs = self._arcs(params, state, x)
@@ -64,17 +62,18 @@ class GreedyDecoder(Decoder):
             row = x[rows, jnp.clip(offset(state), 0, x.shape[1] - 1)]
             at = self._predict(params, state.frontier, going[:, None], arcs, row)
             penalty = None if at.penalty is None else at.penalty[:, 0]
-            choices = arcs.choices(self.joint(params, row, flat(at.predicted)), going, 1, penalty)
-            full = (here >= self.labels_per_frame) | (at.length[:, 0] >= room)
-            emitting = jnp.where(full[:, None], -jnp.inf, choices.emitting[:, 0])
+            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, penalty)
+            closed, full = here >= self.labels_per_frame, at.length[:, 0] >= room
+            lost = going & full & ~closed & choices.prefers_a_label()
+            emitting = jnp.where((closed | full)[:, None], -jnp.inf, choices.emitting[:, 0])
             scores = jnp.concatenate([choices.silent, emitting], axis=-1).astype(at.score.dtype)
             arc = jnp.argmax(scores, axis=-1)
             score, frames = jnp.max(scores, axis=-1), taken[arc]
             emits = going & (arc >= len(arcs.silent))
-            place = jnp.where(emits, at.length[:, 0], room)  # the last one is dropped
+            place = jnp.where(emits, at.length[:, 0], room)
 
             def written(history: Array, value: Array) -> Array:
-                return history.at[rows, 0, place].set(value, mode="drop")
+                return history.at[rows, 0, place].set(value)
 
             label = jnp.where(emits, choices.labels[:, 0], at.label[:, 0])
             moves = jnp.where(going, frames, 0)
@@ -84,6 +83,7 @@ class GreedyDecoder(Decoder):
                 length=at.length + emits[:, None].astype(jnp.int32),
                 label=label[:, None],
                 waits=at.waits | emits[:, None],
+                truncated=at.truncated | lost[:, None],
             )
             state = state._replace(
                 frontier=frontier,
@@ -93,12 +93,11 @@ class GreedyDecoder(Decoder):
             )
             return state, jnp.where(moves > 0, 0, here + emits.astype(jnp.int32))
 
-        start = state, jnp.zeros_like(lengths)
+        start = with_histories(with_bin, state), jnp.zeros_like(lengths)
         state, _ = lax.while_loop(lambda carry: jnp.any(offset(carry[0]) < lengths), turn, start)
-        return state._replace(frames=state.frames + lengths)
+        return with_histories(without_bin, state)._replace(frames=state.frames + lengths)
 
-    def hypotheses(self, state: DecoderState) -> Hypotheses:
-        """What was found so far; ``[B, L]`` and ``[B]``."""
+    def _found(self, state: DecoderState) -> Hypotheses:
         return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0))
 
 
@@ -129,10 +128,12 @@ def greedy_decode(
       predictor: ``predictor(params, state, label) -> (state, predicted)`` for rows: ``label [R]`` int32, and pytrees of
         arrays ``[R, ...]``. It is called where a label was emitted, and before the first frame, for the start symbol.
       joint: ``joint(params, encoded, predicted) -> logits [R, W]`` for rows ``encoded [R, ...]``.
-      params: anything; it is handed to both.
+      params: a pytree; it is handed to both. Its arrays may change from call to call. Other leaves must be hashable; if
+        they change, the loop is compiled again.
       state: the predictor's state before the start symbol, a pytree of arrays ``[B, ...]``.
       encoded: ``[B, T, ...]``: the encoder's output, with whatever of the joint does not depend on labels applied.
-      lengths: ``[B]``, any integer type, the frames T_b of each utterance. What stands beyond them does not matter.
+      lengths: ``[B]``, any integer type, the frames T_b of each utterance. What stands beyond them does not matter. An
+        utterance whose length is outside of [0, T] has a score of NaN and no labels.
       labels_per_frame: how many labels a frame may emit; after them, labels are closed until an arc takes a frame. In a
         model whose labels all take frames it is 1 by itself.
       max_labels: L, how many labels an utterance may emit; after them, labels are closed. None: what T frames may emit.
@@ -141,11 +142,14 @@ def greedy_decode(
       start: the label that the predictor sees first: the blank unless said otherwise.
 
     Returns:
-      :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths and scores ``[B]``. A score is the
-      log-probability of the path, less the internal language model's part: float64 for float64 logits, else float32.
+      :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
+      score is the log-probability of the path, less the internal language model's part: float64 for float64 logits,
+      else float32.
 
     Raises:
-      TypeError, ValueError: if ``loss`` is not one of these, an option is out of its range, or a shape does not match.
+      TypeError: if ``loss`` is not one of these, a function is not hashable, or a dtype is wrong.
+      ValueError: if an option is out of its range, or a shape does not match. Errors of the two functions are raised
+        again, with the shapes that the functions were called with.
 
     References:
       Graves, Sequence transduction with recurrent neural networks, 2012 (arXiv:1211.3711). Xu et al., Efficient

@@ -7,18 +7,25 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jax_rnnt.xla.sharding import vary_alike
+
 _SHARE = 4
 _ENOUGH = 32
 
 
 def flat(tree: Any) -> Any:
     """``[B, N, ...]`` to ``[R, ...]``."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), tree)
 
 
 def unflat(tree: Any, shape: tuple[int, ...]) -> Any:
     """``[R, ...]`` to ``[B, N, ...]``, where ``shape`` is (B, N)."""
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), tree)
+
+
+def repeated(tree: Any, n: int) -> Any:
+    """``[B, ...]`` to ``[B, N, ...]``, N times the same."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], n, *x.shape[1:])), tree)
 
 
 def take(tree: Any, index: Array) -> Any:
@@ -47,19 +54,24 @@ def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, other
     quarter: most turns of a beam search are for the few hypotheses that emit one more label.
     """
     count, total = jnp.sum(needed, dtype=jnp.int32), needed.shape[0]
-    few = total // _SHARE if total >= _ENOUGH else 0  # of fewer rows the weights cost more than the rows
+    few = (total + _SHARE - 1) // _SHARE  # rounded up, so that it is at least 1 where the total is symbolic
+    if isinstance(total, int) and total < _ENOUGH:  # of fewer rows the weights cost more than the rows
+        few = 0
 
     def none() -> Any:
-        return otherwise
+        return vary_alike(otherwise, needed, rows)
 
     def some() -> Any:
-        (index,) = jnp.nonzero(needed, size=few, fill_value=total)
-        picked = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), rows)
-        return jax.tree.map(lambda x, y: x.at[index].set(y, mode="drop"), otherwise, function(picked))
+        # Rows that are not needed fill up the share. They get back what they had.
+        index = jnp.argsort(~needed, stable=True)[:few]
+        picked, before = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), (rows, otherwise))
+        found = select(jnp.take(needed, index, mode="clip"), function(picked), before)
+        return vary_alike(jax.tree.map(lambda x, y: x.at[index].set(y), otherwise, found), needed, rows)
 
     def every() -> Any:
-        return select(needed, function(rows), otherwise)
+        return vary_alike(select(needed, function(rows), otherwise), needed, rows)
 
-    if few == 0:
+    if isinstance(few, int) and few == 0:
         return lax.cond(count > 0, every, none)
-    return lax.switch(jnp.where(count > few, 2, jnp.minimum(count, 1)), [none, some, every])
+    choice = jnp.where(count > jnp.asarray(few, jnp.int32), 2, jnp.minimum(count, 1))
+    return lax.switch(choice, [none, some, every])

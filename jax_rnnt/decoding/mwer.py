@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jax_rnnt import checks
 from jax_rnnt.ops.dtypes import compute_dtype
+from jax_rnnt.xla.sharding import follow_batch
 
 _Reduction = Literal["none", "mean", "sum"]
 
@@ -27,6 +28,7 @@ def mwer_loss(
 
     Args:
       costs: ``[B, N]``, floating: minus the log-probability of each hypothesis. Hypotheses of cost +inf have no weight.
+        A cost of NaN makes the result of its utterance NaN.
       errors: ``[B, N]``, any real type: the errors of each hypothesis, such as those that :func:`edit_distance` counts.
         There is no gradient with respect to them.
       where: ``[B, N]`` booleans: which hypotheses exist. :func:`beam_decode` fills up its list with scores of -inf.
@@ -59,21 +61,22 @@ def mwer_loss(
     checks.rank("costs", x, "B, N")
     wrong = checks.as_array("errors", errors)
     checks.shape("errors", wrong, x.shape, "[B, N], as `costs`")
+    wrong = follow_batch(wrong, x)
     x = x.astype(compute_dtype(x.dtype))
-    there = x < jnp.inf
+    there = x != jnp.inf
     if where is not None:
         mask = checks.as_array("where", where)
         if mask.dtype != bool:
             raise TypeError(f"`where` must be an array of booleans, got {mask.dtype.name}.")
         checks.shape("where", mask, x.shape, "[B, N], as `costs`")
-        there &= mask
-    scores = jnp.where(there, -x, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    # The inner choice keeps the exponential finite, else the derivative would be NaN where there is no hypothesis.
-    weights = jnp.where(there, jnp.exp(jnp.where(there, -x - top, 0)), 0)
-    total = jnp.sum(weights, axis=-1)
-    expected = jnp.sum(weights * jax.lax.stop_gradient(wrong.astype(x.dtype)), axis=-1)
-    expected = jnp.where(total == 0, 0, expected / jnp.where(total == 0, 1, total))
+        there &= follow_batch(mask, x)
+    # What does not exist is replaced before each operation, because the derivative at inf or NaN would be NaN.
+    none = ~jnp.any(there, axis=-1)
+    least = jnp.min(jax.lax.stop_gradient(x), axis=-1, keepdims=True, initial=jnp.inf, where=there)
+    least = jnp.where(none[:, None], 0, least)
+    weights = jnp.where(there, jnp.exp(least - jnp.where(there, x, least)), 0)
+    count = jax.lax.stop_gradient(jnp.where(there, wrong.astype(x.dtype), 0))
+    expected = jnp.sum(weights * count, axis=-1) / jnp.where(none, 1, jnp.sum(weights, axis=-1))
     if reduction == "none":
         return expected
     return jnp.sum(expected) / (max(x.shape[0], 1) if reduction == "mean" else 1)

@@ -22,10 +22,22 @@ def extended(prefix: Array, label: Array) -> Array:
     return x ^ (x >> jnp.uint32(16))
 
 
+def equal(prefix: Array, others: Array) -> Array:
+    """Which of the keys ``prefix [B, M, 2]`` and ``others [B, P, 2]`` are equal, ``[B, M, P]``."""
+    return jnp.all(prefix[:, :, None] == others[:, None], axis=-1)
+
+
+def log_add(x: Array, y: Array) -> Array:
+    """The log of the sum of two probabilities, of which either or both may be 0."""
+    top = jnp.maximum(x, y)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    return top + jnp.log(jnp.exp(x - top) + jnp.exp(y - top))
+
+
 def merged(score: Array, prefix: Array, time: Array) -> Array:
     """``score [B, P]`` where the best of the hypotheses with equal ``prefix [B, P, 2]`` and ``time [B, P]`` has the
     log-sum of their probabilities, and the others have -inf."""
-    same = jnp.all(prefix[:, :, None] == prefix[:, None], axis=-1) & (time[:, :, None] == time[:, None])
+    same = equal(prefix, prefix) & (time[:, :, None] == time[:, None])
     mine, theirs = score[:, :, None], score[:, None]
     index = jnp.arange(score.shape[1], dtype=jnp.int32)
     before = index[None, None, :] < index[None, :, None]

@@ -25,6 +25,10 @@ class Choices(NamedTuple):
     labels: Array  # [R, n] int32
     emitting: Array  # scores [R, n, K1]
 
+    def prefers_a_label(self) -> Array:
+        """Whether the best arc emits a label, ``[R]``; or ``[B, N]`` for such rows."""
+        return jnp.max(self.emitting, axis=(-2, -1)) > jnp.max(self.silent, axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class RowArcs:
@@ -89,9 +93,12 @@ class RowArcs:
         norm = jnp.where(log_norm == -jnp.inf, 0, log_norm)[:, None]
         of_labels = jnp.where(reads[:, None], of_labels.astype(norm.dtype) - norm, -jnp.inf)
         scores = jnp.concatenate([of_columns, of_labels[..., None]], axis=-1)
+        # A row with NaN or +inf has no arcs that could be compared.
+        spoilt = ~jnp.all(scores < jnp.inf, axis=(1, 2))
         if self.topology.scores is not None:
             far, none = jnp.full(labels.shape[:1], _NEVER, jnp.int32), jnp.zeros(labels.shape[:1], jnp.int32)
             scores = self.topology.scores(scores[:, None], far, none)[:, 0]
+        scores = jnp.where(spoilt[:, None, None], jnp.nan, scores)
         silent = [at(scores[:, 0], k) for k, (_, du) in enumerate(self.topology.moves) if du == 0]
         emitting = [at(scores, k) for k, (_, du) in enumerate(self.topology.moves) if du > 0]
         return Choices(jnp.stack(silent, axis=-1), labels, jnp.stack(emitting, axis=-1))

@@ -8,8 +8,8 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from jax_rnnt import checks
+from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.logits.row_norms import row_norms
 from jax_rnnt.logits.source import Source
 from jax_rnnt.logits.tiles import over_tiles, rows_of_tile
@@ -46,7 +47,7 @@ class JointLogits(Source):
         ``p [N, Dp]`` give ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth
         argument. Outside of ``jit``, calls with the same function share one program. So define it once: a ``lambda``
         written inside the training step is another function in each call, and each one is compiled and kept.
-        :func:`linen_joint` and :func:`nnx_joint` make it from a module of Flax.
+        :meth:`from_linen` and :meth:`from_nnx` make it from a module of Flax.
       params: a pytree of arrays; the floating-point ones have gradients. All arrays that ``joint`` uses must be here:
         ``joint`` must not close over arrays.
       encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
@@ -93,7 +94,7 @@ class JointLogits(Source):
     joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     params: Any
     encoded: Array
-    predicted: Array = dataclasses.field(default=cast(Array, None))  # so that `__post_init__` sees a forgotten star
+    predicted: Array
     _: dataclasses.KW_ONLY
     dropout_key: Array | None = None
     gradient_budget: float = dataclasses.field(default=0.0, metadata={"static": True})
@@ -123,12 +124,81 @@ class JointLogits(Source):
     def batched(self) -> Array:
         return self.encoded
 
-    def __post_init__(self) -> None:
-        if isinstance(self.joint, tuple):
-            raise TypeError(
-                "`joint` must be a function of (params, e, p), got a tuple. If it comes from `nnx_joint`, which gives "
-                "the function and `params`, write JointLogits(*nnx_joint(module), encoded, predicted)."
-            )
+    @classmethod
+    def from_linen(
+        cls,
+        module: Any,
+        params: Any,
+        encoded: Array,
+        predicted: Array,
+        *,
+        method: Callable | str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """The logits of a joint network that is a module of Flax linen.
+
+        Args:
+          module: a ``flax.linen.Module`` that is called with rows of the encoder and of the predictor. It must have no
+            variables other than its parameters.
+          params: its parameters, ``variables["params"]``.
+          encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
+          method: the method that is the joint network, as in ``module.apply``; None: its ``__call__``.
+          arguments: static further arguments by name, such as ``{"deterministic": False}``.
+          **options: ``dropout_key``, which gives each row a "dropout" key of its own, and the other options above.
+
+        Raises:
+          TypeError: if ``module`` is not a module of linen.
+          ValueError: in the loss, if ``params`` are all variables.
+
+        Example:
+          >>> import flax.linen as nn, jax, jax.numpy as jnp
+          >>> import jax_rnnt
+          >>> class Joint(nn.Module):
+          ...     @nn.compact
+          ...     def __call__(self, e, p):
+          ...         return nn.Dense(5)(jnp.tanh(e + p))
+          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> params = Joint().init(jax.random.key(0), encoded[:, :1], predicted[:, :1])["params"]
+          >>> jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted).shape
+          (2, 4, 3, 5)
+        """
+        joint = linen_joint(module, method, {} if arguments is None else arguments)
+        return cls(joint, params, encoded, predicted, **options)
+
+    @classmethod
+    def from_nnx(
+        cls, module: Any, encoded: Array, predicted: Array, *, method: str = "__call__", **options: Any
+    ) -> Self:
+        """The logits of a joint network that is a module of Flax nnx.
+
+        Call it where the loss is computed, inside ``nnx.grad`` or ``nnx.value_and_grad``: gradients then reach
+        ``module``.
+
+        Args:
+          module: an ``nnx.Module`` that is called with rows of the encoder and of the predictor. Changes that the call
+            makes to it are lost, such as the counts of ``nnx.Rngs``. For dropout, write a ``joint`` that takes keys.
+          encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
+          method: the name of the method that is the joint network.
+          **options: the options above.
+
+        Raises:
+          TypeError: if ``module`` is not a module of nnx.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from flax import nnx
+          >>> import jax_rnnt
+          >>> class Joint(nnx.Module):
+          ...     def __init__(self, rngs):
+          ...         self.output = nnx.Linear(8, 5, rngs=rngs)
+          ...     def __call__(self, e, p):
+          ...         return self.output(jnp.tanh(e + p))
+          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> jax_rnnt.JointLogits.from_nnx(Joint(nnx.Rngs(0)), encoded, predicted).shape
+          (2, 4, 3, 5)
+        """
+        return cls(*nnx_joint(module, method), encoded, predicted, **options)
 
     def check(self) -> None:
         if not callable(self.joint):
