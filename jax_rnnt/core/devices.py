@@ -39,7 +39,7 @@ def on_devices(
     if mesh_axis.is_bound(axis):
         return run(divided, targets, t_b, u_b, scalars)
     mesh_axis.check_divides("V", source.shape[-1], (axis,))
-    # Explicit axes that divide the batch become manual too: until jax 0.8 the gradient fails in a mesh of both kinds.
+    # Explicit axes that divide the batch become manual too: before jax 0.9 the gradient fails in a mesh of both kinds.
     axes = sharding.explicit_batch_axes(source.batched())
     batch, rows = PartitionSpec(axes or None), PartitionSpec(axes or None, None, None, axis)
     specs = (rows, batch, batch, batch, PartitionSpec())
