@@ -18,24 +18,24 @@ JAX_RNNT_INLINE double Cut(double x, double largest) {
   return x == kNever ? kNever : cut;
 }
 
-// best[t * (labels + 1) + u] for every node, and for the frame after the last one, where the end is the only node.
+// best[t * (length_u + 1) + u] for every node, and for the frame after the last one, where the end is the only node.
 template <class R>
 struct Table {
-  Table(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest)
+  Table(const LatticeShape& shape, const R* arcs, int64_t length_t, int64_t length_u, double largest)
       : shape(shape),
         arcs(arcs),
-        frames(frames),
-        labels(labels),
-        width(labels + 1),
+        length_t(length_t),
+        length_u(length_u),
+        width(length_u + 1),
         largest(largest),
-        best(new double[static_cast<size_t>((frames + 1) * width)]) {}
+        best(new double[static_cast<size_t>((length_t + 1) * width)]) {}
 
-  const R* Arcs(int64_t t) const { return arcs + t * shape.columns * shape.num_arcs(); }
+  const R* Arcs(int64_t t) const { return arcs + t * shape.num_positions * shape.num_arcs(); }
   double* Row(int64_t t) const { return best.get() + t * width; }
 
   const LatticeShape& shape;
   const R* arcs;
-  int64_t frames, labels, width;
+  int64_t length_t, length_u, width;
   double largest;
   std::unique_ptr<double[]> best;
   bool poisoned = false;  // an arc was NaN or +inf
@@ -47,8 +47,8 @@ template <class R>
 JAX_RNNT_INLINE bool TakeFrames(const Table<R>& s, int64_t t, int64_t k) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
   const Move& move = s.shape.moves[k];
-  if (move.dt > s.frames - t || move.du > s.labels) return false;
-  const int64_t last = s.labels - move.du, first = move.dt == s.frames - t ? last : 0, stride = s.shape.num_arcs();
+  if (move.dt > s.length_t - t || move.du > s.length_u) return false;
+  const int64_t last = s.length_u - move.du, first = move.dt == s.length_t - t ? last : 0, stride = s.shape.num_arcs();
   const R* x = s.Arcs(t) + k;
   const double largest = s.largest, *to = s.Row(t + move.dt) + move.du;
   double* row = s.Row(t);
@@ -70,9 +70,9 @@ JAX_RNNT_INLINE bool TakeLabel(const Table<R>& s, int64_t t, int64_t k) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
   const int64_t stride = s.shape.num_arcs();
   const R* x = s.Arcs(t) + k;
-  double *row = s.Row(t), best = row[s.labels];
+  double *row = s.Row(t), best = row[s.length_u];
   bool wrong = false;
-  for (int64_t u = s.labels - 1; u >= 0; --u) {
+  for (int64_t u = s.length_u - 1; u >= 0; --u) {
     const R raw = x[u * stride];
     const double score = Cut(static_cast<double>(raw), s.largest) + best;
     best = score > row[u] ? score : row[u];
@@ -86,15 +86,15 @@ JAX_RNNT_INLINE bool TakeLabel(const Table<R>& s, int64_t t, int64_t k) {
 template <class R>
 JAX_RNNT_INLINE bool TakeLabels(const Table<R>& s, int64_t t) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
-  const int64_t arcs_k = s.shape.num_arcs();
+  const int64_t num_arcs = s.shape.num_arcs();
   double* row = s.Row(t);
   bool wrong = false;
-  for (int64_t u = s.labels; u >= 0; --u) {
-    const R* x = s.Arcs(t) + u * arcs_k;
+  for (int64_t u = s.length_u; u >= 0; --u) {
+    const R* x = s.Arcs(t) + u * num_arcs;
     double best = row[u];
-    for (int64_t k = 0; k < arcs_k; ++k) {
+    for (int64_t k = 0; k < num_arcs; ++k) {
       const Move& move = s.shape.moves[k];
-      if (move.dt > 0 || move.du > s.labels - u) continue;
+      if (move.dt > 0 || move.du > s.length_u - u) continue;
       const double score = Cut(static_cast<double>(x[k]), s.largest) + row[u + move.du];
       best = score > best ? score : best;
       wrong |= !(x[k] < kInfinity);
@@ -106,16 +106,16 @@ JAX_RNNT_INLINE bool TakeLabels(const Table<R>& s, int64_t t) {
 
 template <class R>
 JAX_RNNT_CLONES void Fill(Table<R>& s) {
-  double* end = s.Row(s.frames);
-  std::fill(end, end + s.labels, kNever);
-  end[s.labels] = 0.0;
+  double* end = s.Row(s.length_t);
+  std::fill(end, end + s.length_u, kNever);
+  end[s.length_u] = 0.0;
   int64_t within_frame = 0, one_label = -1;  // how many moves take no frame; the last of these that takes one label
   for (int64_t k = 0; k < s.shape.num_arcs(); ++k) {
     const Move& move = s.shape.moves[k];
     within_frame += move.dt == 0;
     if (move.dt == 0 && move.du == 1) one_label = k;
   }
-  for (int64_t t = s.frames - 1; t >= 0; --t) {
+  for (int64_t t = s.length_t - 1; t >= 0; --t) {
     std::fill(s.Row(t), s.Row(t) + s.width, kNever);
     for (int64_t k = 0; k < s.shape.num_arcs(); ++k) {
       if (s.shape.moves[k].dt > 0) s.poisoned |= TakeFrames(s, t, k);
@@ -130,12 +130,12 @@ JAX_RNNT_CLONES void Fill(Table<R>& s) {
 template <class R>
 double Follow(const Table<R>& s, const PathArrays& path) {
   double sum = 0.0;
-  for (int64_t t = 0, u = 0; t < s.frames;) {
+  for (int64_t t = 0, u = 0; t < s.length_t;) {
     const R* x = s.Arcs(t) + u * s.shape.num_arcs();
     const double best = s.Row(t)[u];
     for (int64_t k = 0;; ++k) {
       const Move& move = s.shape.moves[k];
-      if (move.dt > s.frames - t || move.du > s.labels - u) continue;
+      if (move.dt > s.length_t - t || move.du > s.length_u - u) continue;
       const double arc = static_cast<double>(x[k]);
       if (Cut(arc, s.largest) + s.Row(t + move.dt)[u + move.du] != best) continue;
       sum += arc;
@@ -153,20 +153,20 @@ double Follow(const Table<R>& s, const PathArrays& path) {
 }  // namespace
 
 template <class R>
-double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest) {
-  Table<R> table(shape, arcs, frames, labels, largest);
+double BestScore(const LatticeShape& shape, const R* arcs, int64_t length_t, int64_t length_u, double largest) {
+  Table<R> table(shape, arcs, length_t, length_u, largest);
   Fill(table);
   return table.best[0];
 }
 
 template <class R>
-R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, const PathArrays& path) {
-  std::fill_n(path.label_frames, shape.columns - 1, -1);
-  std::fill_n(path.label_durations, shape.columns - 1, -1);
-  std::fill_n(path.taken, shape.frames + shape.columns - 1, -1);
-  const auto outcome = FromLengths<R>(shape.frames, shape.columns, frames, labels);
+R BestPath(const LatticeShape& shape, const R* arcs, int32_t length_t, int32_t length_u, const PathArrays& path) {
+  std::fill_n(path.label_frames, shape.num_positions - 1, -1);
+  std::fill_n(path.label_durations, shape.num_positions - 1, -1);
+  std::fill_n(path.taken, shape.num_frames + shape.num_positions - 1, -1);
+  const auto outcome = FromLengths<R>(shape.num_frames, shape.num_positions, length_t, length_u);
   if (outcome.known) return outcome.cost;
-  Table<R> table(shape, arcs, frames, labels, kLargest);
+  Table<R> table(shape, arcs, length_t, length_u, kLargest);
   Fill(table);
   if (table.poisoned) return PoisonedArc<R>().cost;
   if (table.best[0] == kNever) return NoPath<R>().cost;

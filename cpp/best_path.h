@@ -12,10 +12,10 @@
 
 namespace jax_rnnt {
 
-// The score of the best path from (0, 0) to (frames, labels), each arc cut to [-largest, largest]. R is float or
+// The score of the best path from (0, 0) to (length_t, length_u), each arc cut to [-largest, largest]. R is float or
 // double; sums are in double.
 template <class R>
-double BestScore(const LatticeShape& shape, const R* arcs, int64_t frames, int64_t labels, double largest);
+double BestScore(const LatticeShape& shape, const R* arcs, int64_t length_t, int64_t length_u, double largest);
 
 // Where a path goes. Places without a label or an arc hold -1.
 struct PathArrays {
@@ -26,6 +26,6 @@ struct PathArrays {
 
 // The cost of the best path of one utterance.
 template <class R>
-R BestPath(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, const PathArrays& path);
+R BestPath(const LatticeShape& shape, const R* arcs, int32_t length_t, int32_t length_u, const PathArrays& path);
 
 }  // namespace jax_rnnt

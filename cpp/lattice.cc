@@ -39,7 +39,7 @@ JAX_RNNT_INLINE void Sum(Diagonal sum, size_t count, Range nodes, const F& term)
 template <class R, class P, class O>
 JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& product, const O& other) {
   const Range nodes = s.Nodes(n);
-  const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
+  const int64_t num_arcs = s.shape.num_arcs(), width = s.width;
   const double inverse = 1.0 / total.m, exponent = total.e;
   const auto posterior = [=](Diagonal a, Diagonal b, int64_t u) JAX_RNNT_INLINE_LAMBDA {
     double p = a.m[u] * b.m[u] * inverse * Pow2(a.e[u] + b.e[u] - exponent);
@@ -47,7 +47,7 @@ JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& pr
     return static_cast<R>(a.m[u] == 0.0 ? 0.0 : p);  // where an arc leads nowhere, b was never set
   };
   R* to = s.buffer.data();
-  if (arcs_k == 2) {
+  if (num_arcs == 2) {
     const Diagonal a0 = product(0), b0 = other(0), a1 = product(1), b1 = other(1);
     ForNodes(nodes, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA {
       const R p0 = posterior(a0, b0, u), p1 = posterior(a1, b1, u);
@@ -56,13 +56,13 @@ JAX_RNNT_INLINE void Posteriors(Sweep<R>& s, int64_t n, Total total, const P& pr
     });
     ScatterPairs(s, to, n, s.store);
   } else {
-    for (int64_t k = 0; k < arcs_k; ++k) {
+    for (int64_t k = 0; k < num_arcs; ++k) {
       const Diagonal a = product(k), b = other(k);
       R* row = to + k * width;
       ForNodes(nodes, [=](int64_t u) JAX_RNNT_INLINE_LAMBDA { row[u] = posterior(a, b, u); });
     }
     ForPlaces(s, s.store, n, [=](R* place, int64_t u) {
-      for (int64_t k = 0; k < arcs_k; ++k) place[k] = to[k * width + u];
+      for (int64_t k = 0; k < num_arcs; ++k) place[k] = to[k * width + u];
     });
   }
 }
@@ -73,16 +73,16 @@ JAX_RNNT_INLINE void StepForward(Sweep<R>& s, int64_t n, Mode mode, Total total)
   const Range nodes = s.Nodes(n);
   const Diagonal alpha = s.value.At(n);
   const std::vector<Move>& moves = s.shape.moves;
-  const int64_t arcs_k = s.shape.num_arcs(), span = s.shape.span;
+  const int64_t num_arcs = s.shape.num_arcs(), span = s.shape.span;
   LoadArcs(s, n);
   if (n == 0) {
     alpha.m[0] = 1.0;
     alpha.e[0] = 0.0;
   } else {
-    Sum(alpha, arcs_k, nodes, [&](int64_t k) { return s.product[k].At(n - moves[k].step()) + -moves[k].du; });
+    Sum(alpha, num_arcs, nodes, [&](int64_t k) { return s.product[k].At(n - moves[k].step()) + -moves[k].du; });
   }
   if (n % s.period == 0) Normalise(alpha, nodes);
-  for (int64_t k = 0; k < arcs_k; ++k) {
+  for (int64_t k = 0; k < num_arcs; ++k) {
     const Diagonal product = s.product[k].At(n);
     MultiplyByArc(s, product, alpha, k, nodes);
     ClearMargins(s, product, nodes);
@@ -103,9 +103,9 @@ JAX_RNNT_INLINE void StepBackward(Sweep<R>& s, int64_t n, Mode mode, Total total
   const Range nodes = s.Nodes(n);
   const Diagonal beta = s.value.At(n);
   const std::vector<Move>& moves = s.shape.moves;
-  const int64_t arcs_k = s.shape.num_arcs();
+  const int64_t num_arcs = s.shape.num_arcs();
   LoadArcs(s, n);
-  for (int64_t k = 0; k < arcs_k; ++k) {
+  for (int64_t k = 0; k < num_arcs; ++k) {
     MultiplyByArc(s, s.product[k].At(n), s.value.At(n + moves[k].step()) + moves[k].du, k, nodes);
   }
   if (mode == Mode::kPosteriors) {
@@ -113,7 +113,7 @@ JAX_RNNT_INLINE void StepBackward(Sweep<R>& s, int64_t n, Mode mode, Total total
     Load(s, alpha, n);
     Posteriors(s, n, total, [&](int64_t k) { return s.product[k].At(n); }, [&](int64_t) { return alpha; });
   }
-  Sum(beta, arcs_k, nodes, [&](int64_t k) { return s.product[k].At(n); });
+  Sum(beta, num_arcs, nodes, [&](int64_t k) { return s.product[k].At(n); });
   ClearMargins(s, beta, nodes);
   if (n % s.period == 0) Normalise(beta, nodes);
   if (mode == Mode::kStore && s.store != nullptr) Store(s, beta, n);
@@ -159,15 +159,15 @@ Total CrossingArcs(Sweep<R>& alpha, Sweep<R>& beta, int64_t middle) {
 }  // namespace
 
 template <class R>
-Lattice<R>::Lattice(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, R* posteriors)
-    : shape_(shape), posteriors_(posteriors), frames_(frames), labels_(labels) {
-  const auto outcome = FromLengths<R>(shape.frames, shape.columns, frames, labels);
+Lattice<R>::Lattice(const LatticeShape& shape, const R* arcs, int32_t length_t, int32_t length_u, R* posteriors)
+    : shape_(shape), posteriors_(posteriors), length_t_(length_t), length_u_(length_u) {
+  const auto outcome = FromLengths<R>(shape.num_frames, shape.num_positions, length_t, length_u);
   if (outcome.known) {
     Finish(outcome);
   } else {
-    middle_ = std::max<int64_t>(1, (frames_ + labels_) / 2);
+    middle_ = std::max<int64_t>(1, (length_t_ + length_u_) / 2);
     for (int d = 0; d < 2; ++d) {
-      sweeps_[d] = std::make_unique<Sweep<R>>(shape, arcs, posteriors, frames_, labels_, d);
+      sweeps_[d] = std::make_unique<Sweep<R>>(shape, arcs, posteriors, length_t_, length_u_, d);
     }
   }
 }
@@ -180,14 +180,14 @@ Lattice<R>::Lattice(Lattice&&) noexcept = default;
 template <class R>
 void Lattice<R>::Fill(R inside, R outside) {
   if (posteriors_ == nullptr) return;
-  const int64_t arcs_k = shape_.num_arcs(), row = shape_.columns * arcs_k;
-  const int64_t frames = std::clamp<int64_t>(frames_, 0, shape_.frames);
-  const int64_t used = std::clamp<int64_t>(labels_ + 1, 0, shape_.columns) * arcs_k;
-  for (int64_t t = 0; t < frames; ++t) {
+  const int64_t num_arcs = shape_.num_arcs(), row = shape_.num_positions * num_arcs;
+  const int64_t num_frames = std::clamp<int64_t>(length_t_, 0, shape_.num_frames);
+  const int64_t used = std::clamp<int64_t>(length_u_ + 1, 0, shape_.num_positions) * num_arcs;
+  for (int64_t t = 0; t < num_frames; ++t) {
     std::fill(posteriors_ + t * row, posteriors_ + t * row + used, inside);
     std::fill(posteriors_ + t * row + used, posteriors_ + (t + 1) * row, outside);
   }
-  std::fill(posteriors_ + frames * row, posteriors_ + shape_.frames * row, outside);
+  std::fill(posteriors_ + num_frames * row, posteriors_ + shape_.num_frames * row, outside);
 }
 
 template <class R>
@@ -200,7 +200,7 @@ void Lattice<R>::Finish(const Outcome<R>& outcome) {
 template <class R>
 void Lattice<R>::FirstHalf(int direction) {
   if (state_ == State::kFilled) return;
-  const int64_t begin = direction == 0 ? 0 : middle_, end = direction == 0 ? middle_ : frames_ + labels_;
+  const int64_t begin = direction == 0 ? 0 : middle_, end = direction == 0 ? middle_ : length_t_ + length_u_;
   Run(*sweeps_[direction], direction, begin, end, Mode::kStore, {});
 }
 
@@ -222,7 +222,7 @@ R Lattice<R>::Meet() {
   const Sweep<R>& s = *sweeps_[0];
   if (total.e < -s.largest / 2) {  // every path that matters may cross an arc that was cut
     const double cut = s.largest * kLn2, all = 1e300;
-    cost += BestScore(shape_, s.arcs, frames_, labels_, cut) - BestScore(shape_, s.arcs, frames_, labels_, all);
+    cost += BestScore(shape_, s.arcs, length_t_, length_u_, cut) - BestScore(shape_, s.arcs, length_t_, length_u_, all);
   }
   constexpr double kMost = std::numeric_limits<R>::max();  // +inf would say that there is no path
   cost_ = static_cast<R>(std::clamp(cost, -kMost, kMost));
@@ -232,18 +232,18 @@ R Lattice<R>::Meet() {
 template <class R>
 void Lattice<R>::SecondHalf(int direction) {
   if (state_ == State::kFilled) return;
-  const int64_t arcs_k = shape_.num_arcs(), row = shape_.columns * arcs_k;
+  const int64_t num_arcs = shape_.num_arcs(), row = shape_.num_positions * num_arcs;
   Sweep<R>& s = *sweeps_[direction];
   const Total total{total_m_, total_e_};
   if (direction == 0) {
     for (int64_t n = middle_ + 1; n < middle_ + shape_.span && n <= s.end; ++n) Load(s, s.other.At(n), n);
     Run(s, direction, middle_, s.end, Mode::kPosteriors, total);
-    for (int64_t t = 0; t < frames_; ++t) {
-      std::fill(posteriors_ + t * row + (labels_ + 1) * arcs_k, posteriors_ + (t + 1) * row, R(0));
+    for (int64_t t = 0; t < length_t_; ++t) {
+      std::fill(posteriors_ + t * row + (length_u_ + 1) * num_arcs, posteriors_ + (t + 1) * row, R(0));
     }
   } else {
     Run(s, direction, 0, middle_, Mode::kPosteriors, total);
-    std::fill(posteriors_ + frames_ * row, posteriors_ + shape_.frames * row, R(0));
+    std::fill(posteriors_ + length_t_ * row, posteriors_ + shape_.num_frames * row, R(0));
   }
 }
 

@@ -26,13 +26,13 @@ struct Move {
 };
 
 struct LatticeShape {
-  int64_t frames;           // T
-  int64_t columns;          // U + 1
+  int64_t num_frames;       // T
+  int64_t num_positions;    // U + 1
   std::vector<Move> moves;  // K moves; at least two where the caller wants posteriors
   int64_t span;             // the longest step
 
   int64_t num_arcs() const { return static_cast<int64_t>(moves.size()); }
-  int64_t size() const { return frames * columns * num_arcs(); }
+  int64_t size() const { return num_frames * num_positions * num_arcs(); }
 };
 
 template <class R>
@@ -45,7 +45,7 @@ template <class R>
 class Lattice {
  public:
   // posteriors may be null. If not, it has the shape of arcs, and every element of it is written, padding included.
-  Lattice(const LatticeShape& shape, const R* arcs, int32_t frames, int32_t labels, R* posteriors);
+  Lattice(const LatticeShape& shape, const R* arcs, int32_t length_t, int32_t length_u, R* posteriors);
   ~Lattice();
   Lattice(Lattice&&) noexcept;
 
@@ -58,7 +58,7 @@ class Lattice {
 
   const LatticeShape& shape_;
   R* posteriors_;
-  int64_t frames_, labels_;
+  int64_t length_t_, length_u_;  // T_b, U_b
   int64_t middle_ = 0;
   State state_ = State::kRunning;  // kFilled: there is no path, or the input is invalid; the posteriors are written
   R cost_ = 0;

@@ -37,7 +37,7 @@ class Guard {
   std::atomic<bool> exhausted_{false};
 };
 
-int64_t Nodes(const LatticeShape& shape) { return std::max<int64_t>(1, shape.frames * shape.columns); }
+int64_t Nodes(const LatticeShape& shape) { return std::max<int64_t>(1, shape.num_frames * shape.num_positions); }
 
 // Here a task is a few utterances, whose arrays stay in the caches of one processor.
 template <class F>
@@ -50,10 +50,10 @@ void ForUtterances(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t bat
 }
 
 template <class R>
-ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, const R* arcs, const int32_t* frames,
-               const int32_t* labels, R* cost, R* posteriors) {
+ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, const R* arcs,
+               const int32_t* logit_lengths, const int32_t* target_lengths, R* cost, R* posteriors) {
   const auto lattice = [&](int64_t b) {
-    return Lattice<R>(shape, arcs + b * shape.size(), frames[b], labels[b],
+    return Lattice<R>(shape, arcs + b * shape.size(), logit_lengths[b], target_lengths[b],
                       posteriors == nullptr ? nullptr : posteriors + b * shape.size());
   };
   Guard guarded;
@@ -86,39 +86,43 @@ ffi::Error Run(ffi::ThreadPool& pool, const LatticeShape& shape, int64_t batch, 
 // Checks the operands that all these operations have. Then calls run(shape, batch, arcs, cost) with pointers to the
 // type of the arcs.
 template <class F>
-ffi::Error Dispatch(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                    ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, const F& run) {
+ffi::Error Dispatch(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                    ffi::AnyBuffer target_lengths, ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, const F& run) {
   LatticeShape shape;
   int64_t batch = 0;
-  if (auto e = CheckLattice(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
+  if (auto e = CheckLattice(operation, arcs, logit_lengths, target_lengths, cost, moves, shape, batch); e.failure()) {
+    return e;
+  }
   if (arcs.element_type() == ffi::F32) return run(shape, batch, Data<const float>(arcs), Data<float>(cost));
   if (arcs.element_type() == ffi::F64) return run(shape, batch, Data<const double>(arcs), Data<double>(cost));
   return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be F32 or F64");
 }
 
-ffi::Error Sums(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
-                ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
+ffi::Error Sums(const char* operation, ffi::ThreadPool& pool, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                ffi::AnyBuffer target_lengths, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
                 ffi::Span<const int64_t> moves) {
-  return Dispatch(operation, arcs, frames, labels, cost, moves,
+  return Dispatch(operation, arcs, logit_lengths, target_lengths, cost, moves,
                   [&](const LatticeShape& shape, int64_t batch, auto* from, auto* to) {
                     using R = std::remove_pointer_t<decltype(to)>;
-                    return Run<R>(pool, shape, batch, from, Data<const int32_t>(frames), Data<const int32_t>(labels),
-                                  to, posteriors == nullptr ? nullptr : Data<R>(*posteriors));
+                    return Run<R>(pool, shape, batch, from, Data<const int32_t>(logit_lengths),
+                                  Data<const int32_t>(target_lengths), to,
+                                  posteriors == nullptr ? nullptr : Data<R>(*posteriors));
                   });
 }
 
-ffi::Error LatticeCostImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                           ffi::Result<ffi::AnyBuffer> cost, ffi::Span<const int64_t> moves) {
-  return Sums("lattice_cost", pool, arcs, frames, labels, *cost, nullptr, moves);
+ffi::Error LatticeCostImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                           ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost,
+                           ffi::Span<const int64_t> moves) {
+  return Sums("lattice_cost", pool, arcs, logit_lengths, target_lengths, *cost, nullptr, moves);
 }
 
-ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
-                                 ffi::AnyBuffer labels, ffi::Result<ffi::AnyBuffer> cost,
+ffi::Error LatticePosteriorsImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                                 ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost,
                                  ffi::Result<ffi::AnyBuffer> posteriors, ffi::Span<const int64_t> moves) {
   constexpr const char* kName = "lattice_posteriors";
   if (auto e = CheckPosteriors(kName, arcs, *posteriors, moves); e.failure()) return e;
   AdviseHugePages(posteriors->untyped_data(), posteriors->size_bytes());
-  return Sums(kName, pool, arcs, frames, labels, *cost, &*posteriors, moves);
+  return Sums(kName, pool, arcs, logit_lengths, target_lengths, *cost, &*posteriors, moves);
 }
 
 ffi::Error CheckIntegers(const char* operation, const char* what, int64_t count, ffi::AnyBuffer& buffer) {
@@ -128,23 +132,24 @@ ffi::Error CheckIntegers(const char* operation, const char* what, int64_t count,
   return CheckCount(operation, what, static_cast<size_t>(count), buffer.element_count());
 }
 
-ffi::Error LatticeBestPathImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                               ffi::Result<ffi::AnyBuffer> cost, ffi::Result<ffi::AnyBuffer> label_frames,
-                               ffi::Result<ffi::AnyBuffer> label_durations, ffi::Result<ffi::AnyBuffer> taken,
-                               ffi::Span<const int64_t> moves) {
+ffi::Error LatticeBestPathImpl(ffi::ThreadPool pool, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                               ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost,
+                               ffi::Result<ffi::AnyBuffer> label_frames, ffi::Result<ffi::AnyBuffer> label_durations,
+                               ffi::Result<ffi::AnyBuffer> taken, ffi::Span<const int64_t> moves) {
   constexpr const char* kName = "lattice_best_path";
   return Dispatch(
-      kName, arcs, frames, labels, *cost, moves, [&](const LatticeShape& shape, int64_t batch, auto* from, auto* to) {
-        const int64_t most_labels = shape.columns - 1, steps = shape.frames + most_labels;
-        if (auto e = CheckIntegers(kName, "label_frames", batch * most_labels, *label_frames); e.failure()) return e;
-        if (auto e = CheckIntegers(kName, "label_durations", batch * most_labels, *label_durations); e.failure())
+      kName, arcs, logit_lengths, target_lengths, *cost, moves,
+      [&](const LatticeShape& shape, int64_t batch, auto* from, auto* to) {
+        const int64_t num_labels = shape.num_positions - 1, steps = shape.num_frames + num_labels;
+        if (auto e = CheckIntegers(kName, "label_frames", batch * num_labels, *label_frames); e.failure()) return e;
+        if (auto e = CheckIntegers(kName, "label_durations", batch * num_labels, *label_durations); e.failure())
           return e;
         if (auto e = CheckIntegers(kName, "taken", batch * steps, *taken); e.failure()) return e;
-        const auto *t = Data<const int32_t>(frames), *u = Data<const int32_t>(labels);
+        const auto *t = Data<const int32_t>(logit_lengths), *u = Data<const int32_t>(target_lengths);
         Guard guarded;
         ForUtterances(pool, shape, batch, guarded, [&](int64_t b) {
-          const PathArrays path{Data<int32_t>(*label_frames) + b * most_labels,
-                                Data<int32_t>(*label_durations) + b * most_labels, Data<int32_t>(*taken) + b * steps};
+          const PathArrays path{Data<int32_t>(*label_frames) + b * num_labels,
+                                Data<int32_t>(*label_durations) + b * num_labels, Data<int32_t>(*taken) + b * steps};
           to[b] = BestPath(shape, from + b * shape.size(), t[b], u[b], path);
         });
         return guarded.Outcome(kName, "the scores of an utterance");

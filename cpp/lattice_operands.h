@@ -8,15 +8,15 @@
 
 namespace jax_rnnt {
 
-inline ffi::Error CheckLattice(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                               ffi::AnyBuffer cost, ffi::Span<const int64_t> moves, LatticeShape& shape,
-                               int64_t& batch) {
+inline ffi::Error CheckLattice(const char* operation, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                               ffi::AnyBuffer target_lengths, ffi::AnyBuffer cost, ffi::Span<const int64_t> moves,
+                               LatticeShape& shape, int64_t& batch) {
   const auto dims = arcs.dimensions();
   const size_t rank = dims.size();
   if (rank < 3) return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be [..., T, U+1, K]");
   batch = Product(dims, 0, rank - 3);
   shape = {dims[rank - 3], dims[rank - 2], {}, 1};
-  if (shape.columns < 1) return ffi::Error::InvalidArgument(std::string(operation) + ": U+1 must be at least 1");
+  if (shape.num_positions < 1) return ffi::Error::InvalidArgument(std::string(operation) + ": U+1 must be at least 1");
   if (auto e = CheckCount(operation, "moves", 2 * static_cast<size_t>(dims[rank - 1]), moves.size()); e.failure()) {
     return e;
   }
@@ -28,12 +28,12 @@ inline ffi::Error CheckLattice(const char* operation, ffi::AnyBuffer arcs, ffi::
     shape.moves.push_back(move);
     shape.span = std::max(shape.span, move.step());
   }
-  if (frames.element_type() != ffi::S32 || labels.element_type() != ffi::S32) {
+  if (logit_lengths.element_type() != ffi::S32 || target_lengths.element_type() != ffi::S32) {
     return ffi::Error::InvalidArgument(std::string(operation) + ": lengths must be S32");
   }
   const auto count = static_cast<size_t>(batch);
-  if (auto e = CheckCount(operation, "logit_lengths", count, frames.element_count()); e.failure()) return e;
-  if (auto e = CheckCount(operation, "target_lengths", count, labels.element_count()); e.failure()) return e;
+  if (auto e = CheckCount(operation, "logit_lengths", count, logit_lengths.element_count()); e.failure()) return e;
+  if (auto e = CheckCount(operation, "target_lengths", count, target_lengths.element_count()); e.failure()) return e;
   return CheckCount(operation, "cost", count, cost.element_count());
 }
 

@@ -30,11 +30,13 @@ JAX_RNNT_INLINE Outcome<R> PoisonedArc() {
 
 // The result, if the lengths alone decide it. T and U + 1 are the sizes of the array.
 template <class R>
-JAX_RNNT_INLINE Outcome<R> FromLengths(int64_t frames, int64_t columns, int32_t frames_b, int32_t labels_b) {
+JAX_RNNT_INLINE Outcome<R> FromLengths(int64_t num_frames, int64_t num_positions, int32_t length_t, int32_t length_u) {
   constexpr R kNaN = std::numeric_limits<R>::quiet_NaN();
-  if (frames_b < 0 || frames_b > frames || labels_b < 0 || labels_b >= columns) return {true, kNaN, kNaN, kNaN};
-  if (frames_b > 0) return {false, 0, 0, 0};
-  return labels_b == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>();
+  if (length_t < 0 || length_t > num_frames || length_u < 0 || length_u >= num_positions) {
+    return {true, kNaN, kNaN, kNaN};
+  }
+  if (length_t > 0) return {false, 0, 0, 0};
+  return length_u == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>();
 }
 
 // The exponents (base 2) of path probabilities stay below this size. So 64 bits hold an exponent and 23 bits of its
@@ -43,8 +45,8 @@ constexpr double kExponentRange = 1099511627776.0;  // 2^40
 
 // The size to which the exponent of one arc is cut. A path has at most T_b + U_b arcs, so its exponent stays in range.
 // All masks beyond that size count the same. This changes no posterior unless every path crosses such a mask.
-JAX_RNNT_INLINE double LargestExponent(int64_t frames_b, int64_t labels_b) {
-  return std::floor(kExponentRange / static_cast<double>(frames_b + labels_b + 1));
+JAX_RNNT_INLINE double LargestExponent(int64_t length_t, int64_t length_u) {
+  return std::floor(kExponentRange / static_cast<double>(length_t + length_u + 1));
 }
 
 }  // namespace jax_rnnt

@@ -64,14 +64,17 @@ NB_MODULE(_native, m) {
         "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
 
 #if defined(JAX_RNNT_CUDA)
+  m.def("lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("num_arcs"), nb::arg("longest_step"),
+        "How many numbers the CUDA lattice kernel keeps for each position, and how many bytes of memory it has for "
+        "them.");
   m.def(
-      "lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("arcs"), nb::arg("longest_step"),
-      "How many numbers the CUDA lattice kernel keeps for each column, and how many bytes of memory it has for them.");
-  m.def("lattice_values",
-        nb::overload_cast<int64_t, int64_t, const std::vector<std::pair<int64_t, int64_t>>&>(&jax_rnnt::cuda::Values),
-        nb::arg("frames"), nb::arg("columns"), nb::arg("moves"),
-        nb::sig("def lattice_values(frames: int, columns: int, moves: tuple[tuple[int, int], ...]) -> int"),
-        "How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.");
+      "lattice_fast_workspace",
+      nb::overload_cast<int64_t, int64_t, const std::vector<std::pair<int64_t, int64_t>>&>(
+          &jax_rnnt::cuda::FastWorkspaceSize),
+      nb::arg("num_frames"), nb::arg("num_positions"), nb::arg("moves"),
+      nb::sig(
+          "def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...]) -> int"),
+      "How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.");
 #endif
 
   const auto build_info = [] {

@@ -18,8 +18,8 @@ namespace jax_rnnt {
 template <class R, class A, class F>
 JAX_RNNT_INLINE void ForPlaces(const Sweep<R>& s, A* array, int64_t n, const F& f) {
   const Range nodes = s.Nodes(n);
-  const int64_t arcs_k = s.shape.num_arcs(), stride = (1 - s.shape.columns) * arcs_k;
-  A* place = array + ((n - nodes.first) * s.shape.columns + nodes.first) * arcs_k;
+  const int64_t num_arcs = s.shape.num_arcs(), stride = (1 - s.shape.num_positions) * num_arcs;
+  A* place = array + ((n - nodes.first) * s.shape.num_positions + nodes.first) * num_arcs;
   for (int64_t u = nodes.first; u <= nodes.last; ++u, place += stride) f(place, u);
 }
 
@@ -51,7 +51,7 @@ template <class R>
 JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
   constexpr R kInfinity = std::numeric_limits<R>::infinity();
   const Range nodes = s.Nodes(n);
-  const int64_t arcs_k = s.shape.num_arcs(), width = s.width;
+  const int64_t num_arcs = s.shape.num_arcs(), width = s.width;
   const double largest = s.largest;
   R* x = s.buffer.data();
   R wrong[kNodes] = {};
@@ -61,7 +61,7 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
     m[u] = p.m;
     e[u] = p.e;
   };
-  if (arcs_k == 2) {
+  if (num_arcs == 2) {
     GatherPairs(s, s.arcs, n, x);
     for (int64_t k = 0; k < 2; ++k) Close(s, n, s.shape.moves[k], x + k, 2);
     R *m0 = s.ArcM(0), *m1 = s.ArcM(1);
@@ -76,9 +76,9 @@ JAX_RNNT_INLINE void LoadArcs(Sweep<R>& s, int64_t n) {
     }
   } else {
     ForPlaces(s, s.arcs, n, [=](const R* place, int64_t u) {
-      for (int64_t k = 0; k < arcs_k; ++k) x[k * width + u] = place[k];
+      for (int64_t k = 0; k < num_arcs; ++k) x[k * width + u] = place[k];
     });
-    for (int64_t k = 0; k < arcs_k; ++k) {
+    for (int64_t k = 0; k < num_arcs; ++k) {
       const R* row = x + k * width;
       Close(s, n, s.shape.moves[k], x + k * width, 1);
       R* m = s.ArcM(k);
@@ -98,7 +98,7 @@ JAX_RNNT_INLINE void ClearMargins(const Sweep<R>& s, Diagonal d, Range nodes) {
   for (int64_t i = 1; i <= s.shape.span; ++i) {
     const int64_t before = nodes.first - i, after = nodes.last + i;
     if (before >= -s.shape.span) d.m[before] = 0.0, d.e[before] = kZeroExponent;
-    if (after <= s.labels + s.shape.span) d.m[after] = 0.0, d.e[after] = kZeroExponent;
+    if (after <= s.length_u + s.shape.span) d.m[after] = 0.0, d.e[after] = kZeroExponent;
   }
 }
 

@@ -18,33 +18,36 @@ std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step) {
   return {2 * (num_arcs + 1) * Depth(longest_step), static_cast<int64_t>(kSharedBytes)};
 }
 
-int64_t Remembered(const LatticeShape& shape) { return Memory(shape.num_arcs(), shape.span).first * shape.columns; }
+int64_t WalkWorkspaceSize(const LatticeShape& shape) {
+  return Memory(shape.num_arcs(), shape.span).first * shape.num_positions;
+}
 
-int64_t Values(const LatticeShape& shape) { return IsShort(shape) ? ValuesOfShort(shape) : 0; }
+int64_t FastWorkspaceSize(const LatticeShape& shape) { return IsShort(shape) ? ShortWorkspaceSize(shape) : 0; }
 
-int64_t Values(int64_t frames, int64_t columns, const std::vector<std::pair<int64_t, int64_t>>& moves) {
-  LatticeShape shape{frames, columns, {}, 1};
+int64_t FastWorkspaceSize(int64_t num_frames, int64_t num_positions,
+                          const std::vector<std::pair<int64_t, int64_t>>& moves) {
+  LatticeShape shape{num_frames, num_positions, {}, 1};
   for (const auto& [dt, du] : moves) {
     shape.moves.push_back({dt, du});
     shape.span = std::max(shape.span, dt + du);
   }
-  return Values(shape);
+  return FastWorkspaceSize(shape);
 }
 
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
-                         const int32_t* frames, const int32_t* labels, R* cost, R* posteriors, R* workspace,
-                         int64_t each) {
+                         const int32_t* logit_lengths, const int32_t* target_lengths, R* cost, R* posteriors,
+                         R* workspace, int64_t each) {
   Utterances<R> utterances{};
   utterances.arcs = arcs;
-  utterances.frames = frames;
-  utterances.labels = labels;
+  utterances.logit_lengths = logit_lengths;
+  utterances.target_lengths = target_lengths;
   utterances.cost = cost;
   utterances.posteriors = posteriors;
   utterances.workspace = each > 0 ? workspace : nullptr;
-  utterances.remembered = each > 0 ? each : Remembered(shape);
-  utterances.frames_max = static_cast<int32_t>(shape.frames);
-  utterances.columns = static_cast<int32_t>(shape.columns);
+  utterances.workspace_size = each > 0 ? each : WalkWorkspaceSize(shape);
+  utterances.num_frames = static_cast<int32_t>(shape.num_frames);
+  utterances.num_positions = static_cast<int32_t>(shape.num_positions);
   utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
   utterances.depth = static_cast<int32_t>(Depth(shape.span));
   for (size_t k = 0; k < shape.moves.size(); ++k) {
@@ -52,7 +55,7 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
   }
   if constexpr (std::is_same_v<R, float>) {
-    if (IsShort(shape) && (posteriors == nullptr || each == ValuesOfShort(shape))) {
+    if (IsShort(shape) && (posteriors == nullptr || each == ShortWorkspaceSize(shape))) {
       bool fits = false;
       auto result = LaunchShort(stream, shape, batch, utterances, fits);
       if (fits) return result;

@@ -17,23 +17,24 @@ constexpr int64_t kMaxSide = int64_t{1} << 30;  // of T and of U + 1, for the sa
 constexpr size_t kWarpBytes = 512;              // of shared memory, for sums over the warps of a block
 constexpr size_t kSharedBytes = kSharedEverywhere - kWarpBytes;  // the rest of it
 
-// How many numbers of type R the recursion over an utterance remembers for each column, and how many bytes of shared
-// memory it has for them. If those are too few, it needs a workspace.
+// How many numbers of type R the walk over an utterance keeps for each position, and how many bytes of shared memory it
+// has for them. If those are too few, it needs a workspace.
 std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step);
 
-// How many numbers of type R the recursion over an utterance remembers.
-int64_t Remembered(const LatticeShape& shape);
+// How many numbers of type R the walk over an utterance keeps. That many are enough for any moves (lattice_walk.cuh).
+int64_t WalkWorkspaceSize(const LatticeShape& shape);
 
 // The numbers of an utterance's workspace with which the fast kernel computes posteriors in float. 0: that kernel does
 // not take the lattice.
-int64_t Values(const LatticeShape& shape);
-int64_t Values(int64_t frames, int64_t columns, const std::vector<std::pair<int64_t, int64_t>>& moves);
+int64_t FastWorkspaceSize(const LatticeShape& shape);
+int64_t FastWorkspaceSize(int64_t num_frames, int64_t num_positions,
+                          const std::vector<std::pair<int64_t, int64_t>>& moves);
 
-// posteriors may be null. workspace is [batch, each]. `each` is Values, or Remembered, or 0 where shared memory is
-// enough for Remembered.
+// posteriors may be null. workspace is [batch, each]. `each` is FastWorkspaceSize, or WalkWorkspaceSize, or 0 where
+// shared memory is enough for WalkWorkspaceSize.
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
-                         const int32_t* frames, const int32_t* labels, R* cost, R* posteriors, R* workspace,
-                         int64_t each);
+                         const int32_t* logit_lengths, const int32_t* target_lengths, R* cost, R* posteriors,
+                         R* workspace, int64_t each);
 
 }  // namespace jax_rnnt::cuda

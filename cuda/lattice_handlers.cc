@@ -11,39 +11,40 @@ namespace {
 ffi::Error CheckLimits(const char* operation, const LatticeShape& shape) {
   if (shape.num_arcs() > kMaxMoves) return TooLarge(operation, "the number of moves", kMaxMoves, shape.num_arcs());
   if (shape.span > kMaxStep) return TooLarge(operation, "a move", kMaxStep, shape.span);
-  if (shape.frames > kMaxSide) return TooLarge(operation, "T", kMaxSide, shape.frames);
-  if (shape.columns > kMaxSide) return TooLarge(operation, "U+1", kMaxSide, shape.columns);
+  if (shape.num_frames > kMaxSide) return TooLarge(operation, "T", kMaxSide, shape.num_frames);
+  if (shape.num_positions > kMaxSide) return TooLarge(operation, "U+1", kMaxSide, shape.num_positions);
   return ffi::Error::Success();
 }
 
-ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer frames,
-                    ffi::AnyBuffer labels, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
+ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                    ffi::AnyBuffer target_lengths, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
                     ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
   LatticeShape shape;
   int64_t batch = 0;
-  if (auto e = CheckLattice(operation, arcs, frames, labels, cost, moves, shape, batch); e.failure()) return e;
+  if (auto e = CheckLattice(operation, arcs, logit_lengths, target_lengths, cost, moves, shape, batch); e.failure())
+    return e;
   if (auto e = CheckLimits(operation, shape); e.failure()) return e;
   const auto run = [&](auto tag) -> ffi::Error {
     using R = typename decltype(tag)::Type;
-    const int64_t remembered = Remembered(shape), values = Values(shape);
+    const int64_t walk_size = WalkWorkspaceSize(shape), fast_size = FastWorkspaceSize(shape);
     R* memory = nullptr;
     int64_t each = 0;
     if (workspace.size() > 0) {
       auto buffer = workspace.get<ffi::AnyBuffer>(0);
       if (!buffer.has_value()) return buffer.error();
       const auto count = static_cast<int64_t>((*buffer)->element_count());
-      each = values > 0 && count == batch * values ? values : remembered;
+      each = fast_size > 0 && count == batch * fast_size ? fast_size : walk_size;
       if (auto e = CheckCount(operation, "workspace", static_cast<size_t>(batch * each), static_cast<size_t>(count));
           e.failure()) {
         return e;
       }
       memory = static_cast<R*>((*buffer)->untyped_data());
-    } else if (static_cast<size_t>(remembered) * sizeof(R) > kSharedBytes) {
-      return ffi::Error::InvalidArgument(std::string(operation) + ": a workspace of " + std::to_string(remembered) +
+    } else if (static_cast<size_t>(walk_size) * sizeof(R) > kSharedBytes) {
+      return ffi::Error::InvalidArgument(std::string(operation) + ": a workspace of " + std::to_string(walk_size) +
                                          " numbers an utterance is needed, got none");
     }
-    return FromLaunch(LatticeSums(stream, shape, batch, Data<const R>(arcs), Data<const int32_t>(frames),
-                                  Data<const int32_t>(labels), Data<R>(cost),
+    return FromLaunch(LatticeSums(stream, shape, batch, Data<const R>(arcs), Data<const int32_t>(logit_lengths),
+                                  Data<const int32_t>(target_lengths), Data<R>(cost),
                                   posteriors == nullptr ? nullptr : Data<R>(*posteriors), memory, each));
   };
   if (arcs.element_type() == ffi::F32) return run(Tag<float>{});
@@ -51,17 +52,19 @@ ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer a
   return ffi::Error::InvalidArgument(std::string(operation) + ": arcs must be F32 or F64");
 }
 
-ffi::Error CostImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                    ffi::Result<ffi::AnyBuffer> cost, ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
-  return Dispatch("lattice_cost", stream, arcs, frames, labels, *cost, nullptr, workspace, moves);
+ffi::Error CostImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                    ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost, ffi::RemainingRets workspace,
+                    ffi::Span<const int64_t> moves) {
+  return Dispatch("lattice_cost", stream, arcs, logit_lengths, target_lengths, *cost, nullptr, workspace, moves);
 }
 
-ffi::Error PosteriorsImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer frames, ffi::AnyBuffer labels,
-                          ffi::Result<ffi::AnyBuffer> cost, ffi::Result<ffi::AnyBuffer> posteriors,
-                          ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
+ffi::Error PosteriorsImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
+                          ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost,
+                          ffi::Result<ffi::AnyBuffer> posteriors, ffi::RemainingRets workspace,
+                          ffi::Span<const int64_t> moves) {
   constexpr const char* kName = "lattice_posteriors";
   if (auto e = CheckPosteriors(kName, arcs, *posteriors, moves); e.failure()) return e;
-  return Dispatch(kName, stream, arcs, frames, labels, *cost, &*posteriors, workspace, moves);
+  return Dispatch(kName, stream, arcs, logit_lengths, target_lengths, *cost, &*posteriors, workspace, moves);
 }
 
 }  // namespace

@@ -8,13 +8,13 @@ namespace jax_rnnt::cuda {
 template <class R>
 struct Utterances {
   const R* arcs;
-  const int32_t* frames;
-  const int32_t* labels;
+  const int32_t* logit_lengths;
+  const int32_t* target_lengths;
   R* cost;
-  R* posteriors;       // or null
-  R* workspace;        // or null
-  int64_t remembered;  // numbers of an utterance's workspace, or of the shared memory in place of it
-  int32_t frames_max, columns;
+  R* posteriors;           // or null
+  R* workspace;            // or null
+  int64_t workspace_size;  // numbers of an utterance's workspace, or of the shared memory in place of it
+  int32_t num_frames, num_positions;
   int32_t num_arcs, depth;  // of the ring, a power of two above the longest step
   int32_t dt[kMaxMoves], du[kMaxMoves];
 };
@@ -22,19 +22,19 @@ struct Utterances {
 // Bytes of shared memory that a walk needs (lattice_walk.cuh).
 template <class R>
 size_t SharedOfWalk(const Utterances<R>& utterances) {
-  const auto remembered = utterances.workspace == nullptr ? utterances.remembered : 0;
-  return kWarpBytes + static_cast<size_t>(remembered) * sizeof(R);
+  const auto size = utterances.workspace == nullptr ? utterances.workspace_size : 0;
+  return kWarpBytes + static_cast<size_t>(size) * sizeof(R);
 }
 
 // Any moves.
 template <class R>
 LaunchResult LaunchGeneral(cudaStream_t stream, int64_t batch, const Utterances<R>& utterances);
 
-// Different moves of up to 8 frames, with at most one label. Posteriors need a workspace of ValuesOfShort numbers an
-// utterance. If the GPU has too little shared memory, or the batch is too large, nothing is launched and `fits` is
+// Different moves of up to 8 frames, with at most one label. Posteriors need a workspace of ShortWorkspaceSize numbers
+// an utterance. If the GPU has too little shared memory, or the batch is too large, nothing is launched and `fits` is
 // false.
 bool IsShort(const LatticeShape& shape);
-int64_t ValuesOfShort(const LatticeShape& shape);
+int64_t ShortWorkspaceSize(const LatticeShape& shape);
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
                          const Utterances<float>& utterances, bool& fits);
 

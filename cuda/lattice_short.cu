@@ -20,7 +20,7 @@ constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1
 template <class S>
 constexpr int64_t kWarps = S::kCount <= 3 ? 16 : 8;
 template <class S>
-constexpr int kThreads = static_cast<int>(2 * kWarps<S> * kWarp);  // a warp of columns has another one that copies
+constexpr int kThreads = static_cast<int>(2 * kWarps<S> * kWarp);  // a warp that computes has another one that copies
 
 // Shared memory: that for sums over a block, then the ring of each warp, then the values that the first warp gets, and
 // those that each warp hands on.
@@ -31,104 +31,104 @@ size_t SharedOfSums(int64_t warps) {
 }
 
 struct SumsEnd {
-  Power total;   // of the lane that has column U_b, of other lanes nothing of use
+  Power total;   // of the lane that has position U_b, of other lanes nothing of use
   bool special;  // the general kernel must walk the lattice; of every thread
 };
 
-template <int kOwn, int kLabels, bool kBeta, bool kKeep>
+template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
 __device__ __forceinline__ SumsEnd SumsOf(const Utterances<float>& shape, const Walk<float, false>& walk, int64_t b,
                                           unsigned char* shared) {
-  using S = Slots<kOwn, kLabels>;
-  const auto columns = static_cast<int32_t>(blockDim.x / 2), thread = static_cast<int32_t>(threadIdx.x);
-  const bool copies = thread >= columns;  // the second half of the warps
-  const int32_t u = copies ? thread - columns : thread, lane = u % static_cast<int32_t>(kWarp);
-  const int32_t warps = columns / static_cast<int32_t>(kWarp), frames = walk.frames, labels = walk.labels;
-  const Turns turns(u - lane, frames, labels);
+  using S = Slots<kOwn, kWithLabel>;
+  const auto half = static_cast<int32_t>(blockDim.x / 2), thread = static_cast<int32_t>(threadIdx.x);
+  const bool copies = thread >= half;  // the second half of the warps
+  const int32_t u = copies ? thread - half : thread, lane = u % static_cast<int32_t>(kWarp);
+  const int32_t warps = half / static_cast<int32_t>(kWarp), length_t = walk.length_t, length_u = walk.length_u;
+  const WarpSchedule schedule(u - lane, length_t, length_u);
   auto* rings = reinterpret_cast<float*>(shared + kWarpBytes);
   auto* handed_on = reinterpret_cast<Power*>(rings + warps * S::kRingSize);
-  float* ring = rings + turns.warp * S::kRingSize;
+  float* ring = rings + schedule.warp * S::kRingSize;
   if (thread < kHandedOn) handed_on[thread] = kImpossible;
   SumsEnd end{kImpossible, false};
   if (copies) {
     const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
-    Runs<S::kCount, kBeta> runs(walk.arcs, shape.columns, shape.num_arcs, frames, labels, u - lane, turns.begin, lane,
-                                slot);
-    CopyAll<kOwn, kLabels, kBeta>(runs, turns, lane, ring);
+    ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
+                                               u - lane, schedule.begin, lane, slot);
+    CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, schedule, lane, ring);
   } else {
-    ShortSums<kOwn, kLabels, kBeta, kKeep> sums(u, frames, labels, shape.columns, ring,
-                                                handed_on + turns.warp * kHandedOn,
-                                                kKeep ? ValuesOf(shape, b, kBeta) + u : nullptr);
-    sums.Run(turns);
-    const int32_t beyond = (kChunk - (frames + labels) % kChunk) % kChunk;  // steps after that of the last node
+    ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
+                                                          handed_on + schedule.warp * kHandedOn,
+                                                          kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
+    sums.Run(schedule);
+    const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
-    end.special = sums.special || sums.highest > kHighestPower || (u == labels && !(end.total.e > -kFarthestPower));
+    end.special = sums.special || sums.highest > kHighestPower || (u == length_u && !(end.total.e > -kFarthestPower));
   }
   end.special = __syncthreads_or(end.special);
   return end;
 }
 
-template <int kOwn, int kLabels, bool kKeep>
-__global__ void __launch_bounds__(kThreads<Slots<kOwn, kLabels>>, 1)
+template <int kOwn, int kWithLabel, bool kStoreValues>
+__global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
     ShortKernel(const __grid_constant__ Utterances<float> shape) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
-  const int64_t b = kKeep ? blockIdx.x / 2 : blockIdx.x;
-  const bool beta = kKeep && blockIdx.x % 2 == 1;
-  auto walk = WalkOf<false>(shape, b, kKeep, shared);
+  const int64_t b = kStoreValues ? blockIdx.x / 2 : blockIdx.x;
+  const bool beta = kStoreValues && blockIdx.x % 2 == 1;
+  auto walk = WalkOf<false>(shape, b, kStoreValues, shared);
   float* cost = shape.cost + b;
-  const auto outcome = FromLengths<float>(shape.frames_max, shape.columns, walk.frames, walk.labels);
+  const auto outcome = FromLengths<float>(shape.num_frames, shape.num_positions, walk.length_t, walk.length_u);
   if (outcome.known) {
     if (!beta) walk.Finish(outcome, cost);
     return;
   }
   SumsEnd end;
   if (beta) {
-    end = SumsOf<kOwn, kLabels, true, kKeep>(shape, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(shape, walk, b, shared);
   } else {
-    end = SumsOf<kOwn, kLabels, false, kKeep>(shape, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(shape, walk, b, shared);
   }
-  if (!kKeep && end.special) return WalkThrough<false>(walk, cost);
-  const bool last = static_cast<int32_t>(threadIdx.x) == walk.labels;
+  if (!kStoreValues && end.special) return WalkThrough<false>(walk, cost);
+  const bool last = static_cast<int32_t>(threadIdx.x) == walk.length_u;
   if (!beta && last && !end.special) {
     const double minus_log = MinusLog(Scaled<float>{end.total.m, static_cast<int64_t>(end.total.e)});
     Write(cost, static_cast<float>(minus_log));
   }
-  if constexpr (kKeep) {
-    Ends* ends = EndsOf(shape, b);
-    if (last && !beta) Write(&ends->total, end.total);
-    if (last) Write(beta ? &ends->beta_special : &ends->alpha_special, end.special ? 1.0f : 0.0f);
+  if constexpr (kStoreValues) {
+    UtteranceSums* sums = UtteranceSumsOf(shape, b);
+    if (last && !beta) Write(&sums->total, end.total);
+    if (last) Write(beta ? &sums->beta_special : &sums->alpha_special, end.special ? 1.0f : 0.0f);
   }
 }
 
 PosteriorShape Sliced(const Utterances<float>& utterances) {
   constexpr int32_t kEntries = 16 * kPosteriorThreads;  // of a block
-  const int32_t rows = std::max(kEntries / (utterances.columns * utterances.num_arcs), 1);
-  return {utterances, (utterances.frames_max + rows - 1) / rows, rows};
+  const int32_t num_rows = std::max(kEntries / (utterances.num_positions * utterances.num_arcs), 1);
+  return {utterances, (utterances.num_frames + num_rows - 1) / num_rows, num_rows};
 }
 
-template <int kOwn, int kLabels>
-LaunchResult LaunchOf(Slots<kOwn, kLabels>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
+template <int kOwn, int kWithLabel>
+LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
                       bool& fits) {
-  using S = Slots<kOwn, kLabels>;
-  const int64_t warps = (utterances.columns + kWarp - 1) / kWarp;
-  const bool keep = utterances.posteriors != nullptr;
+  using S = Slots<kOwn, kWithLabel>;
+  const int64_t warps = (utterances.num_positions + kWarp - 1) / kWarp;
+  const bool with_posteriors = utterances.posteriors != nullptr;
   const size_t shared = std::max(SharedOfSums<S>(warps), SharedOfWalk(utterances));
-  const PosteriorShape slices = Sliced(utterances);
-  const int64_t blocks = keep ? batch * std::max(slices.slices, 2) : batch;
+  const PosteriorShape sliced = Sliced(utterances);
+  const int64_t blocks = with_posteriors ? batch * std::max(sliced.num_slices, 2) : batch;
   fits = shared <= SharedOfBlock() && blocks <= kMaxBlocks;
   if (!fits) return {};
-  const auto kernel = keep ? &ShortKernel<kOwn, kLabels, true> : &ShortKernel<kOwn, kLabels, false>;
-  auto result = Launch("LatticeSums", kernel, keep ? 2 * batch : batch, static_cast<unsigned>(2 * warps * kWarp),
-                       shared, stream, utterances);
-  if (!result.empty() || !keep) return result;
-  return Launch("LatticePosteriors", &PosteriorKernel, batch * slices.slices, kPosteriorThreads,
-                SharedOfWalk(utterances), stream, slices);
+  const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
+  auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
+                       static_cast<unsigned>(2 * warps * kWarp), shared, stream, utterances);
+  if (!result.empty() || !with_posteriors) return result;
+  return Launch("LatticePosteriors", &PosteriorKernel, batch * sliced.num_slices, kPosteriorThreads,
+                SharedOfWalk(utterances), stream, sliced);
 }
 
-template <int kOwn, int kLabels>
+template <int kOwn, int kWithLabel>
 bool Takes(const LatticeShape& shape) {
-  using S = Slots<kOwn, kLabels>;
-  if (shape.columns > kWarps<S> * kWarp) return false;
+  using S = Slots<kOwn, kWithLabel>;
+  if (shape.num_positions > kWarps<S> * kWarp) return false;
   return std::all_of(shape.moves.begin(), shape.moves.end(), [](const Move& m) { return S::Has(m.dt, m.du); });
 }
 
@@ -148,7 +148,7 @@ Result WithSlots(const LatticeShape& shape, const F& f, Result none) {
 }  // namespace
 
 bool IsShort(const LatticeShape& shape) {
-  if (shape.frames + shape.columns > kLongest) return false;
+  if (shape.num_frames + shape.num_positions > kLongest) return false;
   for (size_t k = 0; k < shape.moves.size(); ++k) {
     for (size_t j = 0; j < k; ++j) {
       if (shape.moves[j].dt == shape.moves[k].dt && shape.moves[j].du == shape.moves[k].du) return false;
@@ -157,9 +157,11 @@ bool IsShort(const LatticeShape& shape) {
   return WithSlots(shape, [](auto) { return true; }, false);
 }
 
-int64_t ValuesOfShort(const LatticeShape& shape) {
+int64_t ShortWorkspaceSize(const LatticeShape& shape) {
   const int64_t numbers = sizeof(Power) / sizeof(float);
-  return std::max(2 * numbers * (shape.frames + shape.columns) * shape.columns, Remembered(shape)) + kEndsSize;
+  return std::max(2 * numbers * (shape.num_frames + shape.num_positions) * shape.num_positions,
+                  WalkWorkspaceSize(shape)) +
+         kUtteranceSumsSize;
 }
 
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,

@@ -3,9 +3,9 @@
 //
 // As on the CPU (cpp/lattice.h), alpha comes from the beginning and beta from the end. They meet in the middle, which
 // gives the cost. Then each continues over the half of the other, where the array of the posteriors holds the other's
-// values, and computes the posteriors there. A thread has every blockDim-th column u of the lattice. A ring of the last
-// diagonals holds what other columns need of them. One barrier ends a step; if the block is a single warp, it is a
-// barrier of that warp.
+// values, and computes the posteriors there. A thread has every blockDim-th position u of the lattice. A ring of the
+// last diagonals holds what other positions need of them. One barrier ends a step; if the block is a single warp, it is
+// a barrier of that warp.
 #pragma once
 
 #include "lattice_kernels.h"
@@ -16,12 +16,12 @@ namespace jax_rnnt::cuda {
 template <class R, bool kWarpOnly>
 struct Walk {
   const Utterances<R>& shape;
-  const R* arcs;           // of this utterance
-  R* posteriors;           // of this utterance
-  Scaled<R>* of_warp;      // shared
-  Stored<R>* ring;         // num_arcs rings of alpha's products, then one of beta
-  int32_t frames, labels;  // T_b, U_b
-  double largest;          // the size to which an arc's exponent is cut
+  const R* arcs;               // of this utterance
+  R* posteriors;               // of this utterance
+  Scaled<R>* of_warp;          // shared
+  Stored<R>* ring;             // num_arcs rings of alpha's products, then one of beta
+  int32_t length_t, length_u;  // T_b, U_b
+  double largest;              // the size to which an arc's exponent is cut
   bool poisoned = false;
 
   struct Halves {
@@ -39,44 +39,44 @@ struct Walk {
   }
 
   __device__ __forceinline__ bool Inside(int32_t t, int32_t u) const {
-    return t >= 0 && t < frames && u >= 0 && u <= labels;
+    return t >= 0 && t < length_t && u >= 0 && u <= length_u;
   }
 
   __device__ __forceinline__ int64_t Node(int32_t t, int32_t u) const {
-    return (int64_t{t} * shape.columns + u) * NumArcs();
+    return (int64_t{t} * shape.num_positions + u) * NumArcs();
   }
 
   __device__ __forceinline__ Stored<R>& Product(int32_t k, int32_t n, int32_t u) const {
-    return ring[(int64_t{k} * shape.depth + (n & (shape.depth - 1))) * shape.columns + u];
+    return ring[(int64_t{k} * shape.depth + (n & (shape.depth - 1))) * shape.num_positions + u];
   }
   __device__ __forceinline__ Stored<R>& Beta(int32_t n, int32_t u) const { return Product(NumArcs(), n, u); }
 
   // Whether arc k of (t, u) leads to a node or to the end; `to_end` says whether it is the end.
   __device__ __forceinline__ bool Leads(int32_t k, int32_t t, int32_t u, bool& to_end) const {
     const int32_t to_t = t + shape.dt[k], to_u = u + shape.du[k];
-    to_end = to_t == frames && to_u == labels;
+    to_end = to_t == length_t && to_u == length_u;
     return to_end || Inside(to_t, to_u);
   }
 
   // Stores a value in the first two entries of its node, until the posteriors replace it.
-  __device__ __forceinline__ void Keep(int32_t t, int32_t u, Scaled<R> value) const {
+  __device__ __forceinline__ void StoreValue(int32_t t, int32_t u, Scaled<R> value) const {
     R* node = posteriors + Node(t, u);
     const auto halves = BitCast<Halves>(Stored<R>::From(value));
     Write(node, halves.first);
     Write(node + 1, halves.second);
   }
-  __device__ __forceinline__ Stored<R> Kept(int32_t t, int32_t u) const {
+  __device__ __forceinline__ Stored<R> StoredValue(int32_t t, int32_t u) const {
     const R* node = posteriors + Node(t, u);
     return BitCast<Stored<R>>(Halves{Read(node), Read(node + 1)});
   }
 
-  // Prefetches the arcs of node (n - u, u) or, with kKept, the value that is stored there.
-  template <bool kKept>
+  // Prefetches the arcs of node (n - u, u) or, with kStored, the value that is stored there.
+  template <bool kStored>
   __device__ __forceinline__ void Ask(int32_t n, int32_t u) const {
     if (!Inside(n - u, u)) return;
-    const R* node = (kKept ? posteriors : arcs) + Node(n - u, u);
+    const R* node = (kStored ? posteriors : arcs) + Node(n - u, u);
     Prefetch(node);
-    Prefetch(node + (kKept ? 1 : NumArcs() - 1));
+    Prefetch(node + (kStored ? 1 : NumArcs() - 1));
   }
 
   // total: the inverse of the probability of all paths.
@@ -89,7 +89,7 @@ struct Walk {
   // Computes alpha of node (n - u, u) from the products of earlier diagonals, and then its own products. raw(k) is the
   // log-probability of arc k. ahead(k) is beta of the node that arc k leads to; it is called only with kPosteriors.
   template <bool kPosteriors, class Raw, class Ahead>
-  __device__ __forceinline__ void AlphaStep(int32_t n, int32_t u, bool keep, Scaled<R> total, const Raw& raw,
+  __device__ __forceinline__ void AlphaStep(int32_t n, int32_t u, bool store_values, Scaled<R> total, const Raw& raw,
                                             const Ahead& ahead) {
     const int32_t t = n - u;
     if (!Inside(t, u)) return;
@@ -99,7 +99,7 @@ struct Walk {
       if (Inside(t - dt, u - du)) alpha = alpha + Product(k, n - dt - du, u - du).Value();
     }
     alpha = Normalise(alpha);
-    if (keep) Keep(t, u, alpha);
+    if (store_values) StoreValue(t, u, alpha);
     for (int32_t k = 0; k < NumArcs(); ++k) {
       bool to_end;
       const bool leads = Leads(k, t, u, to_end);
@@ -115,7 +115,7 @@ struct Walk {
   // Computes beta of node (n - u, u) from beta of later diagonals. `alpha` is that of the node; only kPosteriors uses
   // it.
   template <bool kPosteriors, class Raw>
-  __device__ __forceinline__ void BetaStep(int32_t n, int32_t u, bool keep, Scaled<R> total, const Raw& raw,
+  __device__ __forceinline__ void BetaStep(int32_t n, int32_t u, bool store_values, Scaled<R> total, const Raw& raw,
                                            Scaled<R> alpha) {
     const int32_t t = n - u;
     if (!Inside(t, u)) return;
@@ -132,10 +132,10 @@ struct Walk {
     }
     beta = Normalise(beta);
     Beta(n, u) = Stored<R>::From(beta);
-    if (keep) Keep(t, u, beta);
+    if (store_values) StoreValue(t, u, beta);
   }
 
-  // The share of column u in the probability of all paths: paths that leave a diagonal below `middle` by an arc of u,
+  // The share of position u in the probability of all paths: paths that leave a diagonal below `middle` by an arc of u,
   // and reach `middle` or a later diagonal.
   __device__ __forceinline__ Scaled<R> Crossing(int32_t middle, int32_t u) const {
     Scaled<R> sum = Zero<R>();
@@ -179,7 +179,7 @@ struct Walk {
     constexpr double kNever = -std::numeric_limits<double>::infinity();
     double* best = reinterpret_cast<double*>(ring);
     const auto at = [&](int32_t n, int32_t u) -> double& {
-      return best[int64_t{n & (shape.depth - 1)} * shape.columns + u];
+      return best[int64_t{n & (shape.depth - 1)} * shape.num_positions + u];
     };
     const auto into = [&](int32_t t, int32_t u) {
       double score = t == 0 && u == 0 ? 0 : kNever;
@@ -194,13 +194,13 @@ struct Walk {
       return score;
     };
     Barrier();
-    for (int32_t n = 0; n < frames + labels; ++n) {
-      for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= labels; u += static_cast<int32_t>(blockDim.x)) {
+    for (int32_t n = 0; n < length_t + length_u; ++n) {
+      for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= length_u; u += static_cast<int32_t>(blockDim.x)) {
         if (Inside(n - u, u)) at(n, u) = into(n - u, u);
       }
       Barrier();
     }
-    return into(frames, labels);
+    return into(length_t, length_u);
   }
 
   __device__ __forceinline__ static void WriteCost(R* to, double cost) {
@@ -218,23 +218,23 @@ struct Walk {
   }
 
   // T_b and U_b + 1, cut to what the array has.
-  __device__ __forceinline__ int32_t Frames() const {
-    return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;
+  __device__ __forceinline__ int32_t NumFrames() const {
+    return length_t < 0 ? 0 : length_t > shape.num_frames ? shape.num_frames : length_t;
   }
-  __device__ __forceinline__ int32_t Columns() const {
-    return labels < 0 ? 0 : labels >= shape.columns ? shape.columns : labels + 1;
+  __device__ __forceinline__ int32_t NumPositions() const {
+    return length_u < 0 ? 0 : length_u >= shape.num_positions ? shape.num_positions : length_u + 1;
   }
 
   // Posteriors beyond T_b and U_b.
   __device__ __forceinline__ void FillOutside(R value) {
-    Fill(0, Frames(), Columns(), shape.columns, value);
-    Fill(Frames(), shape.frames_max, 0, shape.columns, value);
+    Fill(0, NumFrames(), NumPositions(), shape.num_positions, value);
+    Fill(NumFrames(), shape.num_frames, 0, shape.num_positions, value);
   }
 
   __device__ __forceinline__ void Finish(const Outcome<R>& outcome, R* cost) {
     if (threadIdx.x == 0) Write(cost, outcome.cost);
     if (posteriors == nullptr) return;
-    Fill(0, Frames(), 0, Columns(), outcome.inside);
+    Fill(0, NumFrames(), 0, NumPositions(), outcome.inside);
     FillOutside(outcome.outside);
   }
 };
@@ -243,14 +243,14 @@ struct Walk {
 // beta_end. What a step needs from memory is prefetched kAhead steps before.
 template <bool kPosteriors, class R, bool kWarpOnly>
 __device__ __forceinline__ void Steps(Walk<R, kWarpOnly>& walk, int32_t alpha_begin, int32_t alpha_end,
-                                      int32_t beta_begin, int32_t beta_end, bool keep, Scaled<R> total) {
+                                      int32_t beta_begin, int32_t beta_end, bool store_values, Scaled<R> total) {
   const int32_t alphas = alpha_end - alpha_begin, betas = beta_begin - beta_end + 1;
   const int32_t count = alphas > betas ? alphas : betas;
   const auto& shape = walk.shape;
   constexpr int kAhead = 4;
   for (int32_t i = 0; i < count; ++i) {
     const int32_t a = alpha_begin + i, b = beta_begin - i;
-    for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.labels; u += static_cast<int32_t>(blockDim.x)) {
+    for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= walk.length_u; u += static_cast<int32_t>(blockDim.x)) {
       walk.template Ask<false>(a + kAhead, u);
       walk.template Ask<false>(b - kAhead, u);
       if constexpr (kPosteriors) {
@@ -259,13 +259,13 @@ __device__ __forceinline__ void Steps(Walk<R, kWarpOnly>& walk, int32_t alpha_be
       }
       if (i < alphas) {
         const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(a - u, u) + k); };
-        const auto ahead = [&](int32_t k) { return walk.Kept(a - u + shape.dt[k], u + shape.du[k]).Value(); };
-        walk.template AlphaStep<kPosteriors>(a, u, keep, total, raw, ahead);
+        const auto ahead = [&](int32_t k) { return walk.StoredValue(a - u + shape.dt[k], u + shape.du[k]).Value(); };
+        walk.template AlphaStep<kPosteriors>(a, u, store_values, total, raw, ahead);
       }
       if (i < betas && walk.Inside(b - u, u)) {
         const auto raw = [&](int32_t k) { return Read(walk.arcs + walk.Node(b - u, u) + k); };
-        const Scaled<R> alpha = kPosteriors ? walk.Kept(b - u, u).Value() : Zero<R>();
-        walk.template BetaStep<kPosteriors>(b, u, keep, total, raw, alpha);
+        const Scaled<R> alpha = kPosteriors ? walk.StoredValue(b - u, u).Value() : Zero<R>();
+        walk.template BetaStep<kPosteriors>(b, u, store_values, total, raw, alpha);
       }
     }
     walk.Barrier();
@@ -275,27 +275,27 @@ __device__ __forceinline__ void Steps(Walk<R, kWarpOnly>& walk, int32_t alpha_be
 template <bool kWarpOnly, class R>
 __device__ __forceinline__ Walk<R, kWarpOnly> WalkOf(const Utterances<R>& shape, int64_t b, bool posteriors,
                                                      unsigned char* shared) {
-  const int64_t size = int64_t{shape.frames_max} * shape.columns * shape.num_arcs;
-  R* memory =
-      shape.workspace == nullptr ? reinterpret_cast<R*>(shared + kWarpBytes) : shape.workspace + b * shape.remembered;
-  const int32_t frames = Read(shape.frames + b), labels = Read(shape.labels + b);
+  const int64_t size = int64_t{shape.num_frames} * shape.num_positions * shape.num_arcs;
+  R* memory = shape.workspace == nullptr ? reinterpret_cast<R*>(shared + kWarpBytes)
+                                         : shape.workspace + b * shape.workspace_size;
+  const int32_t length_t = Read(shape.logit_lengths + b), length_u = Read(shape.target_lengths + b);
   return {shape,
           shape.arcs + b * size,
           posteriors ? shape.posteriors + b * size : nullptr,
           reinterpret_cast<Scaled<R>*>(shared),
           reinterpret_cast<Stored<R>*>(memory),
-          frames,
-          labels,
-          LargestExponent(frames, labels)};
+          length_t,
+          length_u,
+          LargestExponent(length_t, length_u)};
 }
 
 // The whole of an utterance that has frames.
 template <bool kPosteriors, class R, bool kWarpOnly>
 __device__ __forceinline__ void WalkThrough(Walk<R, kWarpOnly>& walk, R* cost) {
-  const int32_t labels = walk.labels, end = walk.frames + labels, middle = end / 2 > 1 ? end / 2 : 1;
+  const int32_t length_u = walk.length_u, end = walk.length_t + length_u, middle = end / 2 > 1 ? end / 2 : 1;
   Steps<false>(walk, 0, middle, end - 1, middle, kPosteriors, Scaled<R>{});
   Scaled<R> share = Zero<R>();
-  for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= labels; u += static_cast<int32_t>(blockDim.x)) {
+  for (int32_t u = static_cast<int32_t>(threadIdx.x); u <= length_u; u += static_cast<int32_t>(blockDim.x)) {
     share = Normalise(share + walk.Crossing(middle, u));
   }
   const Scaled<R> total = walk.AllThreads(share);

@@ -1,31 +1,31 @@
 // short_sums.cuh: alpha or beta of a lattice whose moves are short: up to kOwn frames without a label, and up to
-// kLabels - 1 frames with one. lattice_short.cu says who runs it.
+// kWithLabel - 1 frames with one. lattice_short.cu says who runs it.
 //
-// Both directions count from their own beginning: column u' and frame t' are u and t for alpha, U_b - u and T_b - t for
-// beta. A step takes the nodes with n' = t' + u'; a lane has one column. A value is a sum over the nodes that arcs come
-// from (alpha) or lead to (beta), in this column and in the one before. Those values are in registers. At the end of a
-// step, lanes give their values to the next lane by a shuffle, and the last lane to the next warp through shared
-// memory. Each warp is one chunk of steps behind the warp that it takes values from, so one barrier for each chunk is
-// enough. The arcs come through a ring of chunks in shared memory. For each warp that computes, another warp copies the
-// next chunk (runs.cuh).
+// Both directions count from their own beginning: position u' and frame t' are u and t for alpha, U_b - u and T_b - t
+// for beta. A step takes the nodes with n' = t' + u'; a lane has one position. A value is a sum over the nodes that
+// arcs come from (alpha) or lead to (beta), at this position and at the one before. Those values are in registers. At
+// the end of a step, lanes give their values to the next lane by a shuffle, and the last lane to the next warp through
+// shared memory. Each warp is one chunk of steps behind the warp that it takes values from, so one barrier for each
+// chunk is enough. The arcs come through a ring of chunks in shared memory. For each warp that computes, another warp
+// copies the next chunk (chunk_copies.cuh).
 #pragma once
 
+#include "chunk_copies.cuh"
 #include "power.cuh"
-#include "runs.cuh"
 
 namespace jax_rnnt::cuda {
 
 // Slot i of a node: a move of i + 1 frames for i < kOwn, else a move of i - kOwn frames and a label.
-template <int kOwn, int kLabels>
+template <int kOwn, int kWithLabel>
 struct Slots {
-  static constexpr int kCount = kOwn + kLabels;
+  static constexpr int kCount = kOwn + kWithLabel;
   __host__ __device__ static constexpr bool Has(int64_t dt, int64_t du) {
-    return du == 0 ? dt >= 1 && dt <= kOwn : du == 1 && dt >= 0 && dt < kLabels;
+    return du == 0 ? dt >= 1 && dt <= kOwn : du == 1 && dt >= 0 && dt < kWithLabel;
   }
   __host__ __device__ static constexpr int Of(int dt, int du) { return du == 0 ? dt - 1 : kOwn + dt; }
 
   // Chunks of the ring: the one that is copied, and those that hold the diagonals from which arcs lead to one chunk.
-  static constexpr int kBack = (kOwn > kLabels ? kOwn : kLabels) - 1;
+  static constexpr int kBack = (kOwn > kWithLabel ? kOwn : kWithLabel) - 1;
   static constexpr int kRing = 2 + (kBack + kChunk - 1) / kChunk;
   static constexpr int kRingSize = kRing * kChunkSize<kCount>;  // numbers, for each warp
 };
@@ -41,18 +41,19 @@ __device__ __forceinline__ void WriteIf(bool wanted, Power* to, Power value) {
 #endif
 }
 
-// The turns of a warp. In a turn each warp takes one chunk, and a barrier ends the turn. Copies are one turn ahead.
-struct Turns {
-  int32_t warp, begin, end, count;  // its number; its first chunk, that behind its last one; turns of the block
+// Which chunk a warp takes when. In a turn each warp takes one chunk, and a barrier ends the turn. Copies are one turn
+// ahead.
+struct WarpSchedule {
+  int32_t warp, begin, end, num_turns;  // its number; its first chunk, that behind its last one; turns of the block
 
-  __device__ __forceinline__ Turns(int32_t first, int32_t frames, int32_t labels)
+  __device__ __forceinline__ WarpSchedule(int32_t first, int32_t length_t, int32_t length_u)
       : warp(first / static_cast<int32_t>(kWarp)),
         begin(first > 0 ? (first - 1) / kChunk : 0),
         end(0),
-        count((frames + labels + kChunk - 1) / kChunk + labels / static_cast<int32_t>(kWarp)) {
+        num_turns((length_t + length_u + kChunk - 1) / kChunk + length_u / static_cast<int32_t>(kWarp)) {
     const int32_t last =
-        first + static_cast<int32_t>(kWarp) - 1 < labels ? first + static_cast<int32_t>(kWarp) - 1 : labels;
-    if (first <= labels) end = (frames + last + kChunk - 1) / kChunk;
+        first + static_cast<int32_t>(kWarp) - 1 < length_u ? first + static_cast<int32_t>(kWarp) - 1 : length_u;
+    if (first <= length_u) end = (length_t + last + kChunk - 1) / kChunk;
   }
 };
 
@@ -66,17 +67,17 @@ __device__ __forceinline__ void EndTurn() {
 }
 
 // Copies the arcs for a warp that computes.
-template <int kOwn, int kLabels, bool kBeta>
-__device__ __forceinline__ void CopyAll(Runs<Slots<kOwn, kLabels>::kCount, kBeta>& runs, const Turns& turns,
-                                        int32_t lane, float* ring) {
-  using S = Slots<kOwn, kLabels>;
+template <int kOwn, int kWithLabel, bool kBeta>
+__device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCount, kBeta>& chunk_copies,
+                                        const WarpSchedule& schedule, int32_t lane, float* ring) {
+  using S = Slots<kOwn, kWithLabel>;
   for (int i = lane; i < S::kRingSize; i += static_cast<int>(kWarp)) ring[i] = -std::numeric_limits<float>::infinity();
   __syncwarp();
   float* to = ring;
-  for (int32_t turn = -1; turn < turns.count; ++turn) {
-    const int32_t chunk = turn + 1 - turns.warp;
-    if (chunk >= turns.begin && chunk < turns.end) {
-      runs.Fill(to);
+  for (int32_t turn = -1; turn < schedule.num_turns; ++turn) {
+    const int32_t chunk = turn + 1 - schedule.warp;
+    if (chunk >= schedule.begin && chunk < schedule.end) {
+      chunk_copies.Fill(to);
       to += kChunkSize<S::kCount>;
       if (to == ring + S::kRingSize) to = ring;
       FinishCopies();
@@ -88,34 +89,34 @@ __device__ __forceinline__ void CopyAll(Runs<Slots<kOwn, kLabels>::kCount, kBeta
 constexpr int kHandedOn = 2 * kChunk;  // the values that a warp keeps for the next one: two chunks
 
 // One lane's part of one direction.
-template <int kOwn, int kLabels, bool kBeta, bool kKeep>
+template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
 struct ShortSums {
-  using S = Slots<kOwn, kLabels>;
+  using S = Slots<kOwn, kWithLabel>;
   static constexpr int kPast = kOwn > kChunk ? kOwn : kChunk;  // a chunk's values are kept to the end
 
-  float* ring;                      // of this warp
-  const Power* from;                // kHandedOn values of the warp before
-  Power* to;                        // and those for the next one
-  Power* values;                    // kKeep: where the value of the last step stands
-  int32_t columns, u, lane;         // U + 1; u'
-  int32_t valid;                    // at how many frames this column has a node, or the end of all paths
-  Power own[kPast], left[kLabels];  // of the last steps, the latest first, in this column and in the one before
+  float* ring;                         // of this warp
+  const Power* from;                   // kHandedOn values of the warp before
+  Power* to;                           // and those for the next one
+  Power* values;                       // kStoreValues: where the value of the last step stands
+  int32_t num_positions, u, lane;      // U + 1; u'
+  int32_t valid;                       // at how many frames this position has a node, or the end of all paths
+  Power own[kPast], left[kWithLabel];  // of the last steps, the latest first, at this position and at the one before
   float highest = -std::numeric_limits<float>::infinity();
   bool special = false;  // whether a sum was NaN or +inf
 
-  // handed_on: where the values of the warp before stand, and then those of this one; values: of this column at n' = 0,
-  // a row has `columns`; frames, labels: T_b, U_b.
-  __device__ __forceinline__ ShortSums(int32_t u, int32_t frames, int32_t labels, int32_t columns, float* ring,
-                                       Power* handed_on, Power* values)
+  // handed_on: where the values of the warp before stand, and then those of this one; values: of this position at
+  // n' = 0, a row has `num_positions`; length_t, length_u: T_b, U_b.
+  __device__ __forceinline__ ShortSums(int32_t u, int32_t length_t, int32_t length_u, int32_t num_positions,
+                                       float* ring, Power* handed_on, Power* values)
       : ring(ring),
         from(handed_on),
         to(handed_on + kHandedOn),
         values(values),
-        columns(columns),
+        num_positions(num_positions),
         u(u),
         lane(u % static_cast<int32_t>(kWarp)) {
-    const int32_t nodes = kBeta || u < labels ? frames : frames + 1;
-    valid = u <= labels ? nodes : 0;
+    const int32_t nodes = kBeta || u < length_u ? length_t : length_t + 1;
+    valid = u <= length_u ? nodes : 0;
 #pragma unroll
     for (Power& value : own) value = kImpossible;
 #pragma unroll
@@ -123,7 +124,7 @@ struct ShortSums {
     constexpr Power kBegin{1, 0};
     if (u == 0) own[0] = kBegin;
     if (u == 1) left[0] = kBegin;
-    if (kKeep && u == 0) Write(values, kBegin);
+    if (kStoreValues && u == 0) Write(values, kBegin);
   }
 
   // Whether a slot's term comes from the step before. The others are far.
@@ -157,50 +158,51 @@ struct ShortSums {
     Power before{__shfl_up_sync(kWholeWarp, value.m, 1), __shfl_up_sync(kWholeWarp, value.e, 1)};
     before = lane == 0 ? handed_on : before;
     if (lane == static_cast<int32_t>(kWarp) - 1) *hand_on = value;
-    if constexpr (kKeep) {
-      values += columns;
+    if constexpr (kStoreValues) {
+      values += num_positions;
       WriteIf(is_valid, values, value);
     }
 #pragma unroll
     for (int i = kPast - 1; i > 0; --i) own[i] = own[i - 1];
 #pragma unroll
-    for (int i = kLabels - 1; i > 0; --i) left[i] = left[i - 1];
+    for (int i = kWithLabel - 1; i > 0; --i) left[i] = left[i - 1];
     own[0] = value;
     left[0] = before;
   }
 
-  // The kChunk steps from n' = n on. chunks: this chunk of the ring, the one before, and so on. kept: the place of the
+  // The kChunk steps from n' = n on. chunks: this chunk of the ring, the one before, and so on. place: that of the
   // chunk's values among those that warps hand on. A step's operands are read while the step before runs.
-  __device__ __forceinline__ void Steps(int32_t n, float* const (&chunks)[S::kRing], int32_t kept) {
+  __device__ __forceinline__ void Steps(int32_t n, float* const (&chunks)[S::kRing], int32_t place) {
     float arcs[kChunk + 1][S::kCount];
     Power handed_on[kChunk + 1];
     const auto read = [&](int j) {
 #pragma unroll
       for (int i = 0; i < S::kCount; ++i) {
         const int step = i < kOwn ? i + 1 : i - kOwn + 1, diagonal = kBeta ? j : j + 1 - step;
-        const int back = (kChunk - 1 - diagonal) / kChunk, column = i < kOwn || kBeta ? 1 : 0;
-        arcs[j][i] = chunks[back][Place<S::kCount>(diagonal + back * kChunk, lane + column, i)];
+        const int back = (kChunk - 1 - diagonal) / kChunk, position = i < kOwn || kBeta ? 1 : 0;
+        arcs[j][i] = chunks[back][Place<S::kCount>(diagonal + back * kChunk, lane + position, i)];
       }
-      handed_on[j] = from[kept + j];
+      handed_on[j] = from[place + j];
     };
     read(0);
 #pragma unroll
     for (int j = 0; j < kChunk; ++j) {
       if (j + 1 < kChunk) read(j + 1);
-      Step(n + j, arcs[j], handed_on[j], to + kept + j);
+      Step(n + j, arcs[j], handed_on[j], to + place + j);
     }
   }
 
   // All steps. Each warp of the block must call as many barriers as this.
-  __device__ __forceinline__ void Run(const Turns& turns) {
+  __device__ __forceinline__ void Run(const WarpSchedule& schedule) {
     float* chunks[S::kRing];
 #pragma unroll
     for (int i = 0; i < S::kRing; ++i) chunks[i] = ring + (S::kRing - 1 - i) * kChunkSize<S::kCount>;
-    const int64_t before = int64_t{turns.begin} * kChunk * columns;  // nvcc 11.8 refuses this in a discarded statement
-    if constexpr (kKeep) values += before;
-    for (int32_t turn = -1; turn < turns.count; ++turn) {
-      const int32_t chunk = turn - turns.warp;
-      if (chunk >= turns.begin && chunk < turns.end) {
+    const int64_t before =
+        int64_t{schedule.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
+    if constexpr (kStoreValues) values += before;
+    for (int32_t turn = -1; turn < schedule.num_turns; ++turn) {
+      const int32_t chunk = turn - schedule.warp;
+      if (chunk >= schedule.begin && chunk < schedule.end) {
         float* const now = chunks[S::kRing - 1];
 #pragma unroll
         for (int i = S::kRing - 1; i > 0; --i) chunks[i] = chunks[i - 1];

@@ -9,12 +9,12 @@ def traits() -> dict[str, list[str]]:
     workspace: a further result to work in, where an utterance needs more memory than the kernel has.
     """
 
-def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
+def lattice_memory(num_arcs: int, longest_step: int) -> tuple[int, int]:
     """
-    How many numbers the CUDA lattice kernel keeps for each column, and how many bytes of memory it has for them.
+    How many numbers the CUDA lattice kernel keeps for each position, and how many bytes of memory it has for them.
     """
 
-def lattice_values(frames: int, columns: int, moves: tuple[tuple[int, int], ...]) -> int:
+def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...]) -> int:
     """
     How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.
     """

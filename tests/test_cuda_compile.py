@@ -156,16 +156,16 @@ def test_a_long_lattice_gets_a_workspace():
 
 
 def test_posteriors_get_a_workspace_for_alpha_and_beta():
-    frames, columns, k = 50, 31, 9
+    num_frames, num_positions, k = 50, 31, 9
     moves = (*((d, 0) for d in range(1, 5)), *((d, 1) for d in range(5)))  # TDT
-    arcs = jax.ShapeDtypeStruct((2, frames, columns, k), jnp.float32)
+    arcs = jax.ShapeDtypeStruct((2, num_frames, num_positions, k), jnp.float32)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
     place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
     types = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in (arcs, lengths, lengths)]
     posteriors = functools.partial(jax_rnnt.lattice_posteriors, moves=moves)
     text = jax.jit(posteriors).trace(*types).lower(lowering_platforms=("cuda",)).compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_posteriors"' in line)
-    values = 2 * 2 * (frames + columns) * columns  # alpha and beta, two numbers each, of each diagonal
+    values = 2 * 2 * (num_frames + num_positions) * num_positions  # alpha and beta, two numbers each, of each diagonal
     assert f"f32[2,{values + 6}]" in call  # and six numbers more
 
 

@@ -89,15 +89,16 @@ def plot_lattice(
       >>> axes.figure.savefig("lattice.png")  # doctest: +SKIP
     """
     p = _host("posteriors", posteriors, "T, U+1, K")
-    frames, columns, k = p.shape
+    num_frames, num_positions, k = p.shape
     pairs = check_moves(moves, k, "posteriors")
     path = None if arcs is None else _host("arcs", arcs, "N")
-    names = [*_texts(labels, columns - 1), "end"]
-    axes = _axes_or_new(axes, "plot_lattice", (9, 1.5 + 0.25 * columns))
+    names = [*_texts(labels, num_positions - 1), "end"]
+    axes = _axes_or_new(axes, "plot_lattice", (9, 1.5 + 0.25 * num_positions))
     unit = _time_axis(axes, seconds_per_frame)
     image = axes.imshow(
         p.sum(axis=-1).T,  # a path leaves each of its nodes by one arc
-        origin="lower", aspect="auto", interpolation="nearest", extent=(0, frames * unit, -0.5, columns - 0.5),
+        origin="lower", aspect="auto", interpolation="nearest",
+        extent=(0, num_frames * unit, -0.5, num_positions - 0.5),
         cmap="magma", vmin=0, vmax=1.4,  # without the palest colours, so that the path and the circles stand out
     )  # fmt: skip
     emitted = p[..., [du > 0 for _, du in pairs]].sum(axis=-1)
@@ -109,8 +110,8 @@ def plot_lattice(
     if path is not None:
         nodes = _nodes(path, pairs)
         axes.plot((nodes[:, 0] + 0.5) * unit, nodes[:, 1], color="lime", linewidth=1.2, label="best path")
-    axes.set_yticks(range(columns), names)
-    axes.set(xlim=(0, frames * unit), ylim=(-0.5, columns - 0.5), ylabel="next label")
+    axes.set_yticks(range(num_positions), names)
+    axes.set(xlim=(0, num_frames * unit), ylim=(-0.5, num_positions - 0.5), ylabel="next label")
     axes.legend(loc="upper left")
     bar = axes.figure.colorbar(image, ax=axes, label="posterior probability of the node", pad=0.01)
     bar.ax.set_ylim(0, 1)

@@ -161,12 +161,12 @@ def _backward(static: Pipeline, residuals, cotangent: Array):
 
 def _scaled_gradient(static: Pipeline, residuals, cotangent: Array) -> Source:
     source, labels, kept, posterior, pull = residuals
-    (of_entries,) = pull(scaled(-posterior, by=cotangent[:, None, None, None]))
+    (grad_entries,) = pull(scaled(-posterior, by=cotangent[:, None, None, None]))
     bound = None
     if static.clamp > 0:
         # To clip the unit gradient to clamp and then scale it by ct, clip the scaled gradient to clamp * |ct|.
         bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], labels.shape)
-    return source.backward(labels, kept, of_entries, bound, static.arcs)
+    return source.backward(labels, kept, grad_entries, bound, static.arcs)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -177,19 +177,19 @@ def _gradient(static: Pipeline, residuals, cotangent: Array) -> Source:
 @_gradient.defjvp
 def _gradient_jvp(static: Pipeline, primals, tangents):
     residuals, cotangent = primals
-    gradient, of_residuals = jax.jvp(
+    gradient, tangent_residuals = jax.jvp(
         lambda residuals: _scaled_gradient(static, residuals, cotangent), primals[:1], tangents[:1]
     )
     # The gradient is linear in the cotangent, so its derivative is the same at every cotangent. At 0 that of the clip,
     # whose bound is 0 there, is wrong; at 1 it is right. But a bad example with a cotangent of 0 has a derivative of 0.
     posterior = residuals[3]
     counts = (cotangent != 0) | jnp.all(jnp.isfinite(posterior), axis=(1, 2, 3))
-    _, of_cotangent = jax.jvp(
+    _, tangent_cotangent = jax.jvp(
         lambda cotangent: _scaled_gradient(static, residuals, cotangent),
         (counts.astype(cotangent.dtype),),
         (jnp.where(counts, tangents[1], 0),),
     )
-    return gradient, jax.tree.map(jnp.add, of_residuals, of_cotangent)
+    return gradient, jax.tree.map(jnp.add, tangent_residuals, tangent_cotangent)
 
 
 _costs.defvjp(_forward, _backward)

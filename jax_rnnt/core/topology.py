@@ -38,8 +38,8 @@ class Topology:
         """The arc that takes one frame and emits nothing: the blank of duration 1."""
         return self.moves.index((1, 0))
 
-    def least_frames(self, labels: np.ndarray) -> np.ndarray:
-        """The fewest frames ``[B]`` of a path that emits so many ``labels [B]``, at least one each."""
+    def least_frames(self, target_lengths: np.ndarray) -> np.ndarray:
+        """The fewest frames ``[B]`` of a path that emits ``target_lengths [B]`` labels, at least one each."""
         shortest = min(dt for dt, du in self.moves if du > 0)
         silent = min(dt for dt, du in self.moves if du == 0)
-        return labels * shortest + (silent if self.ends_with_blank or shortest == 0 else 0)
+        return target_lengths * shortest + (silent if self.ends_with_blank or shortest == 0 else 0)

@@ -3,13 +3,13 @@
 A wildcard *anywhere* is a second arc beside the blank at every node; the two probabilities are added. For a *star*
 (Star-Transducer) the blanks of the last frame have none. Wildcards at the *ends* (W-transducer) are jumps: one from
 (0, 0) to any (t, 0), and one from any (t, U_b) to the node of the last frame, (T_b - 1, U_b). The path leaves that node
-by its blank, as without wildcards. Paths enter column 0 only at (0, 0), and leave column U_b only at its end. So the
-sum S(t) over all ways from (0, 0) along the column to frame t, jumps included, does not depend on other columns:
-``S(0) = 1`` and ``S(t + 1) = S(t) * blank(t) + jump``. The blank of the column becomes ``S(t + 1) / S(t)``, which gives
-the same sums without jumps.
+by its blank, as without wildcards. Paths enter position 0 only at (0, 0), and leave position U_b only at its end. So
+the sum S(t) over all ways from (0, 0) along the position to frame t, jumps included, does not depend on other
+positions: ``S(0) = 1`` and ``S(t + 1) = S(t) * blank(t) + jump``. The blank of the position becomes
+``S(t + 1) / S(t)``, which gives the same sums without jumps.
 
 Where a source lacks nodes, no arc and no jump leaves or enters them, but a jump passes over them. Then the new blanks
-of the column lead through them. The quotients of such a node do no harm, whatever its S is: nothing else enters or
+of the position lead through them. The quotients of such a node do no harm, whatever its S is: nothing else enters or
 leaves it, so S stands in one quotient and is divided by in the next.
 """
 
@@ -61,9 +61,9 @@ def _with_ends(blank: Array, t: Array, t_b: Array, u_b: Array, nodes: Array | No
     u = lax.broadcasted_iota(jnp.int32, blank.shape, 2)
     last_t, last_u = t_b[:, None, None] - 1, u_b[:, None, None]
     jumps = t < last_t  # not at the last frame: its blank leaves the lattice
-    # Column 0 from its first frame to its last, and column U_b from its last frame to its first.
-    of_end = jnp.sum(jnp.where(u == last_u, blank, 0), axis=2)
-    both = jnp.stack([blank[:, :, 0], jnp.flip(of_end, 1)], axis=-1)
+    # Position 0 from its first frame to its last, and position U_b from its last frame to its first.
+    end_blank = jnp.sum(jnp.where(u == last_u, blank, 0), axis=2)
+    both = jnp.stack([blank[:, :, 0], jnp.flip(end_blank, 1)], axis=-1)
     sums = _sums(both, jnp.stack([jumps[:, :, 0], jnp.flip(jumps[:, :, 0], 1)], axis=-1), weight)
     start, end = sums[:, :, :1], jnp.flip(sums[:, :, 1:], 1)
     at_ends = jumps & ((u == 0) | (u == last_u))
@@ -72,7 +72,7 @@ def _with_ends(blank: Array, t: Array, t_b: Array, u_b: Array, nodes: Array | No
 
 
 def _sums(blank: Array, jumps: Array, weight: Array) -> Array:
-    """``log S(t)``, of the shape of ``blank``, ``[B, T, columns]``; S(t + 1) = S(t) where there is no jump."""
+    """``log S(t)``, of the shape of ``blank``, ``[B, T, positions]``; S(t + 1) = S(t) where there is no jump."""
     none = jnp.finfo(blank.dtype).min / 4  # not -inf: the log-sum of two of those has no derivative
     products, jumped = lax.associative_scan(
         lambda first, then: (first[0] + then[0], _log_add(first[1] + then[0], then[1])),

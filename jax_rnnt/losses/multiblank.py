@@ -25,15 +25,15 @@ class MultiblankRNNTLoss(LogSoftmaxLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("big_blanks", checks.static_integers("big_blanks", self.big_blanks))
-        frames = checks.static_integers("durations", self.durations)
-        if any(d < 1 for d in frames):
-            raise ValueError(f"`durations` must be at least 1, got {frames}.")
-        if len(frames) != len(self.big_blanks):
+        durations = checks.static_integers("durations", self.durations)
+        if any(d < 1 for d in durations):
+            raise ValueError(f"`durations` must be at least 1, got {durations}.")
+        if len(durations) != len(self.big_blanks):
             raise ValueError(
                 f"`durations` must hold one number for each of the {len(self.big_blanks)} `big_blanks`, "
-                f"got {len(frames)}."
+                f"got {len(durations)}."
             )
-        self._set("durations", frames)
+        self._set("durations", durations)
 
     def topology(self, width: int) -> Topology:
         column = resolve_column(self.blank, width, "blank")

@@ -32,13 +32,15 @@ class TdtScores:
         durations = entries[..., 1:-1]
         if self.normalize:
             durations = _log_softmax(durations)
-        of_blank = jnp.concatenate([durations[..., k : k + 1] for k, d in enumerate(self.durations) if d > 0], axis=-1)
-        of_label = finite_sum(label, durations)
+        blank_durations = jnp.concatenate(
+            [durations[..., k : k + 1] for k, d in enumerate(self.durations) if d > 0], axis=-1
+        )
+        label_arcs = finite_sum(label, durations)
         # A path ends with a blank: no label leads to the end.
-        t = lax.broadcasted_iota(jnp.int32, of_label.shape, 1)
+        t = lax.broadcasted_iota(jnp.int32, label_arcs.shape, 1)
         lands = t + jnp.array(self.durations, jnp.int32)[None, None, None]
-        of_label = jnp.where(lands < t_b[:, None, None, None], of_label, -jnp.inf)
-        return jnp.concatenate([finite_sum(blank, of_blank), of_label], axis=-1)
+        label_arcs = jnp.where(lands < t_b[:, None, None, None], label_arcs, -jnp.inf)
+        return jnp.concatenate([finite_sum(blank, blank_durations), label_arcs], axis=-1)
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
@@ -72,10 +74,12 @@ class TDTLoss(LogSoftmaxLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        frames = checks.static_integers("durations", self.durations)
-        if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
-            raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
-        self._set("durations", frames)
+        durations = checks.static_integers("durations", self.durations)
+        if any(d < 0 for d in durations) or len(set(durations)) != len(durations) or not any(durations):
+            raise ValueError(
+                f"`durations` must be different numbers of at least 0, one of them above 0, got {durations}."
+            )
+        self._set("durations", durations)
         self._check_numbers("omega")
         if not 0 <= self.omega <= 1:
             raise ValueError(f"`omega` must be a probability, in [0, 1], got {self.omega}.")
@@ -89,7 +93,7 @@ class TDTLoss(LogSoftmaxLoss):
             columns, self.window(vocabulary), scores.moves, vocabulary, (column,), scores, ends_with_blank=True
         )
 
-    def of_tokens(self) -> Loss:
+    def token_loss(self) -> Loss:
         """The RNN-T loss of the token part of the same rows, with the same options less ``sigma``, as in NeMo."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(LogSoftmaxLoss)}
         return _TokenLoss(**(shared | {"sigma": 0.0}), num_durations=len(self.durations))
@@ -100,12 +104,12 @@ class TDTLoss(LogSoftmaxLoss):
         if key is None:
             raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={self.omega}), got None.")
 
-        def of_tokens(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
+        def token_costs(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
             without_sigma = {name: x for name, x in scheduled.items() if name != "sigma"}
-            return self.of_tokens()._costs(source, targets, t_b, u_b, without_sigma, key=None)
+            return self.token_loss()._costs(source, targets, t_b, u_b, without_sigma, key=None)
 
-        of_tdt = functools.partial(dataclasses.replace(self, omega=0.0)._costs, key=None)
-        return jax.lax.cond(jax.random.bernoulli(key, self.omega), of_tokens, of_tdt, *batch)
+        tdt_costs = functools.partial(dataclasses.replace(self, omega=0.0)._costs, key=None)
+        return jax.lax.cond(jax.random.bernoulli(key, self.omega), token_costs, tdt_costs, *batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,26 +41,30 @@ def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [*per_example(arcs), *_per_arc(arcs)]
 
 
-def _past(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
+def _walk_workspace(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
     """The workspace for the last diagonals, where they do not fit into a kernel's own memory."""
-    *batch, _, columns, k = arcs.shape
-    a_column, own_bytes = native.lattice_memory(k, max(dt + du for dt, du in moves))
-    numbers = a_column * columns
-    if isinstance(columns, int) and numbers * arcs.dtype.itemsize <= own_bytes:
+    *batch, _, num_positions, k = arcs.shape
+    per_position, own_bytes = native.lattice_memory(k, max(dt + du for dt, du in moves))
+    numbers = per_position * num_positions
+    if isinstance(num_positions, int) and numbers * arcs.dtype.itemsize <= own_bytes:
         return None
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-def _values(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None:
+def _fast_workspace(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None:
     """The workspace for alpha and beta of all nodes, where a kernel is faster with it; else that of the cost."""
-    *batch, t_max, columns, _ = arcs.shape
-    known = isinstance(t_max, int) and isinstance(columns, int) and arcs.dtype == np.float32
-    numbers = native.lattice_values(t_max, columns, moves) if known else 0
-    return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype) if numbers else _past(arcs, *lengths, moves=moves)
+    *batch, num_frames, num_positions, _ = arcs.shape
+    known = isinstance(num_frames, int) and isinstance(num_positions, int) and arcs.dtype == np.float32
+    numbers = native.lattice_fast_workspace(num_frames, num_positions, moves) if known else 0
+    if not numbers:
+        return _walk_workspace(arcs, *lengths, moves=moves)
+    return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-_cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspace=_past)
-_posteriors = Operation("lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_values)
+_cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspace=_walk_workspace)
+_posteriors = Operation(
+    "lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_fast_workspace
+)
 
 
 # The derivatives are separate operations, linear in the tangent of the arcs. So JAX computes only the part that is
@@ -108,8 +112,8 @@ def _cost_jvp(primals, tangents, *, implementation, **parameters):
 
 def _posteriors_jvp(primals, tangents, **parameters):
     value, posterior = _posteriors(*primals, **parameters)
-    of_cost = _cost_tangents(tangents[0], posterior, implementation=parameters["implementation"])
-    return [value, posterior], [*of_cost, *_posterior_tangents(tangents[0], *primals, **parameters)]
+    cost_tangent = _cost_tangents(tangents[0], posterior, implementation=parameters["implementation"])
+    return [value, posterior], [*cost_tangent, *_posterior_tangents(tangents[0], *primals, **parameters)]
 
 
 _cost.def_jvp(_cost_jvp)

@@ -62,15 +62,15 @@ def best_path(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves
 
 def positions(taken: Array, moves: Moves) -> Array:
     """``u [..., T+U]`` of the path's node at each index t + u; a number without meaning where it has none."""
-    labels = of_arcs(taken, [du for _, du in moves])
-    return jnp.cumsum(labels, axis=-1, dtype=jnp.int32) - labels
+    num_labels = of_arcs(taken, [du for _, du in moves])
+    return jnp.cumsum(num_labels, axis=-1, dtype=jnp.int32) - num_labels
 
 
-def _of_labels(taken: Array, labels: int, moves: Moves) -> list[Array]:
-    """The frame at which each of ``labels`` labels is emitted, and the frames that it takes; -1 for none."""
+def _of_labels(taken: Array, num_labels: int, moves: Moves) -> list[Array]:
+    """The frame at which each of ``num_labels`` labels is emitted, and the frames that it takes; -1 for none."""
     u = positions(taken, moves)
     t = lax.broadcasted_iota(jnp.int32, taken.shape, taken.ndim - 1) - u
-    label = jnp.expand_dims(jnp.arange(labels, dtype=jnp.int32), tuple(range(taken.ndim)))
+    label = jnp.expand_dims(jnp.arange(num_labels, dtype=jnp.int32), tuple(range(taken.ndim)))
     emits = (u[..., None] <= label) & (label < (u + of_arcs(taken, [du for _, du in moves]))[..., None])
     durations = of_arcs(taken, [dt for dt, _ in moves])
     return [jnp.sum(jnp.where(emits, x[..., None] + 1, 0), axis=-2, dtype=jnp.int32) - 1 for x in (t, durations)]
@@ -79,8 +79,8 @@ def _of_labels(taken: Array, labels: int, moves: Moves) -> list[Array]:
 def _plus(a: Pair, x: Array, never: float) -> Pair:
     closed = (a[0] == never) | (x == never)
     total = a[0] + x
-    of_x = total - a[0]
-    low = ((a[0] - (total - of_x)) + (x - of_x)) + a[1]  # the digits that this sum has lost, and those of `a`
+    x_part = total - a[0]
+    low = ((a[0] - (total - x_part)) + (x - x_part)) + a[1]  # the digits that this sum has lost, and those of `a`
     high = total + low
     return jnp.where(closed, never, high), jnp.where(closed, 0, low - (high - total))
 

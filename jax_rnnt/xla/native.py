@@ -83,14 +83,14 @@ def traits(platform: str) -> list[str]:
     return _module.traits()[platform]
 
 
-def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
-    """How many numbers the lattice kernel keeps for each column, and how many bytes of memory it has for them."""
-    return _module.lattice_memory(arcs, longest_step)
+def lattice_memory(num_arcs: int, longest_step: int) -> tuple[int, int]:
+    """How many numbers the lattice kernel keeps for each position, and how many bytes of memory it has for them."""
+    return _module.lattice_memory(num_arcs, longest_step)
 
 
-def lattice_values(frames: int, columns: int, moves: tuple[tuple[int, int], ...]) -> int:
+def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...]) -> int:
     """The size of an utterance's workspace with which posteriors in float32 are fastest, or 0 where none is faster."""
-    return _module.lattice_values(frames, columns, moves)
+    return _module.lattice_fast_workspace(num_frames, num_positions, moves)
 
 
 def ffi_targets() -> list[str]:

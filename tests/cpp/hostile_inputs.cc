@@ -108,11 +108,11 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
 }
 
 template <class R>
-void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& moves, std::mt19937& random) {
+void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<Move>& moves, std::mt19937& random) {
   std::normal_distribution<double> normal(-2, 3);
-  LatticeShape shape{frames, columns, moves, 1};
+  LatticeShape shape{num_frames, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  const int32_t t = static_cast<int32_t>(frames), u = static_cast<int32_t>(columns - 1);
+  const int32_t t = static_cast<int32_t>(num_frames), u = static_cast<int32_t>(num_positions - 1);
   const int32_t lengths[][2] = {{t, u},     {t / 2, u / 2}, {1, u},         {t, 0},     {1, 0},
                                 {0, 0},     {0, 1},         {-5, u},        {t, -5},    {kHuge, u},
                                 {t, kHuge}, {kHuge, kHuge}, {kTiny, kTiny}, {t + 1, u}, {t, u + 1}};
@@ -150,8 +150,8 @@ void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& move
       Expect(!invalid || std::isnan(cost), "a length out of range gives a NaN cost");
       if (!with_posteriors) continue;
       const int64_t k = shape.num_arcs();
-      for (int64_t node = 0; node < frames * columns; ++node) {
-        const bool outside = node / columns >= length[0] || node % columns > length[1];
+      for (int64_t node = 0; node < num_frames * num_positions; ++node) {
+        const bool outside = node / num_positions >= length[0] || node % num_positions > length[1];
         for (int64_t i = node * k; i < node * k + k; ++i) {
           if (invalid) Expect(std::isnan(posteriors[i]), "an invalid example has NaN posteriors");
           if (!invalid && outside) Expect(posteriors[i] == 0, "padding has posterior 0");
@@ -183,10 +183,10 @@ int main() {
                                                      {{0, 2}, {3, 1}, {1, 0}},
                                                      {{40, 0}, {0, 40}}};
   for (const auto& moves : topologies) {
-    for (int64_t frames : {0, 1, 2, 5, 33}) {
-      for (int64_t columns : {1, 2, 6, 21}) {
-        CheckLattice<float>(frames, columns, moves, random);
-        CheckLattice<double>(frames, columns, moves, random);
+    for (int64_t num_frames : {0, 1, 2, 5, 33}) {
+      for (int64_t num_positions : {1, 2, 6, 21}) {
+        CheckLattice<float>(num_frames, num_positions, moves, random);
+        CheckLattice<double>(num_frames, num_positions, moves, random);
       }
     }
   }

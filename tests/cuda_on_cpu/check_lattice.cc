@@ -8,21 +8,21 @@ namespace {
 
 using R = CHECK_TYPE;
 
-void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& moves, std::mt19937& random) {
+void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<Move>& moves, std::mt19937& random) {
   std::normal_distribution<double> normal(-2, 3);
-  LatticeShape shape{frames, columns, moves, 1};
+  LatticeShape shape{num_frames, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  const auto t = static_cast<int32_t>(frames), u = static_cast<int32_t>(columns - 1);
+  const auto t = static_cast<int32_t>(num_frames), u = static_cast<int32_t>(num_positions - 1);
   const std::vector<std::pair<int32_t, int32_t>> lengths = {
       {t, u},  {t / 2, u / 2}, {1, u},         {t, 0},         {1, 0}, {0, 0},     {0, 1},     {t, u}, {-5, u},
       {t, -5}, {kHuge, u},     {kHuge, kHuge}, {kTiny, kTiny}, {t, u}, {t + 1, u}, {t, u + 1}, {t, u}};
   const auto batch = static_cast<int64_t>(lengths.size());
   Array<R> arcs(batch * shape.size()), got(batch * shape.size()), expected(batch * shape.size());
-  Array<int32_t> frames_b(batch), labels_b(batch);
+  Array<int32_t> logit_lengths(batch), target_lengths(batch);
   Array<R> cost(batch), cost_alone(batch), cpu_cost(batch);
   for (int64_t b = 0; b < batch; ++b) {
-    frames_b[b] = lengths[static_cast<size_t>(b)].first;
-    labels_b[b] = lengths[static_cast<size_t>(b)].second;
+    logit_lengths[b] = lengths[static_cast<size_t>(b)].first;
+    target_lengths[b] = lengths[static_cast<size_t>(b)].second;
     for (int64_t i = 0; i < shape.size(); ++i) {
       const int special = static_cast<int>(random() % (b % 2 == 0 ? 100 : 2000));
       const bool poison = special == 0 && b % 2 == 1;
@@ -33,32 +33,32 @@ void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& move
                                                   : masked       ? (random() % 9 == 0 ? -1e30 : -1e9)
                                                                  : above + normal(random));
     }
-    Lattice<R> lattice(shape, arcs.get() + b * shape.size(), frames_b[b], labels_b[b],
+    Lattice<R> lattice(shape, arcs.get() + b * shape.size(), logit_lengths[b], target_lengths[b],
                        expected.get() + b * shape.size());
     for (int d : {0, 1}) lattice.FirstHalf(d);
     cpu_cost[b] = lattice.Meet();
     for (int d : {0, 1}) lattice.SecondHalf(d);
   }
   char what[120];
-  std::snprintf(what, sizeof what, "lattice of " CHECK_NAME ", T %d, columns %d, moves %d, ", t,
-                static_cast<int>(columns), static_cast<int>(moves.size()));
+  std::snprintf(what, sizeof what, "lattice of " CHECK_NAME ", T %d, U+1 %d, moves %d, ", t,
+                static_cast<int>(num_positions), static_cast<int>(moves.size()));
   const double tolerance = sizeof(R) == 8 ? 1e-11 : 2e-5;
-  std::vector<int64_t> sizes = {cuda::Remembered(shape)};  // of an utterance's workspace
+  std::vector<int64_t> sizes = {cuda::WalkWorkspaceSize(shape)};  // of an utterance's workspace
   if (static_cast<size_t>(sizes[0]) * sizeof(R) <= cuda::kSharedBytes) sizes.push_back(0);
-  const int64_t values = sizeof(R) == 4 ? cuda::Values(shape) : 0;
-  if (values > 0) sizes.push_back(values);
+  const int64_t fast_size = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape) : 0;
+  if (fast_size > 0) sizes.push_back(fast_size);
   for (const int64_t each : sizes) {
     Array<R> workspace(each > 0 ? batch * each : 1);
     R* memory = each > 0 ? workspace.get() : nullptr;
     std::fill(got.get(), got.get() + batch * shape.size(), R(77));
     std::fill(cost.get(), cost.get() + batch, R(77));
     std::fill(cost_alone.get(), cost_alone.get() + batch, R(77));
-    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames_b.get(), labels_b.get(), cost.get(), got.get(),
-                             memory, each));
-    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames_b.get(), labels_b.get(), cost_alone.get(),
-                             nullptr, memory, each));
+    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
+                             got.get(), memory, each));
+    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(),
+                             cost_alone.get(), nullptr, memory, each));
     Compare(cost.get(), cpu_cost.get(), batch, tolerance, std::string(what) + "cost");
-    const bool same_kernel = values == 0 || each == values;
+    const bool same_kernel = fast_size == 0 || each == fast_size;
     Compare(cost_alone.get(), cost.get(), batch, same_kernel ? 0 : tolerance,
             std::string(what) + "cost without posteriors");
     Compare(got.get(), expected.get(), batch * shape.size(), tolerance, std::string(what) + "posteriors");
@@ -68,32 +68,33 @@ void CheckLattice(int64_t frames, int64_t columns, const std::vector<Move>& move
 // Utterances without extreme scores, with NaN beyond their lengths: the fast kernel must not leave them to the walk,
 // which would give the same results.
 void CheckNotWalked(const std::vector<Move>& moves, std::mt19937& random) {
-  constexpr int64_t kFrames = 40, kColumns = 20;
-  LatticeShape shape{kFrames, kColumns, moves, 1};
+  constexpr int64_t kNumFrames = 40, kNumPositions = 20;
+  LatticeShape shape{kNumFrames, kNumPositions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  const int64_t each = sizeof(R) == 4 ? cuda::Values(shape) : 0;
+  const int64_t each = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape) : 0;
   if (each == 0) return;
   const std::pair<int32_t, int32_t> lengths[] = {{40, 19}, {21, 9}, {22, 3}, {23, 0}};
   const auto batch = static_cast<int64_t>(std::size(lengths));
   Array<R> arcs(batch * shape.size()), posteriors(batch * shape.size()), cost(batch), workspace(batch * each);
-  Array<int32_t> frames(batch), labels(batch);
+  Array<int32_t> logit_lengths(batch), target_lengths(batch);
   std::normal_distribution<double> normal(-2, 3);
   for (int64_t b = 0; b < batch; ++b) {
-    frames[b] = lengths[b].first;
-    labels[b] = lengths[b].second;
+    logit_lengths[b] = lengths[b].first;
+    target_lengths[b] = lengths[b].second;
     for (int64_t i = 0; i < shape.size(); ++i) {
-      const int64_t node = i / shape.num_arcs(), t = node / kColumns, u = node % kColumns;
-      arcs[b * shape.size() + i] = t < frames[b] && u <= labels[b] ? static_cast<R>(normal(random)) : kNaN;
+      const int64_t node = i / shape.num_arcs(), t = node / kNumPositions, u = node % kNumPositions;
+      arcs[b * shape.size() + i] =
+          t < logit_lengths[b] && u <= target_lengths[b] ? static_cast<R>(normal(random)) : kNaN;
     }
   }
   for (R* p : {posteriors.get(), static_cast<R*>(nullptr)}) {
     int64_t barriers[2];
     cuda_on_cpu_barriers(barriers, 0);
-    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames.get(), labels.get(), cost.get(), p,
+    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(), p,
                              workspace.get(), each));
     const int64_t launches = cuda_on_cpu_barriers(barriers, 2);
     ++comparisons;
-    if (barriers[0] > kFrames || (launches == 2 && barriers[1] > 1)) {
+    if (barriers[0] > kNumFrames || (launches == 2 && barriers[1] > 1)) {
       Fail("lattice, moves " + std::to_string(moves.size()) + ": the walk has run");
     }
   }
@@ -114,7 +115,7 @@ void Check() {
   const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {1, 5},   {9, 1},    {7, 4},   {12, 32}, {5, 33},
                                                {40, 70}, {300, 9}, {60, 140}, {7, 300}, {3, 600}};
   for (const auto& moves : topologies) {
-    for (const auto& [frames, columns] : sizes) CheckLattice(frames, columns, moves, random);
+    for (const auto& [num_frames, num_positions] : sizes) CheckLattice(num_frames, num_positions, moves, random);
     CheckNotWalked(moves, random);
   }
   cuda_on_cpu_shared(static_cast<int>(cuda::kSharedEverywhere));
@@ -122,8 +123,8 @@ void Check() {
   cuda_on_cpu_shared(99 << 10);
   std::vector<Move> most;
   for (int64_t k = 0; k < cuda::kMaxMoves; ++k) most.push_back({1 + k % 9, k / 9});
-  for (const auto& [frames, columns] : {std::pair<int64_t, int64_t>{25, 20}, {11, 40}}) {
-    CheckLattice(frames, columns, most, random);
+  for (const auto& [num_frames, num_positions] : {std::pair<int64_t, int64_t>{25, 20}, {11, 40}}) {
+    CheckLattice(num_frames, num_positions, most, random);
   }
 }
 

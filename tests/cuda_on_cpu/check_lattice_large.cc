@@ -9,11 +9,11 @@ namespace {
 using R = CHECK_TYPE;
 
 constexpr double kTolerance = sizeof(R) == 8 ? 1e-11 : 2e-5;
-constexpr int32_t kFrames = 3, kColumns = 5;  // of the utterances that are compared
-constexpr int64_t kCompared = 2;              // of them, at each end of the batch
+constexpr int32_t kNumFrames = 3, kNumPositions = 5;  // of the utterances that are compared
+constexpr int64_t kCompared = 2;                      // of them, at each end of the batch
 
-LatticeShape Shape(int64_t frames, int64_t columns, const std::vector<Move>& moves) {
-  LatticeShape shape{frames, columns, moves, 1};
+LatticeShape Shape(int64_t num_frames, int64_t num_positions, const std::vector<Move>& moves) {
+  LatticeShape shape{num_frames, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
   return shape;
 }
@@ -23,39 +23,39 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, int64_t each, bool wit
   const OnlyEnds ends(4);
   std::mt19937 random(5);
   std::normal_distribution<double> normal(-2, 1);
-  const int64_t size = shape.size(), row = kColumns * shape.num_arcs();
+  const int64_t size = shape.size(), row = kNumPositions * shape.num_arcs();
   Array<R> arcs(batch * size, true), posteriors(with_posteriors ? batch * size : 1, true), cost(batch, true);
-  Array<int32_t> frames(batch, true), labels(batch, true);
+  Array<int32_t> logit_lengths(batch, true), target_lengths(batch, true);
   Array<R> workspace(each > 0 ? batch * each : 1, true);
-  const LatticeShape small = Shape(kFrames, kColumns, shape.moves);
+  const LatticeShape small = Shape(kNumFrames, kNumPositions, shape.moves);
   const auto for_compared = [&](const auto& f) {
     for (const int64_t first : {int64_t{0}, batch - kCompared}) {
       for (int64_t b = first; b < first + kCompared; ++b) f(b);
     }
   };
   for_compared([&](int64_t b) {
-    frames[b] = kFrames;
-    labels[b] = kColumns - 1;
-    for (int64_t t = 0; t < kFrames; ++t) {
+    logit_lengths[b] = kNumFrames;
+    target_lengths[b] = kNumPositions - 1;
+    for (int64_t t = 0; t < kNumFrames; ++t) {
       for (int64_t i = 0; i < row; ++i) {
-        arcs[b * size + t * shape.columns * shape.num_arcs() + i] = static_cast<R>(normal(random));
+        arcs[b * size + t * shape.num_positions * shape.num_arcs() + i] = static_cast<R>(normal(random));
       }
     }
   });
-  Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), frames.get(), labels.get(), cost.get(),
+  Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
                            with_posteriors ? posteriors.get() : nullptr, each > 0 ? workspace.get() : nullptr, each));
   for_compared([&](int64_t b) {
     Array<R> of_utterance(small.size()), expected(small.size());
-    for (int64_t t = 0; t < kFrames; ++t) {
-      const R* from = arcs.get() + b * size + t * shape.columns * shape.num_arcs();
+    for (int64_t t = 0; t < kNumFrames; ++t) {
+      const R* from = arcs.get() + b * size + t * shape.num_positions * shape.num_arcs();
       std::copy(from, from + row, of_utterance.get() + t * row);
     }
-    Lattice<R> lattice(small, of_utterance.get(), kFrames, kColumns - 1, expected.get());
+    Lattice<R> lattice(small, of_utterance.get(), kNumFrames, kNumPositions - 1, expected.get());
     for (int d : {0, 1}) lattice.FirstHalf(d);
     const R cpu_cost = lattice.Meet();
     for (int d : {0, 1}) lattice.SecondHalf(d);
-    const std::string what = "lattice of " CHECK_NAME ", T " + std::to_string(shape.frames) + ", columns " +
-                             std::to_string(shape.columns) + ", moves " + std::to_string(shape.moves.size()) +
+    const std::string what = "lattice of " CHECK_NAME ", T " + std::to_string(shape.num_frames) + ", U+1 " +
+                             std::to_string(shape.num_positions) + ", moves " + std::to_string(shape.moves.size()) +
                              ", utterance " + std::to_string(b) + ", ";
     Compare(cost.get() + b, &cpu_cost, 1, kTolerance, what + "cost");
     if (with_posteriors) {
@@ -68,16 +68,17 @@ void Check() {
   constexpr int64_t kMost = int64_t{1} << 32;
   for (const auto& moves : {std::vector<Move>{{1, 0}, {0, 1}}, {{1, 0}, {2, 0}, {0, 1}}}) {
     const auto n = static_cast<int64_t>(moves.size());
-    const LatticeShape small = Shape(kFrames, kColumns, moves);
+    const LatticeShape small = Shape(kNumFrames, kNumPositions, moves);
     CheckLarge(small, kMost / small.size() + 9, 0, true);
     // The last utterance's place in the workspace is in 32 bits one of the first's.
-    CheckLarge(small, kMost / cuda::Remembered(small) + 2, cuda::Remembered(small), true);
+    CheckLarge(small, kMost / cuda::WalkWorkspaceSize(small) + 2, cuda::WalkWorkspaceSize(small), true);
     if constexpr (sizeof(R) == 4) {
-      if (const int64_t values = cuda::Values(small); values > 0) CheckLarge(small, kMost / values + 2, values, true);
+      if (const int64_t size = cuda::FastWorkspaceSize(small); size > 0)
+        CheckLarge(small, kMost / size + 2, size, true);
     }
     CheckLarge(Shape(kMost / n / 40, 50, moves), 3, 0, false);  // the second begins behind 2^32 entries
-    const LatticeShape wide = Shape(kFrames, kMost / 2 / n / 2 + 99, moves);
-    CheckLarge(wide, 2, cuda::Remembered(wide), false);  // its last frame begins behind 2^31
+    const LatticeShape wide = Shape(kNumFrames, kMost / 2 / n / 2 + 99, moves);
+    CheckLarge(wide, 2, cuda::WalkWorkspaceSize(wide), false);  // its last frame begins behind 2^31
   }
 }
 

@@ -43,23 +43,23 @@ const Part part("launches of arcs", Check);
 
 #else
 
-cuda::LaunchResult Launch(int64_t batch, int64_t columns, const std::vector<Move>& moves, float* workspace) {
-  LatticeShape shape{4, columns, moves, 1};
+cuda::LaunchResult Launch(int64_t batch, int64_t num_positions, const std::vector<Move>& moves, float* workspace) {
+  LatticeShape shape{4, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
   return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace,
-                                  workspace == nullptr ? 0 : cuda::Remembered(shape));
+                                  workspace == nullptr ? 0 : cuda::WalkWorkspaceSize(shape));
 }
 
 void Check() {
   Array<float> workspace(1);
-  for (const int64_t columns : {5, 40, 600}) {
+  for (const int64_t num_positions : {5, 40, 600}) {
     for (const auto& moves : {std::vector<Move>{{1, 0}, {0, 1}}, {{1, 0}, {2, 0}, {0, 1}}}) {
       const std::string what =
-          "lattice, columns " + std::to_string(columns) + ", moves " + std::to_string(moves.size());
+          "lattice, U+1 " + std::to_string(num_positions) + ", moves " + std::to_string(moves.size());
       cuda_on_cpu_fail(1);
-      ExpectRefused(Launch(1, columns, moves, workspace.get()), what + ", no resources");
+      ExpectRefused(Launch(1, num_positions, moves, workspace.get()), what + ", no resources");
       cuda_on_cpu_fail(0);
-      ExpectRefused(Launch(kTooMany, columns, moves, workspace.get()), what + ", too many blocks");
+      ExpectRefused(Launch(kTooMany, num_positions, moves, workspace.get()), what + ", too many blocks");
     }
   }
   const std::vector<Move> long_moves = {{1, 0}, {0, 1}, {30, 7}};

@@ -22,27 +22,29 @@ def load(library: str) -> types.ModuleType:
     module.handlers = lambda: {"cpu": handlers}
     module.traits = lambda: {"cpu": ["in_place", "workspace"]}
     module.lattice_memory = functools.partial(_lattice_memory, code)
-    module.lattice_values = functools.partial(_lattice_values, code)
+    module.lattice_fast_workspace = functools.partial(_lattice_fast_workspace, code)
     module.build_info = lambda: {"simd": None}
     module.fail_launch = lambda nth: code.cuda_on_cpu_fail(ctypes.c_int(nth))  # the nth from now on
     module.shared_of_block = lambda size: code.cuda_on_cpu_shared(ctypes.c_int(size))  # bytes, at most
     return module
 
 
-def _lattice_memory(code: ctypes.CDLL, arcs: int, longest_step: int) -> tuple[int, int]:
+def _lattice_memory(code: ctypes.CDLL, num_arcs: int, longest_step: int) -> tuple[int, int]:
     numbers = np.zeros(2, np.int64)
     code.cuda_on_cpu_lattice_memory(
-        ctypes.c_int64(arcs), ctypes.c_int64(longest_step), numbers.ctypes.data_as(ctypes.c_void_p)
+        ctypes.c_int64(num_arcs), ctypes.c_int64(longest_step), numbers.ctypes.data_as(ctypes.c_void_p)
     )
     return int(numbers[0]), int(numbers[1])
 
 
-def _lattice_values(code: ctypes.CDLL, frames: int, columns: int, moves: Sequence[tuple[int, int]]) -> int:
+def _lattice_fast_workspace(
+    code: ctypes.CDLL, num_frames: int, num_positions: int, moves: Sequence[tuple[int, int]]
+) -> int:
     pairs = np.array(moves, np.int64)
-    code.cuda_on_cpu_lattice_values.restype = ctypes.c_int64
-    return code.cuda_on_cpu_lattice_values(
-        ctypes.c_int64(frames),
-        ctypes.c_int64(columns),
+    code.cuda_on_cpu_lattice_fast_workspace.restype = ctypes.c_int64
+    return code.cuda_on_cpu_lattice_fast_workspace(
+        ctypes.c_int64(num_frames),
+        ctypes.c_int64(num_positions),
         pairs.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(len(pairs)),
     )

@@ -36,10 +36,10 @@ def test_a_launch_that_fails_is_an_error(launch, kernel):
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_as_many_columns_as_shared_memory_holds_and_one_more(beyond):
+def test_as_many_positions_as_shared_memory_holds_and_one_more(beyond):
     moves = ((1, 0), (2, 0), (0, 1))
     numbers, shared_bytes = NATIVE.lattice_memory(len(moves), 2)
-    columns = shared_bytes // (4 * numbers) + beyond
-    arcs = jnp.zeros((1, 1, columns, len(moves)), jnp.float32)
-    lengths = jnp.array([1], jnp.int32), jnp.array([columns - 1], jnp.int32)
+    num_positions = shared_bytes // (4 * numbers) + beyond
+    arcs = jnp.zeros((1, 1, num_positions, len(moves)), jnp.float32)
+    lengths = jnp.array([1], jnp.int32), jnp.array([num_positions - 1], jnp.int32)
     assert jax_rnnt.lattice_cost(arcs, *lengths, moves, implementation="native") == 0  # there is one path, of zeros

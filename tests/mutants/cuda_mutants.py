@@ -21,7 +21,7 @@ BY_CHECK = (
     Mutant(
         "one workspace for all utterances",
         "cuda/lattice_walk.cuh",
-        "shape.workspace + b * shape.remembered",
+        "shape.workspace + b * shape.workspace_size",
         "shape.workspace",
     ),
     Mutant(
@@ -72,8 +72,8 @@ BY_CHECK = (
     Mutant(
         "nodes in 32 bits",
         "cuda/lattice_walk.cuh",
-        "return (int64_t{t} * shape.columns + u) * NumArcs();",
-        "return static_cast<int32_t>(static_cast<uint32_t>((t * shape.columns + u) * NumArcs()));",
+        "return (int64_t{t} * shape.num_positions + u) * NumArcs();",
+        "return static_cast<int32_t>(static_cast<uint32_t>((t * shape.num_positions + u) * NumArcs()));",
     ),
     Mutant(
         "one row too many", "cuda/arcs_backward.cuh", "if (lane < count) DescribeRow", "if (lane <= count) DescribeRow"
@@ -120,14 +120,19 @@ BY_CHECK = (
     Mutant(
         "length not cut",
         "cuda/lattice_walk.cuh",
-        "return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;",
-        "return frames;",
+        "return length_t < 0 ? 0 : length_t > shape.num_frames ? shape.num_frames : length_t;",
+        "return length_t;",
     ),
     Mutant("stale diagonal", "cuda/lattice.cc", "while (depth <= longest_step)", "while (depth < longest_step)"),
     Mutant("short: copies not waited for", "cuda/short_sums.cuh", "      FinishCopies();\n", ""),
     Mutant("short: a chunk too few in the ring", "cuda/short_sums.cuh", "kRing = 2 +", "kRing = 1 +"),
-    Mutant("short: columns before the lattice", "cuda/runs.cuh", "of_group >= 0 && ", ""),
-    Mutant("short: frames behind the array", "cuda/runs.cuh", "below((before + frames) / kRunsOfRequest)", "below(31)"),
+    Mutant("short: positions before the lattice", "cuda/chunk_copies.cuh", "of_group >= 0 && ", ""),
+    Mutant(
+        "short: frames behind the array",
+        "cuda/chunk_copies.cuh",
+        "below((before + length_t) / kRunsOfRequest)",
+        "below(31)",
+    ),
     Mutant("short: NaN not walked anew", "cuda/lattice_short.cu", "sums.special || ", ""),
     Mutant("short: scores above 0 not walked anew", "cuda/lattice_short.cu", "sums.highest > kHighestPower || ", ""),
     Mutant(
@@ -139,7 +144,7 @@ BY_CHECK = (
     Mutant(
         "short: a walk for beta changes the cost",
         "cuda/short_posteriors.cuh",
-        "alpha_special ? shape.cost + b : &ends->other_cost",
+        "alpha_special ? shape.cost + b : &sums->other_cost",
         "shape.cost + b",
     ),
     Mutant(

@@ -226,8 +226,8 @@ MUTANTS = (
     Mutant(
         "labels without frames cost nothing",
         "cpp/lattice_rules.h",
-        "labels_b == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>()",
-        "labels_b >= 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>()",
+        "length_u == 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>()",
+        "length_u >= 0 ? Outcome<R>{true, 0, 0, 0} : NoPath<R>()",
         LATTICE,
     ),
     Mutant(

@@ -37,7 +37,7 @@ from build import (
 from ptx_rules import faults
 
 # Headers of operation 2 whose names do not say so.
-LATTICE_FILES = ("scaled.cuh", "power.cuh", "runs.cuh", "short_sums.cuh", "short_posteriors.cuh")
+LATTICE_FILES = ("scaled.cuh", "power.cuh", "chunk_copies.cuh", "short_sums.cuh", "short_posteriors.cuh")
 ORDERS = ("forward", "reverse", "5")
 TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error|DID NOT RAISE")
 

@@ -19,8 +19,8 @@ import numpy as np
 import operands
 from launch import launch, require
 
-# As in cuda/lattice.h, cuda/runs.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
-MAX_MOVES, WARP_BYTES, CHUNK, COLUMNS, MARGIN, POSTERIOR_THREADS, ENDS_SIZE = 64, 512, 4, 33, 3, 256, 6
+# As in cuda/lattice.h, cuda/chunk_copies.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
+MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, SUMS_SIZE = 64, 512, 4, 33, 3, 256, 6
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
 LANES = operands.LANES
 
@@ -32,63 +32,65 @@ MOVES = {
     "blanks to 8": ((1, 0), (2, 0), (8, 0), (0, 1)),
     "TDT to 8": (*((d, 0) for d in range(1, 9)), *((d, 1) for d in range(9))),
 }
-# Frames and labels of both utterances, frames and columns of the array.
+# Lengths in frames and in labels of both utterances, frames and positions of the array.
 SMALL = (9, 7), (5, 3), 10, 6
 TWO_WARPS = (11, 13), (40, 33), 13, 42
 MORE_FRAMES = (44, 38), (40, 33), 45, 42  # monotonic paths have at most one label a frame
 LONG = (130, 116), (31, 24), 131, 32  # what a launch does once weighs less
 CASES = [
-    (name, *shape, keep)
+    (name, *shape, with_posteriors)
     for name in MOVES
     for shape in (SMALL, MORE_FRAMES if name == "monotonic" else TWO_WARPS, LONG)
-    for keep in (True, False)
-    if shape is not LONG or not keep
+    for with_posteriors in (True, False)
+    if shape is not LONG or not with_posteriors
 ]
 # Relative; of costs below 1, absolute.
 COST_TOLERANCE, TOLERANCE = 1e-6, 1e-5
 
 
 class Lattice(NamedTuple):
-    """``scores``: [utterance, frame, column, arc]."""
+    """``scores``: [utterance, frame, position, arc]."""
 
     moves: tuple[tuple[int, int], ...]
-    frames: tuple[int, ...]
-    labels: tuple[int, ...]
+    logit_lengths: tuple[int, ...]
+    target_lengths: tuple[int, ...]
     scores: np.ndarray
 
     @property
     def steps(self) -> int:
-        """Those of all warps that compute one direction: whole chunks, of the nodes of 32 columns."""
+        """Those of all warps that compute one direction: whole chunks, of the nodes of 32 positions."""
         total = 0
-        for frames, labels in zip(self.frames, self.labels, strict=True):
-            for first in range(0, labels + 1, LANES):
-                begin, end = max(first - 1, 0) // CHUNK, -(-(frames + min(first + LANES - 1, labels)) // CHUNK)
+        for length_t, length_u in zip(self.logit_lengths, self.target_lengths, strict=True):
+            for first in range(0, length_u + 1, LANES):
+                begin, end = max(first - 1, 0) // CHUNK, -(-(length_t + min(first + LANES - 1, length_u)) // CHUNK)
                 total += (end - begin) * CHUNK
         return total
 
 
-def lattice_of(name: str, frames: tuple[int, ...], labels: tuple[int, ...], most: int, columns: int) -> Lattice:
+def lattice_of(
+    name: str, logit_lengths: tuple[int, ...], target_lengths: tuple[int, ...], num_frames: int, num_positions: int
+) -> Lattice:
     moves, random = MOVES[name], np.random.default_rng(0)
-    scores = random.normal(-1, 1, (len(frames), most, columns, len(moves))).astype(np.float32)
+    scores = random.normal(-1, 1, (len(logit_lengths), num_frames, num_positions, len(moves))).astype(np.float32)
     scores[random.random(scores.shape) < 0.05] = -np.inf
-    for b, (t, u) in enumerate(zip(frames, labels, strict=True)):
+    for b, (t, u) in enumerate(zip(logit_lengths, target_lengths, strict=True)):
         scores[b, t:] = scores[b, :, u + 1 :] = np.nan
-    return Lattice(moves, frames, labels, scores)
+    return Lattice(moves, logit_lengths, target_lengths, scores)
 
 
 def expected(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
     """Costs [utterance] and posteriors, of the shape of the scores."""
     costs, posteriors = [], np.zeros(lattice.scores.shape)
-    for b, (frames, labels) in enumerate(zip(lattice.frames, lattice.labels, strict=True)):
+    for b, (length_t, length_u) in enumerate(zip(lattice.logit_lengths, lattice.target_lengths, strict=True)):
         p = np.exp(lattice.scores[b].astype(np.float64))
-        alpha, beta = np.zeros((2, frames + 1, labels + 1))  # the last frame: the end of all paths
-        alpha[0, 0] = beta[frames, labels] = 1
-        nodes = [(t, u) for t in range(frames) for u in range(labels + 1)]
+        alpha, beta = np.zeros((2, length_t + 1, length_u + 1))  # the last frame: the end of all paths
+        alpha[0, 0] = beta[length_t, length_u] = 1
+        nodes = [(t, u) for t in range(length_t) for u in range(length_u + 1)]
         arcs = [
             (t, u, t + dt, u + du, k)
             for t, u in nodes
             for k, (dt, du) in enumerate(lattice.moves)
-            if (t + dt < frames and u + du <= labels) or (t + dt, u + du) == (frames, labels)
+            if (t + dt < length_t and u + du <= length_u) or (t + dt, u + du) == (length_t, length_u)
         ]
         for t, u, to_t, to_u, k in arcs:
             alpha[to_t, to_u] += alpha[t, u] * p[t, u, k]
@@ -108,37 +110,42 @@ class Counts(NamedTuple):
     posteriors: int
 
 
-def count(codes: dict[str, list[str]], what: str, lattice: Lattice, keep: bool) -> Counts:
+def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteriors: bool) -> Counts:
     """Runs the launches of LaunchOf in cuda/lattice_short.cu, and holds their results to what is expected."""
-    batch, frames, columns, arcs = lattice.scores.shape
-    depth, remembered = depth_and_remembered(lattice, keep)
+    batch, num_frames, num_positions, num_arcs = lattice.scores.shape
+    depth, workspace_size = depth_and_workspace_size(lattice, with_posteriors)
     cost = np.full(batch, np.nan, np.float32)
     posteriors = np.full(lattice.scores.shape, np.nan, np.float32)
-    workspace = np.full((batch, remembered), np.nan, np.float32)
-    lengths = np.array(lattice.frames, np.int32), np.array(lattice.labels, np.int32)
+    workspace = np.full((batch, workspace_size), np.nan, np.float32)
+    lengths = np.array(lattice.logit_lengths, np.int32), np.array(lattice.target_lengths, np.int32)
     memory = operands.Memory(lattice.scores, *lengths, cost, posteriors, workspace)
-    pointers = memory.addresses if keep else [*memory.addresses[:4], 0, 0]
-    dt, du = ([move[i] for move in lattice.moves] + [0] * (MAX_MOVES - arcs) for i in (0, 1))
-    operand = struct.pack("<6Qq4i", *pointers, remembered, frames, columns, arcs, depth)
+    pointers = memory.addresses if with_posteriors else [*memory.addresses[:4], 0, 0]
+    dt, du = ([move[i] for move in lattice.moves] + [0] * (MAX_MOVES - num_arcs) for i in (0, 1))
+    operand = struct.pack("<6Qq4i", *pointers, workspace_size, num_frames, num_positions, num_arcs, depth)
     operand += struct.pack(f"<{2 * MAX_MOVES}i", *dt, *du)
 
-    own, labels = next(s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves))
-    warps = -(-columns // LANES)
-    ring = (2 + (max(own, labels) - 1 + CHUNK - 1) // CHUNK) * CHUNK * (COLUMNS + 2 * MARGIN) * ((own + labels) | 1)
-    of_walk = WARP_BYTES + (0 if keep else 4 * remembered)
+    own, with_label = next(s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves))
+    warps = -(-num_positions // LANES)
+    ring = (
+        (2 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK)
+        * CHUNK
+        * (POSITIONS + 2 * MARGIN)
+        * ((own + with_label) | 1)
+    )
+    of_walk = WARP_BYTES + (0 if with_posteriors else 4 * workspace_size)
     shared = max(WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * 2 * CHUNK, of_walk)
-    code = codes[f"ShortKernel<{own}, {labels}, {str(keep).lower()}>"]
-    sums = launch(code, operand, memory, batch * (2 if keep else 1), 2 * warps * LANES, shared)
+    code = codes[f"ShortKernel<{own}, {with_label}, {str(with_posteriors).lower()}>"]
+    sums = launch(code, operand, memory, batch * (2 if with_posteriors else 1), 2 * warps * LANES, shared)
     costs, wanted = expected(lattice)
     scale = np.maximum(np.abs(costs), 1)
     got = memory.array(memory.addresses[3], cost)
     require(f"{what}, cost", got / scale, costs / scale, COST_TOLERANCE)
     of_compute, of_copy = sums[:, :warps].sum(), sums[:, warps:].sum()
-    if not keep:
+    if not with_posteriors:
         return Counts(of_compute, of_copy, 0)
 
-    rows = max(16 * POSTERIOR_THREADS // (columns * arcs), 1)
-    slices = -(-frames // rows)
+    rows = max(16 * POSTERIOR_THREADS // (num_positions * num_arcs), 1)
+    slices = -(-num_frames // rows)
     operand += struct.pack("<2i", slices, rows)
     code = codes["PosteriorKernel"]
     of_posteriors = launch(code, operand, memory, batch * slices, POSTERIOR_THREADS, of_walk).sum()
@@ -148,30 +155,32 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, keep: bool) 
     return Counts(of_compute, of_copy, of_posteriors)
 
 
-def depth_and_remembered(lattice: Lattice, keep: bool) -> tuple[int, int]:
-    """Depth and Remembered of cuda/lattice.cc; with posteriors, ValuesOfShort of cuda/lattice_short.cu."""
-    _, frames, columns, arcs = lattice.scores.shape
+def depth_and_workspace_size(lattice: Lattice, with_posteriors: bool) -> tuple[int, int]:
+    """Depth and WalkWorkspaceSize of cuda/lattice.cc; with posteriors, ShortWorkspaceSize of cuda/lattice_short.cu."""
+    _, num_frames, num_positions, num_arcs = lattice.scores.shape
     depth = 2
     while depth <= max(dt + du for dt, du in lattice.moves):
         depth *= 2
-    remembered = 2 * (arcs + 1) * depth * columns
-    return depth, max(4 * (frames + columns) * columns, remembered) + ENDS_SIZE if keep else remembered
+    workspace_size = 2 * (num_arcs + 1) * depth * num_positions
+    return depth, max(
+        4 * (num_frames + num_positions) * num_positions, workspace_size
+    ) + SUMS_SIZE if with_posteriors else workspace_size
 
 
-def _has(own: int, labels: int, dt: int, du: int) -> bool:
-    return 1 <= dt <= own if du == 0 else du == 1 and 0 <= dt < labels
+def _has(own: int, with_label: int, dt: int, du: int) -> bool:
+    return 1 <= dt <= own if du == 0 else du == 1 and 0 <= dt < with_label
 
 
 def main() -> None:
     codes = cubin.of_source("lattice_short")
     print("| moves | T, U of the array | compute, a step | copy, a step | posteriors, 32 of them |")
     print("|---|---|--:|--:|--:|")
-    for name, frames, labels, most, columns, keep in CASES:
-        what = f"{name}{'' if keep else ', the cost alone'} | {most}, {columns - 1}"
-        lattice = lattice_of(name, frames, labels, most, columns)
-        counts = count(codes, what, lattice, keep)
-        steps = lattice.steps * (2 if keep else 1)
-        each = f"{counts.posteriors * LANES / lattice.scores.size:.0f}" if keep else "-"
+    for name, logit_lengths, target_lengths, num_frames, num_positions, with_posteriors in CASES:
+        what = f"{name}{'' if with_posteriors else ', the cost alone'} | {num_frames}, {num_positions - 1}"
+        lattice = lattice_of(name, logit_lengths, target_lengths, num_frames, num_positions)
+        counts = count(codes, what, lattice, with_posteriors)
+        steps = lattice.steps * (2 if with_posteriors else 1)
+        each = f"{counts.posteriors * LANES / lattice.scores.size:.0f}" if with_posteriors else "-"
         print(f"| {what} | {counts.compute / steps:.0f} | {counts.copy / steps:.0f} | {each} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-// runs.cuh: copies the arcs of 32 columns from the array into a ring of shared memory, for short_sums.cuh.
+// chunk_copies.cuh: copies the arcs of 32 positions from the array into a ring of shared memory, for short_sums.cuh.
 //
 // A chunk is kChunk diagonals. On a row of the array its nodes are a run of kChunk neighbours. Four lanes copy a run,
 // and a request of the warp copies 4 numbers of each of 8 runs. So each arc of a node takes one request for 8 runs. In
@@ -11,9 +11,9 @@ namespace jax_rnnt::cuda {
 
 constexpr int kChunk = 4;  // diagonals
 constexpr int kRunsOfRequest = static_cast<int>(kWarp) / kChunk;
-constexpr int kColumns = static_cast<int>(kWarp) + 1;  // the column before the warp's own, and those
-constexpr int kMargin = kChunk - 1;                    // columns on each side, of parts of runs
-constexpr int kRuns = kColumns + kMargin;              // of a chunk
+constexpr int kNumPositions = static_cast<int>(kWarp) + 1;  // the position before the warp's own, and those
+constexpr int kMargin = kChunk - 1;                         // positions on each side, of parts of runs
+constexpr int kRuns = kNumPositions + kMargin;              // of a chunk
 constexpr int kGroups = (kRuns + kRunsOfRequest - 1) / kRunsOfRequest;
 constexpr int kLastRuns = kRuns - (kGroups - 1) * kRunsOfRequest;  // of the last group
 
@@ -44,49 +44,49 @@ __device__ __forceinline__ void FinishCopies() {
 template <int kSlots>
 constexpr int kNode = kSlots | 1;  // the numbers of a node: an odd number, so that lanes use different banks
 
-// A place in a chunk. column: 0 for the column before the warp's own.
+// A place in a chunk. position: 0 for the one before the warp's own.
 template <int kSlots>
-__device__ __forceinline__ constexpr int Place(int diagonal, int column, int slot) {
-  return (diagonal * (kColumns + 2 * kMargin) + column + kMargin) * kNode<kSlots> + slot;
+__device__ __forceinline__ constexpr int Place(int diagonal, int position, int slot) {
+  return (diagonal * (kNumPositions + 2 * kMargin) + position + kMargin) * kNode<kSlots> + slot;
 }
 
 template <int kSlots>
 constexpr int kChunkSize = Place<kSlots>(kChunk, -kMargin, 0);  // numbers
 
-// One lane's part. t' and u' count from the beginning of the direction (short_sums.cuh).
+// One lane's part of the copies. t' and u' count from the beginning of the direction (short_sums.cuh).
 template <int kSlots, bool kBeta>
-struct Runs {
+struct ChunkCopies {
   const float* from;            // of request 0 of group 0 in the next chunk
   int64_t to_chunk, to_group;   // distances in the array
   int32_t places[kSlots];       // of a request, in a chunk of the ring, of group 0
-  uint32_t in_lattice[kSlots];  // a bit for each group of a request: whether its column is one of the lattice
-  int32_t t, frames;            // t' of the run of group 0 in the next chunk; T_b
+  uint32_t in_lattice[kSlots];  // a bit for each group of a request: whether its position is one of the lattice
+  int32_t t, length_t;          // t' of the run of group 0 in the next chunk; T_b
   int32_t requests;             // of a group: the number of arcs
   bool in_last;                 // whether the last group has this lane's run
 
-  // arcs: of the utterance; first: u' of the warp's first column; chunk: the first one; slot(k): the slot of arc k.
+  // arcs: of the utterance; first: u' of the warp's first position; chunk: the first one; slot(k): the slot of arc k.
   template <class Slot>
-  __device__ __forceinline__ Runs(const float* arcs, int32_t columns, int32_t num_arcs, int32_t frames, int32_t labels,
-                                  int32_t first, int32_t chunk, int32_t lane, const Slot& slot)
-      : frames(frames), requests(num_arcs), in_last(lane / kChunk < kLastRuns) {
+  __device__ __forceinline__ ChunkCopies(const float* arcs, int32_t num_positions, int32_t num_arcs, int32_t length_t,
+                                         int32_t length_u, int32_t first, int32_t chunk, int32_t lane, const Slot& slot)
+      : length_t(length_t), requests(num_arcs), in_last(lane / kChunk < kLastRuns) {
     const int32_t run = lane / kChunk, entry = lane % kChunk;
-    const int32_t column = kColumns - 1 - run;  // of the run's first node; those of the next group are lower
-    const int32_t u = first - 1 + column;
+    const int32_t position = kNumPositions - 1 - run;  // of the run's first node; those of the next group are lower
+    const int32_t u = first - 1 + position;
     t = (kBeta ? 1 : 0) - u + chunk * kChunk;
-    const int64_t row = kBeta ? frames - t : t, last = kBeta ? labels - u - (kChunk - 1) : u;
-    from = arcs + (row * columns + last) * num_arcs + entry;
+    const int64_t row = kBeta ? length_t - t : t, last = kBeta ? length_u - u - (kChunk - 1) : u;
+    from = arcs + (row * num_positions + last) * num_arcs + entry;
     const int64_t forward = kBeta ? -1 : 1;
-    to_chunk = forward * kChunk * columns * num_arcs;
-    to_group = forward * kRunsOfRequest * (columns - 1) * num_arcs;
+    to_chunk = forward * kChunk * num_positions * num_arcs;
+    to_group = forward * kRunsOfRequest * (num_positions - 1) * num_arcs;
 #pragma unroll
     for (int q = 0; q < kSlots; ++q) {
       const int32_t i = entry + q * kChunk, node = i / num_arcs, k = i % num_arcs;
       const int32_t diagonal = kBeta ? kChunk - 1 - node : node;
-      places[q] = q < num_arcs ? Place<kSlots>(diagonal, column + diagonal, slot(k)) : 0;
+      places[q] = q < num_arcs ? Place<kSlots>(diagonal, position + diagonal, slot(k)) : 0;
       in_lattice[q] = 0;
       for (int g = 0; g < kGroups; ++g) {
         const int32_t of_group = u + diagonal - g * kRunsOfRequest;
-        in_lattice[q] |= static_cast<uint32_t>(of_group >= 0 && of_group <= labels) << g;
+        in_lattice[q] |= static_cast<uint32_t>(of_group >= 0 && of_group <= length_u) << g;
       }
     }
   }
@@ -95,7 +95,7 @@ struct Runs {
   __device__ __forceinline__ uint32_t WithFrames() const {
     const int32_t before = (kBeta ? 1 : 0) - t + kRunsOfRequest - 1;
     const auto below = [](int32_t g) { return ~(~0u << (g < 0 ? 0 : g > 31 ? 31 : g)); };
-    return below((before + frames) / kRunsOfRequest) & ~below(before / kRunsOfRequest);
+    return below((before + length_t) / kRunsOfRequest) & ~below(before / kRunsOfRequest);
   }
 
   // Calls f(q, g, place, address, groups that are wanted, whether the lane has this run) for the requests from first
