@@ -59,7 +59,8 @@ template <class T>
 struct BackwardOperands {
   using A = typename Compute<T>::Type;
   Rows<T> rows;
-  const A *log_norm, *cotangent, *bound;  // bound may be null
+  const Norm<A>* norms;
+  const A *cotangent, *bound;  // bound may be null
   T* grad;
   int32_t tile_rows, tile_bytes;
   int64_t tiles;

@@ -14,7 +14,8 @@ template <class T>
 struct ForwardOperands {
   using A = typename Compute<T>::Type;
   Rows<T> rows;
-  A *log_probs, *log_norm;
+  A* log_probs;
+  Norm<A>* norms;
 };
 
 // The aligned vectors that cover the entries [row, row + width) of an array. They may reach beyond both ends of the

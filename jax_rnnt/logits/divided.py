@@ -50,19 +50,23 @@ class DividedLogits(Source):
         owned = jnp.where((places >= 0) & (places < self.logits.shape[-1]), picks, 0)
         if first < stop:
             _, part = arcs.forward(self.logits, labels, offsets, **(static | {"columns": ()}))
-            top = lax.pmax(part, self.axis_name)
+            top_here, log_sum_here = at(part, 0), at(part, 1)
+            top = lax.pmax(top_here, self.axis_name)
             shift = jnp.where(top == -jnp.inf, 0, top)
-            exponentials = jnp.exp(part - shift)[..., None]
-            total = lax.psum(jnp.concatenate([owned, exponentials], axis=-1), self.axis_name)
-            owned, log_norm = total[..., :-1], shift + jnp.log(total[..., -1])
+            # As in one row, the sum is that of the others: the maximum itself would take the digits of a sure row.
+            has_top = top_here == shift
+            rest = jnp.where(has_top, jnp.expm1(log_sum_here), jnp.exp(top_here - shift + log_sum_here))
+            sums = jnp.stack([rest, has_top.astype(rest.dtype)], axis=-1)
+            total = lax.psum(jnp.concatenate([owned, sums], axis=-1), self.axis_name)
+            owned, rest, tops = total[..., :-2], at(total, -2), at(total, -1)
+            log_sum = jnp.log1p(rest + lax.max(tops - 1, jnp.zeros_like(tops)))
+            norm = jnp.stack([top, log_sum], axis=-1)
         else:
             owned = lax.psum(owned, self.axis_name)
-            log_norm = jnp.zeros_like(at(owned, 0))
+            norm = jnp.stack([jnp.zeros_like(at(owned, 0))] * 2, axis=-1)
         each = [at(owned, k) for k in range(owned.shape[-1])]
-        entries = lax_arcs.assemble(
-            each, labels, log_norm, parameters.columns, parameters.vocabulary, parameters.window
-        )
-        return entries, log_norm
+        entries = lax_arcs.assemble(each, labels, norm, parameters.columns, parameters.vocabulary, parameters.window)
+        return entries, norm
 
     def cotangent_of_costs(self, cotangent: Array) -> Array:
         if self.axis_name in varying_axes(self.logits):

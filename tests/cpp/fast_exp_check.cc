@@ -10,6 +10,7 @@
 
 #include "fast_exp.h"
 #include "float16.h"
+#include "row_rules.h"
 
 using jax_rnnt::BitCast;
 
@@ -78,17 +79,29 @@ void CheckExpPolynomial() {
   Expect(worst <= 1.1e-7, "ExpPolynomial(float), relative error", worst, 1.1e-7);
 }
 
-void CheckLog() {
+void CheckLog1p() {
   double worst = 0;
   for (uint32_t bits = 0x00800000u; bits < 0x7f800000u; bits += 7) {
     const float x = BitCast<float>(bits);
-    const double exact = std::log(static_cast<double>(x));
-    worst = std::fmax(worst, std::fabs(jax_rnnt::Log(x) - exact) / std::fabs(UlpFloat(exact)));
+    const double exact = std::log1p(static_cast<double>(x));
+    worst = std::fmax(worst, std::fabs(jax_rnnt::Log1p(x) - exact) / std::fabs(UlpFloat(exact)));
   }
-  Expect(worst <= 2.0, "Log(float), every 7th normal float, ULP", worst, 2.0);
-  Expect(jax_rnnt::Log(0.0f) <= -87.0f, "Log(float) of 0 is below -87", jax_rnnt::Log(0.0f), -87);
-  const bool nan = std::isnan(jax_rnnt::Log(std::nanf(""))) && std::isnan(jax_rnnt::Log(INFINITY));
-  Expect(nan, "Log(float) of NaN and +inf is NaN", nan, 1);
+  Expect(worst <= 2.5, "Log1p(float), every 7th normal float, ULP", worst, 2.5);
+  Expect(jax_rnnt::Log1p(0.0f) == 0.0f, "Log1p(float) of 0 is 0", jax_rnnt::Log1p(0.0f), 0);
+  const bool nan = std::isnan(jax_rnnt::Log1p(std::nanf(""))) && std::isnan(jax_rnnt::Log1p(INFINITY));
+  Expect(nan, "Log1p(float) of NaN and +inf is NaN", nan, 1);
+}
+
+void CheckMinusOthers() {
+  double worst = 0, worst_double = 0;
+  for (int i = 1; i < 1000000; ++i) {
+    const double wide = -i * 1e-6 * jax_rnnt::kSure<double>;
+    const auto x = static_cast<float>(wide);
+    worst = std::fmax(worst, std::fabs(jax_rnnt::MinusOthers(x) / std::expm1(static_cast<double>(x)) - 1));
+    worst_double = std::fmax(worst_double, std::fabs(jax_rnnt::MinusOthers(wide) / std::expm1(wide) - 1));
+  }
+  Expect(worst <= 2.4e-7, "MinusOthers(float), relative error", worst, 2.4e-7);
+  Expect(worst_double <= 4.5e-16, "MinusOthers(double), relative error", worst_double, 4.5e-16);
 }
 
 // Compares float16 conversions with the compiler's own, at every float16 and at every 97th float.
@@ -166,7 +179,8 @@ int main() {
   CheckExpFloat();
   CheckExpDouble();
   CheckExpPolynomial();
-  CheckLog();
+  CheckLog1p();
+  CheckMinusOthers();
   CheckHalf();
   CheckHalfRuns();
   CheckBFloat16();
