@@ -77,11 +77,11 @@ LaunchResult ArcsBackward(cudaStream_t stream, const ArcsShape& shape, int64_t c
                 static_cast<size_t>(kWarps * tile_bytes), stream, operands);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                                   \
-  template LaunchResult ArcsForward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,         \
-                                       const int32_t*, Compute<T>::Type*, Norm<Compute<T>::Type>*);               \
-  template LaunchResult ArcsBackward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,        \
-                                        const int32_t*, const Norm<Compute<T>::Type>*, const Compute<T>::Type*,   \
+#define JAX_RNNT_INSTANTIATE(T)                                                                                 \
+  template LaunchResult ArcsForward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,       \
+                                       const int32_t*, Compute<T>::Type*, Norm<Compute<T>::Type>*);             \
+  template LaunchResult ArcsBackward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,      \
+                                        const int32_t*, const Norm<Compute<T>::Type>*, const Compute<T>::Type*, \
                                         const Compute<T>::Type*, T*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)

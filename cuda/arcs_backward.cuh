@@ -78,7 +78,7 @@ __device__ __forceinline__ void DescribeRow(const BackwardOperands<T>& operands,
   const Rows<T>& rows = operands.rows;
   const int32_t label = Read(rows.labels + begin + r);
   const Row kind = RowKind(label, rows.vocabulary);
-  const A norm = Read(operands.log_norm + begin + r);
+  const Norm<A> norm = Read(operands.norms + begin + r);
   const Window<int32_t> window = rows.InRow(rows.Offset(begin + r));
   const bool broken = IsBroken(kind, norm);
   const A* cotangent = operands.cotangent + begin * (rows.num_columns + 1) + r * (rows.num_columns + 1);
@@ -92,13 +92,13 @@ __device__ __forceinline__ void DescribeRow(const BackwardOperands<T>& operands,
     if (rows.window.Holds(rows.Column(k, label))) total += own;
   }
   Terms<A> terms;
-  terms.shift = Shift(norm);
+  terms.shift = IsMassless(norm) ? kInfinity<A> : norm.top;
   terms.limit = operands.bound == nullptr ? kInfinity<A> : Read(operands.bound + begin + r);
   if (kind == Row::kPadding || broken) {
     terms.scale = broken && asked ? kNaN<A> : A(0);
     terms.gradient = Gradient::kConstant;
   } else {
-    terms.scale = IsMassless(norm) || window.size() == 0 ? A(0) : -total;
+    terms.scale = IsMassless(norm) || window.size() == 0 ? A(0) : -total * ExpApprox(-norm.log_sum);
     terms.gradient = terms.scale == 0 ? Gradient::kArcs : Gradient::kSoftmax;
   }
   tile.terms[r] = terms;
@@ -120,18 +120,29 @@ __device__ __forceinline__ void DescribeArc(const BackwardOperands<T>& operands,
   const bool inside = rows.window.Holds(column);
   has = has && place >= 0 && place < rows.width;
   if (has) {
-    A value = 0;
+    A softmax = 0, own = 0, others = 0;  // cotangents of the arcs to this place, and of other arcs in the window
+    bool is_top = false;
     if (inside && terms.gradient == Gradient::kSoftmax) {
       const A x = ToCompute(Read(rows.logits + begin * rows.width + int64_t{r} * rows.width + place));
-      value = terms.scale * ExpApprox(x - terms.shift);
+      softmax = terms.scale * ExpApprox(x - terms.shift);
+      is_top = x == terms.shift;
     }
     const A* cotangent = operands.cotangent + begin * (rows.num_columns + 1) + of_row;
     const bool massless = terms.shift == kInfinity<A>;
 #pragma unroll 1
     for (int32_t other = 0; other < arcs; ++other) {
-      if (rows.Column(other, label) != column) continue;
-      has = has && other >= k;
-      if (!(massless && inside)) value += Read(cotangent + other);
+      const int32_t points_to = rows.Column(other, label);
+      if (points_to == column) {
+        has = has && other >= k;
+        if (!(massless && inside)) own += Read(cotangent + other);
+      } else if (is_top && rows.window.Holds(points_to)) {
+        others += Read(cotangent + other);
+      }
+    }
+    A value = softmax + own;
+    if (is_top) {
+      const Norm<A> norm = Read(operands.norms + begin + r);
+      if (IsSure(norm)) value = -(own + others) * MinusOthers(-norm.log_sum) - others;
     }
     tile.value[i] = Clip(value, terms.limit);
   }

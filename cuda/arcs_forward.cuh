@@ -87,21 +87,27 @@ __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t
   }
 }
 
-// Adds the entries [first, stop) behind the beginning of a vector, one at a time. Only the ends of the array need this.
-template <class T, int kLanes, class A = typename Compute<T>::Type>
-__device__ __forceinline__ void ReduceEntries(const T* beginning, int32_t first, int32_t stop, MaxAndSum<A>& all) {
+// Calls f with each entry of a lane's share that lies in no whole vector of the array. Only the array's ends have some.
+template <int kLanes, class T, class F>
+__device__ __forceinline__ void ForEdges(const Vectors<T>& vectors, int32_t lane, const F& f) {
+  constexpr int kSize = Pack<T>::kSize;
+  if (vectors.begin > 0) {
 #pragma unroll 1
-  for (int32_t p = first; p < stop; p += kLanes) {
-    const A x = ToCompute(Read(beginning + p));
-    Raise(all, x);
-    all.sum += ExpApprox(x - Origin(all.max));
+    for (int32_t p = vectors.head + lane; p < MinOf(kSize, vectors.stop); p += kLanes) {
+      f(ToCompute(Read(vectors.beginning + p)));
+    }
+  }
+  if (vectors.count * kSize < vectors.stop) {
+#pragma unroll 1
+    for (int32_t p = MaxOf(vectors.count * kSize, vectors.head) + lane; p < vectors.stop; p += kLanes) {
+      f(ToCompute(Read(vectors.beginning + p)));
+    }
   }
 }
 
 // One lane's share of a row: every kLanes-th vector.
 template <class T, int kLanes, int kUnroll, class A = typename Compute<T>::Type>
 __device__ __forceinline__ MaxAndSum<A> ReduceShare(const Vectors<T>& vectors, int32_t lane) {
-  constexpr int kSize = Pack<T>::kSize;
   MaxAndSum<A> all{-kInfinity<A>, 0};
   int32_t i = vectors.begin + lane;
 #pragma unroll 1
@@ -110,27 +116,63 @@ __device__ __forceinline__ MaxAndSum<A> ReduceShare(const Vectors<T>& vectors, i
   }
 #pragma unroll 1
   for (; i < vectors.count; i += kLanes) ReduceVectors<T, kLanes, 1>(vectors, i, all);
-  if (vectors.begin > 0) {
-    ReduceEntries<T, kLanes>(vectors.beginning, vectors.head + lane, MinOf(kSize, vectors.stop), all);
-  }
-  if (vectors.count * kSize < vectors.stop) {
-    ReduceEntries<T, kLanes>(vectors.beginning, MaxOf(vectors.count * kSize, vectors.head) + lane, vectors.stop, all);
-  }
+  ForEdges<kLanes>(vectors, lane, [&](A x) {
+    Raise(all, x);
+    all.sum += ExpApprox(x - Origin(all.max));
+  });
   return all;
 }
 
-// The log-sum-exp of a row from its lanes' shares. All lanes of the warp must call it.
-template <int kLanes, class A>
-__device__ __forceinline__ A Combine(MaxAndSum<A> share) {
+// The sum of exp(x - max) over the share of the lane `owner` that holds the maximum of its row, without the maximum,
+// which occurs once. All lanes of the row work on it: this is what `lane` of them finds.
+template <class T, int kLanes, class A = typename Compute<T>::Type>
+__device__ __forceinline__ A RestOfShare(const Vectors<T>& vectors, int32_t owner, int32_t lane, A max) {
+  constexpr int kSize = Pack<T>::kSize;
+  A rest = 0;
+#pragma unroll 1
+  for (int32_t i = vectors.begin + owner + lane * kLanes; i < vectors.count; i += kLanes * kLanes) {
+    Words words = BitCast<Words>(ReadPack(vectors.beginning + int64_t{i} * kSize));
+    Exclude<T>(words, i == 0 ? vectors.head : 0, vectors.stop - i * kSize);
+    A x[kSize];
+    Unpack(BitCast<Pack<T>>(words), x);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) rest += x[e] == max ? A(0) : ExpApprox(x[e] - max);
+  }
+  if (lane != owner) return rest;
+  ForEdges<kLanes>(vectors, lane, [&](A x) { rest += x == max ? A(0) : ExpApprox(x - max); });
+  return rest;
+}
+
+// The norm of a row from its lanes' shares. All lanes of the warp must call it. Where the sum is below 1.5, the maximum
+// occurs once, and its 1 has taken digits of the sum of its lane. So what that lane has added up is added up again.
+template <class T, int kLanes, class A = typename Compute<T>::Type>
+__device__ __forceinline__ Norm<A> Combine(const Vectors<T>& vectors, int32_t lane, bool live, MaxAndSum<A> share) {
   A max = share.max;
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     max = MaxOf(max, __shfl_xor_sync(kWholeWarp, max, distance));
   }
-  A sum = share.sum * ExpApprox(share.max - Origin(max));
+  const A own = share.sum * ExpApprox(share.max - Origin(max));
+  A sum = own;
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, distance);
-  return max + LogOf(sum);
+  A rest = max == -kInfinity<A> ? sum : sum - 1;
+  const bool sure = live && rest < A(0.5) && max > -kInfinity<A>;
+  if (__any_sync(kWholeWarp, sure)) {
+    int32_t owner = share.max == max ? lane : 0;
+#pragma unroll
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      owner = MaxOf(owner, __shfl_xor_sync(kWholeWarp, owner, distance));
+    }
+    A again = lane == owner ? A(0) : own;
+    if (sure) again += RestOfShare<T, kLanes>(vectors, owner, lane, max);
+#pragma unroll
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      again += __shfl_xor_sync(kWholeWarp, again, distance);
+    }
+    rest = sure ? again : rest;
+  }
+  return {max, Log1pOf(rest)};
 }
 
 template <class T, int kLanes, int kUnroll>
@@ -145,16 +187,14 @@ __global__ void __launch_bounds__(kForwardThreads) ForwardKernel(const __grid_co
   const bool live = kind == Row::kLive;
   const T* row = rows.logits + at * rows.width;
   const int32_t offset = exists ? rows.Offset(at) : 0;
-  A norm = 0;
+  Norm<A> norm{0, 0};
   if (rows.window.size() > 0) {
     const Window<int32_t> window = rows.InRow(offset);
+    const Vectors<T> vectors(row + window.first, window.size(), rows.logits, rows.end);
     MaxAndSum<A> share{0, 1};
-    if (live) {
-      const Vectors<T> vectors(row + window.first, window.size(), rows.logits, rows.end);
-      share = ReduceShare<T, kLanes, kUnroll>(vectors, lane);
-    }
-    norm = Combine<kLanes>(share);
-    norm = live ? norm : 0;
+    if (live) share = ReduceShare<T, kLanes, kUnroll>(vectors, lane);
+    norm = Combine<T, kLanes>(vectors, lane, live, share);
+    if (!live) norm = {0, 0};
   }
   if (!exists) return;
   const bool broken = IsBroken(kind, norm);
@@ -165,12 +205,14 @@ __global__ void __launch_bounds__(kForwardThreads) ForwardKernel(const __grid_co
     A entry = broken ? kNaN<A> : -kInfinity<A>;
     if (k < arcs) {
       const int32_t column = rows.Column(k, label), place = column - offset;
-      const A shift = rows.window.Holds(column) ? Shift(norm) : A(0);
-      if (place >= 0 && place < rows.width) entry = ToCompute(Read(row + place)) - shift;
+      if (place >= 0 && place < rows.width) {
+        const A x = ToCompute(Read(row + place));
+        entry = rows.window.Holds(column) ? Normalised(x, norm) : x;
+      }
     }
     Write(log_probs + k, entry);
   }
-  if (lane == 0) Write(operands.log_norm + at, norm);
+  if (lane == 0) Write(operands.norms + at, norm);
 }
 
 }  // namespace jax_rnnt::cuda

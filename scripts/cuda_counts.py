@@ -97,17 +97,17 @@ def rows_table(code: dict[str, list[str]]) -> None:
         run = (1, FRAMES, shape.u + 1)
         logits = jnp.asarray(random.normal(size=(*run, shape.v)), shape.dtype)
         labels = jnp.asarray(random.integers(0, shape.v, run), jnp.int32)
-        norm, ct = jnp.zeros(run, jnp.float32) + 5, -jnp.ones((*run, 2), jnp.float32)
+        norm, ct = jnp.zeros((*run, 2), jnp.float32) + 5, -jnp.ones((*run, 2), jnp.float32)
         static = {"columns": (0,), "vocabulary": shape.v, "window": (0, shape.v), "implementation": "native"}
         logits_bytes, rows = logits.nbytes, labels.size
         runs = (
-            ("forward", arcs.forward, (logits, labels), {}, logits_bytes + rows * (4 + 12)),
+            ("forward", arcs.forward, (logits, labels), {}, logits_bytes + rows * (4 + 16)),
             (
                 "backward",
                 arcs.backward,
                 (logits, labels, norm, ct),
                 {"clipped": False},
-                2 * logits_bytes + rows * 16,
+                2 * logits_bytes + rows * 20,
             ),
         )
         with np.errstate(all="ignore"):

@@ -41,8 +41,8 @@ BY_CHECK = (
     Mutant(
         "lanes of padded rows skip the shuffles",
         "arcs_forward.cuh",
-        "    norm = Combine<kLanes>(share);",
-        "    if (live) norm = Combine<kLanes>(share);",
+        "    norm = Combine<T, kLanes>(vectors, lane, live, share);",
+        "    if (live) norm = Combine<T, kLanes>(vectors, lane, live, share);",
     ),
     Mutant(
         "shuffle distance too short",
@@ -59,10 +59,10 @@ BY_CHECK = (
         "shape.workspace",
     ),
     Mutant(
-        "every lane writes the log-norm",
+        "every lane writes the norm",
         "arcs_forward.cuh",
-        "if (lane == 0) Write(operands.log_norm",
-        "Write(operands.log_norm",
+        "if (lane == 0) Write(operands.norms",
+        "Write(operands.norms",
     ),
     Mutant(
         "a vector that ends behind the array",
@@ -204,8 +204,8 @@ BY_CHECK = (
     Mutant(
         "raw entries normalised",
         "arcs_forward.cuh",
-        "rows.window.Holds(column) ? Shift(norm) : A(0)",
-        "Shift(norm)",
+        "rows.window.Holds(column) ? Normalised(x, norm) : x",
+        "Normalised(x, norm)",
     ),
     Mutant(
         "cotangents of raw entries spread over the window",
@@ -222,8 +222,8 @@ BY_CHECK = (
     Mutant(
         "arcs of a window without mass",
         "arcs_backward.cuh",
-        "if (!(massless && inside)) value",
-        "value",
+        "if (!(massless && inside)) own",
+        "own",
     ),
     Mutant(
         "a neighbour's entries in a row's sum",
