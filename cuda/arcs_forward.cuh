@@ -132,7 +132,8 @@ __device__ __forceinline__ A RestOfShare(const Vectors<T>& vectors, int32_t owne
 #pragma unroll 1
   for (int32_t i = vectors.begin + owner + lane * kLanes; i < vectors.count; i += kLanes * kLanes) {
     Words words = BitCast<Words>(ReadPack(vectors.beginning + int64_t{i} * kSize));
-    Exclude<T>(words, i == 0 ? vectors.head : 0, vectors.stop - i * kSize);
+    const int32_t first = i == 0 ? vectors.head : 0, stop = vectors.stop - i * kSize;
+    if (first > 0 || stop < kSize) Exclude<T>(words, first, stop);
     A x[kSize];
     Unpack(BitCast<Pack<T>>(words), x);
 #pragma unroll

@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.core.wildcards import with_wildcard
+from jax_rnnt.ops.labels import Window
 from jax_rnnt.ops.slices import at
 
 
@@ -21,6 +22,10 @@ class ArcScores:
     sigma: float = 0.0
     wildcard: str | None = None
     wildcard_weight: float = 0.0
+
+    def are_log_probs(self, window: Window) -> bool:
+        """Whether no score is above 0, if what is in the window is normalised."""
+        return window[0] < window[1] and self.sigma >= 0 and self.delay_penalty == 0 and self.wildcard is None
 
     def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
         arcs = entries

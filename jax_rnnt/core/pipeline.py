@@ -41,6 +41,14 @@ class Pipeline:
 
 def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
     """``costs [B]`` of the lattices whose nodes have these labels."""
+    cost = _rounded_costs(source, nodes, static)
+    if not static.scores.are_log_probs(static.arcs.window):
+        return cost
+    # Rounding may make a probability larger than 1. A maximum would have no derivative there, and the cost has one.
+    return cost + jax.lax.stop_gradient(jnp.where(cost < 0, -cost, 0))
+
+
+def _rounded_costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
     if static.clamp <= 0 and source.composes:
         entries, _ = source.forward(nodes.labels, static.arcs)
         arcs = static.scores(entries, *nodes[1:])
