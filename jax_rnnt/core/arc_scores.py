@@ -24,8 +24,12 @@ class ArcScores:
     wildcard_weight: float = 0.0
 
     def are_log_probs(self, window: Window) -> bool:
-        """Whether no score is above 0, if what is in the window is normalised."""
-        return window[0] < window[1] and self.sigma >= 0 and self.delay_penalty == 0 and self.wildcard is None
+        """Whether no path has a score above 0, where the entries in the window are normalised."""
+        first, stop = window
+        normalised = first < stop and all(first <= c < stop for c in self.topology.columns)
+        if self.topology.scores is not None:  # they normalise what is outside of the window
+            normalised = first < stop
+        return normalised and self.sigma >= 0 and self.delay_penalty == 0 and self.wildcard is None
 
     def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
         arcs = entries

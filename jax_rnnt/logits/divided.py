@@ -53,13 +53,11 @@ class DividedLogits(Source):
             top_here, log_sum_here = at(part, 0), at(part, 1)
             top = lax.pmax(top_here, self.axis_name)
             shift = jnp.where(top == -jnp.inf, 0, top)
-            # As in one row, the sum is that of the others: the maximum itself would take the digits of a sure row.
-            has_top = top_here == shift
-            rest = jnp.where(has_top, jnp.expm1(log_sum_here), jnp.exp(top_here - shift + log_sum_here))
-            sums = jnp.stack([rest, has_top.astype(rest.dtype)], axis=-1)
-            total = lax.psum(jnp.concatenate([owned, sums], axis=-1), self.axis_name)
-            owned, rest, tops = total[..., :-2], at(total, -2), at(total, -1)
-            log_sum = jnp.log1p(rest + lax.max(tops - 1, jnp.zeros_like(tops)))
+            exponentials = jnp.exp((top_here - shift) + log_sum_here)[..., None]
+            total = lax.psum(jnp.concatenate([owned, exponentials], axis=-1), self.axis_name)
+            owned, total = total[..., :-1], at(total, -1)
+            # For a sum without the maximum one more number would cross the mesh: how many devices have it.
+            log_sum = jnp.where(top == -jnp.inf, 0, jnp.log(total))
             norm = jnp.stack([top, log_sum], axis=-1)
         else:
             owned = lax.psum(owned, self.axis_name)

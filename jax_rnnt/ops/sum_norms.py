@@ -1,10 +1,10 @@
 """The norms of sums of rows, ``log sum_v exp(a[t, v] + b[u, v])``, by one matrix product of exponentials.
 
 Each row is shifted by its maximum, its top, so no exponential overflows. The result is what remains of the norm without
-the tops of the two rows: it is not rounded to the size of the logits. Where the maxima of two rows lie at entries far apart,
-all products of the two rows are tiny, and some underflow. Each of the V products then loses less than the smallest
-normal number. So a sum of at least ``V tiny / eps`` is as exact as its rounding. In float32 with V = 500 this is a sum
-65 nats below the maxima. If any sum is less, all are computed by the definition, one t after another.
+the tops of the two rows: it is not rounded to the size of the logits. Where the maxima of two rows lie at entries far
+apart, all products of the two rows are tiny, and some underflow. Each of the V products then loses less than the
+smallest normal number. So a sum of at least ``V tiny / eps`` is as exact as its rounding. In float32 with V = 500 this
+is a sum 65 nats below the maxima. If any sum is less, all are computed by the definition, one t after another.
 
 No array has both T U and V entries, forward or backward. Of arrays with T V entries there is only ``a``: a loop makes
 the exponentials for a part of the frames at a time, and the gradient of ``a`` is written in the place of ``a``.
