@@ -57,7 +57,7 @@ class DividedLogits(Source):
             total = lax.psum(jnp.concatenate([owned, exponentials], axis=-1), self.axis_name)
             owned, total = total[..., :-1], at(total, -1)
             # For a sum without the maximum one more number would cross the mesh: how many devices have it.
-            log_sum = jnp.where(top == -jnp.inf, 0, jnp.log(total))
+            log_sum = jnp.where(total == 0, 0, jnp.log(total))
             norm = jnp.stack([top, log_sum], axis=-1)
         else:
             owned = lax.psum(owned, self.axis_name)
