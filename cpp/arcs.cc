@@ -78,7 +78,7 @@ JAX_RNNT_INLINE void ForwardPart(const ArcsShape& shape, const T* logits, const 
   }
 }
 
-// Minus the sum of the cotangents of the arcs in the window: the factor of the softmax in the gradient of a row.
+// Minus the sum of the cotangents of the arcs in the window.
 template <class A>
 JAX_RNNT_INLINE A Scale(const ArcsShape& shape, int32_t label, const A* cotangent) {
   A total = 0;
@@ -88,33 +88,11 @@ JAX_RNNT_INLINE A Scale(const ArcsShape& shape, int32_t label, const A* cotangen
   return -total;
 }
 
-// The gradient of the logits that arcs in the window point to and whose probability is near 1 (row_rules.h). Inlined
-// into the loop over the rows, it would cost all of them a third of their time.
-template <class T, class A>
-JAX_RNNT_NOINLINE void GradientOfSureArcs(const ArcsShape& shape, const T* x, int32_t label, int32_t offset,
-                                          Norm<A> norm, const A* cotangent, A limit, T* grad) {
-  const A scale = Scale(shape, label, cotangent);
-  const int64_t arcs = ArcsOf(label, shape.num_columns);
-  for (int64_t k = 0; k < arcs; ++k) {
-    const int64_t column = Column(shape, k, label), place = Place(shape, column, offset);
-    if (place < 0 || !IsInside(shape, k, label)) continue;
-    const A entry = Normalised(Widen(x[place]), norm);
-    if (!(entry > -kSure<A>)) continue;
-    A others = 0;
-    for (int64_t j = 0; j < arcs; ++j) {
-      others += Column(shape, j, label) != column && IsInside(shape, j, label) ? cotangent[j] : A(0);
-    }
-    grad[place] = Narrow<T>(Clip(scale * MinusOthers(entry) - others, limit));
-  }
-}
-
 // The gradient of a live row that is not NaN. `window` is the part of the window in this row.
 template <class T, class A = typename Compute<T>::Type>
 JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const Window<int64_t>& window, const T* x, int32_t label,
-                              int32_t offset, Norm<A> norm, const A* cotangent, A limit, T* grad) {
+                              int32_t offset, A top, A scale, const A* cotangent, A limit, T* grad) {
   const int64_t arcs = ArcsOf(label, shape.num_columns);
-  const bool massless = IsMassless(norm);
-  const A scale = massless ? A(0) : Scale(shape, label, cotangent);
   if (scale == 0) {
     std::fill(grad, grad + shape.width, T{});
   } else {
@@ -123,18 +101,18 @@ JAX_RNNT_INLINE void Gradient(const ArcsShape& shape, const Window<int64_t>& win
       std::fill(grad + window.stop, grad + shape.width, T{});
     }
     if (limit < kInfinity<A>) {
-      ScaledSoftmax<true>(x + window.first, window.size(), norm, scale, limit, grad + window.first);
+      ScaledSoftmax<true>(x + window.first, window.size(), top, scale, limit, grad + window.first);
     } else {
-      ScaledSoftmax<false>(x + window.first, window.size(), norm, scale, limit, grad + window.first);
+      ScaledSoftmax<false>(x + window.first, window.size(), top, scale, limit, grad + window.first);
     }
   }
   for (int64_t k = 0; k < arcs; ++k) {
     const int64_t column = Column(shape, k, label), place = Place(shape, column, offset);
-    if (place < 0 || (massless && IsInside(shape, k, label))) continue;
+    if (place < 0 || (top == -kInfinity<A> && IsInside(shape, k, label))) continue;
     if (sizeof(T) == sizeof(A) && limit == kInfinity<A>) {
       grad[place] = Narrow<T>(Widen(grad[place]) + cotangent[k]);
     } else {  // the parts of the arcs are added before the sum is clipped and rounded
-      A own = scale == 0 || !IsInside(shape, k, label) ? A(0) : scale * Exp(Normalised(Widen(x[place]), norm));
+      A own = scale == 0 || !IsInside(shape, k, label) ? A(0) : scale * Exp(Widen(x[place]) - top);
       for (int64_t j = 0; j < arcs; ++j) own += Column(shape, j, label) == column ? cotangent[j] : A(0);
       grad[place] = Narrow<T>(Clip(own, limit));
     }
@@ -146,10 +124,16 @@ JAX_RNNT_INLINE void BackwardPart(const ArcsShape& shape, const T* logits, const
                                   const Norm<A>* norms, const A* cotangent, const A* bound, T* grad, int64_t begin,
                                   int64_t end) {
   const Window<int64_t> window = shape.window.InRow(offset, shape.width);
-  const auto limit = [=](int64_t n) JAX_RNNT_INLINE_LAMBDA { return bound == nullptr ? kInfinity<A> : bound[n]; };
   for (int64_t first = begin, stop; first < end; first = stop) {
     stop = std::min(first + kTile, end);
-    uint32_t sure = 0;  // a bit for each row
+    alignas(64) A top[kTile], scale[kTile], log_sum[kTile] = {};
+    for (int64_t n = first; n < stop; ++n) {
+      top[n - first] = norms[n].top;
+      log_sum[n - first] = norms[n].log_sum;
+      scale[n - first] = IsMassless(norms[n]) ? A(0) : Scale(shape, labels[n], cotangent + n * shape.num_arcs());
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < kTile; ++j) scale[j] *= Exp(-log_sum[j]);
     for (int64_t n = first; n < stop; ++n) {
       T* g = grad + n * shape.width;
       const A* ct = cotangent + n * shape.num_arcs();
@@ -159,14 +143,9 @@ JAX_RNNT_INLINE void BackwardPart(const ArcsShape& shape, const T* logits, const
         const bool zero = kind == Row::kPadding || std::all_of(ct, of_arcs, [](A c) { return c == 0; });
         std::fill(g, g + shape.width, zero ? T{} : Narrow<T>(kNaN<A>));
       } else {
-        Gradient(shape, window, logits + n * shape.width, labels[n], offset, norms[n], ct, limit(n), g);
-        sure |= uint32_t{IsSure(norms[n])} << (n - first);
+        Gradient(shape, window, logits + n * shape.width, labels[n], offset, top[n - first], scale[n - first], ct,
+                 bound == nullptr ? kInfinity<A> : bound[n], g);
       }
-    }
-    for (int64_t n = first; sure != 0; ++n, sure >>= 1) {
-      if ((sure & 1) == 0) continue;
-      GradientOfSureArcs(shape, logits + n * shape.width, labels[n], offset, norms[n], cotangent + n * shape.num_arcs(),
-                         limit(n), grad + n * shape.width);
     }
   }
 }

@@ -59,13 +59,25 @@ JAX_RNNT_INLINE float ExpPolynomial(float r) {
 //   double 2 ULP. (The float's error is relative to the size of x, as that of a log-probability is: it is a constant
 //   number of ULP of x.)
 //
-// ExpBelow0(x) is 0 where x is 0. Elsewhere it is Exp(x).
-template <bool kZeroAt0>
-JAX_RNNT_INLINE float ExpOrZero(float x) {
+// `lowest` is kLowestExponent. Where a loop adds up results, it should come from LowestExponent(), outside of the loop.
+// Then the compiler does not know it, and fuses the last multiplication with the addition. If GCC knows that exp of
+// `lowest` is 0, it chooses between 0 and the product.
+template <class A>
+constexpr A kLowestExponent = A(-709.09);  // n is -1023 there, and the bits of 2^-1023 are those of zero
+template <>
+constexpr float kLowestExponent<float> = -88.03f;  // n is -127 there
+
+template <class A>
+JAX_RNNT_INLINE A LowestExponent() {
+  const volatile A lowest = kLowestExponent<A>;
+  return lowest;
+}
+
+JAX_RNNT_INLINE float Exp(float x, float lowest = kLowestExponent<float>) {
   // 2^r is a minimax polynomial for |r| <= 1/2 (relative error 9.2e-8, and 0 at 0). Multiplications limit the speed of
-  // this function. Where a caller sums results, the compiler fuses the last multiplication with that addition.
+  // this function.
   constexpr float kRound = 12582912.0f + 127.0f;  // 1.5 * 2^23, and the exponent's bias
-  x = x < -88.03f ? -88.03f : x;                  // n is -127 there, and the bits of 2^-127 are those of zero
+  x = x < lowest ? lowest : x;
   const float shifted = x * static_cast<float>(kLog2E) + kRound;
   const float r = x * static_cast<float>(kLog2E) - (shifted - kRound);
   float p = 1.32647272e-3f;
@@ -74,30 +86,17 @@ JAX_RNNT_INLINE float ExpOrZero(float x) {
   p = p * r + 2.40222421e-1f;
   p = p * r + 6.93146978e-1f;
   p = p * r + 1.0f;
-  const uint32_t power = BitCast<uint32_t>(shifted) << 23;
-  // A choice between results would keep compilers from making vector code.
-  return p * BitCast<float>(kZeroAt0 && x == 0 ? 0u : power);
+  return p * BitCast<float>(BitCast<uint32_t>(shifted) << 23);
 }
 
-template <bool kZeroAt0>
-JAX_RNNT_INLINE double ExpOrZero(double x) {
+JAX_RNNT_INLINE double Exp(double x, double lowest = kLowestExponent<double>) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  x = x < -709.09 ? -709.09 : x;                 // n is -1023 there, and the bits of 2^-1023 are those of zero
+  x = x < lowest ? lowest : x;
   const double shifted = x * kLog2E + kRound;
   const double n = shifted - kRound;
   const double r = (x - n * 0.69314718036912381649) - n * 1.9082149292705877e-10;
-  const uint64_t power = (BitCast<uint64_t>(shifted) + 1023u) << 52;
-  return ExpPolynomial(r) * BitCast<double>(kZeroAt0 && x == 0 ? uint64_t{0} : power);
-}
-
-template <class A>
-JAX_RNNT_INLINE A Exp(A x) {
-  return ExpOrZero<false>(x);
-}
-
-template <class A>
-JAX_RNNT_INLINE A ExpBelow0(A x) {
-  return ExpOrZero<true>(x);
+  const double power = BitCast<double>((BitCast<uint64_t>(shifted) + 1023u) << 52);
+  return ExpPolynomial(r) * power;
 }
 
 // Log1p(x), log(1 + x)

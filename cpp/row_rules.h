@@ -51,27 +51,6 @@ JAX_RNNT_INLINE A Normalised(A x, Norm<A> norm) {
   return x - (IsMassless(norm) ? std::numeric_limits<A>::infinity() : norm.top) - norm.log_sum;
 }
 
-// In the window, the gradient of a logit that arcs point to is scale * p + own, where scale is minus the sum of the
-// cotangents of all arcs in the window, and own that of the arcs that point to it. Where p is near 1 both cancel. There
-// it is computed as scale * (p - 1) - others, with the sum of the cotangents of the other arcs in the window.
-template <class A>
-constexpr A kSure = A(1) / 64;  // of -log p: below it, scale * p + own would lose six bits and more
-
-// Whether a row may have such an entry.
-template <class A>
-JAX_RNNT_INLINE bool IsSure(Norm<A> norm) {
-  return norm.log_sum < kSure<A>;
-}
-
-// p - 1 = exp(x) - 1 for -kSure < x <= 0, by Taylor's series. Relative error: the rounding, and float 5e-10.
-template <class A>
-JAX_RNNT_INLINE A MinusOthers(A x) {
-  constexpr int kTerms = sizeof(A) == 4 ? 4 : 8;
-  A sum = 1;
-  for (int n = kTerms; n > 1; --n) sum = 1 + x * (A(1) / A(n)) * sum;
-  return x * sum;
-}
-
 // Entries [first, stop) of the vocabulary or of a row: the entries that are normalised.
 template <class I>
 struct Window {

@@ -95,36 +95,31 @@ JAX_RNNT_INLINE void FoldRows(const A* folded, A* all, const F& combine) {
   }
 }
 
-// The sum of exp(x - max) over a row whose maximum occurs once, without the maximum.
+// How often the maximum of a row occurs.
 template <class A>
-JAX_RNNT_INLINE A RestOfSureRow(const A* row, int64_t n, const A* kept, A max) {
-  const int64_t whole = n / kLanes * kLanes;
-  alignas(64) A lanes[kLanes] = {}, folded[kFolds];
-  for (int64_t i = 0; i < whole; i += kLanes) {
-#pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) lanes[l] += ExpBelow0(row[i + l] - max);
-  }
-  if (whole < n) {
-    const A* last = row + n - kLanes;
-#pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) lanes[l] += kept[l] * ExpBelow0(last[l] - max);
-  }
-  Fold(lanes, folded, [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return a + b; });
-  return (folded[0] + folded[1]) + (folded[2] + folded[3]);
+JAX_RNNT_INLINE A CountOf(const A* row, int64_t n, A max) {
+  A count = 0;
+#pragma omp simd reduction(+ : count)
+  for (int64_t i = 0; i < n; ++i) count += row[i] == max ? A(1) : A(0);
+  return count;
 }
 
 // For `count` rows of n >= kLanes entries, `stride` apart: max[j] is the maximum of row j, and rest[j] is the sum of
-// exp(x - max[j]) over all entries but one that is the maximum. In a row that is sure the rest is small, and a sum with
-// the maximum's 1 has lost its digits. `next` is what will be read after these rows. For each piece of the rows the
-// code prefetches a piece of `next`. Without that, the maximum of the next rows would wait for memory before their
-// first exponential could begin.
+// exp(x - max[j]) over all entries but one that is the maximum. In a row that is sure the rest is small, and in a sum
+// with the maximum's 1 it would lose its digits. So the loop leaves out every entry that is the maximum, and counts the
+// other entries of all rows together. If they are too few, the maximum of a row occurs more than once. Only then the
+// maxima of each row are counted.
+//
+// `next` is what will be read after these rows. For each piece of the rows the code prefetches a piece of `next`.
+// Without that, the maximum of the next rows would wait for memory before their first exponential could begin.
 template <class T, class A>
 JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t stride, const T* next,
                                 int64_t next_stride, A* max, A* rest) {
   const auto larger = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return b > a ? b : a; };
   const auto plus = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return a + b; };
   const int64_t whole = n / kLanes * kLanes, tail = n - whole;
-  alignas(64) A folded[kTile * kFolds], sum[kTile], kept[kLanes];
+  alignas(64) A folded[kTile * kFolds], kept[kLanes], others[kLanes] = {};
+  const A lowest = LowestExponent<A>();
   std::fill(folded + count * kFolds, folded + kTile * kFolds, A(0));
   // The last piece overlaps the one before it: only its last `tail` lanes count.
   for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);
@@ -151,23 +146,40 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
     for (int64_t i = 0; i < whole; i += kLanes) {
       PrefetchPiece(ahead + i);
 #pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += Exp(row[i + l] - shift);
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const A d = row[i + l] - shift, with = lanes[l] + Exp(d, lowest);
+        lanes[l] = d != 0 ? with : lanes[l];
+      }
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {  // in a loop of its own, or GCC makes no vector code
+        const A with = others[l] + 1;
+        others[l] = row[i + l] - shift != 0 ? with : others[l];
+      }
     }
     if (tail > 0) {
       const A* last = row + n - kLanes;
       PrefetchPiece(ahead + whole);
 #pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += kept[l] * Exp(last[l] - shift);
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const A d = last[l] - shift, with = lanes[l] + kept[l] * Exp(d, lowest);
+        lanes[l] = d != 0 ? with : lanes[l];
+      }
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const A with = others[l] + kept[l];
+        others[l] = last[l] - shift != 0 ? with : others[l];
+      }
     }
     Fold(lanes, folded + kFolds * j, plus);
   }
-  FoldRows(folded, sum, plus);
-  // Below 1.5, the maximum occurs once, and its 1 has taken digits of the rest. So the rest is added up again, while
-  // the row is in the cache.
-#pragma omp simd
-  for (int64_t j = 0; j < kTile; ++j) rest[j] = max[j] == -kInfinity<A> ? sum[j] : sum[j] - 1;
+  FoldRows(folded, rest, plus);
+  A entries = 0;
+#pragma omp simd reduction(+ : entries)
+  for (int64_t l = 0; l < kLanes; ++l) entries += others[l];
+  for (int64_t j = 0; j < count; ++j) entries += max[j] > -kInfinity<A> ? A(1) : A(0);
+  if (entries == static_cast<A>(count * n)) return;
   for (int64_t j = 0; j < count; ++j) {
-    if (rest[j] < A(0.5) && max[j] > -kInfinity<A>) rest[j] = RestOfSureRow(x + j * stride, n, kept, max[j]);
+    if (max[j] > -kInfinity<A>) rest[j] += CountOf(x + j * stride, n, max[j]) - 1;
   }
 }
 
@@ -218,11 +230,11 @@ JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int
   for (int64_t j = 0; j < count; ++j) norms[j] = {all_max[j], all_rest[j]};
 }
 
-// grad = scale * exp(x - top - log_sum) for a row of any length. With kClipped the result is clipped to the limit.
+// grad = scale * exp(x - top) for a row of any length. With kClipped the result is clipped to the limit.
 template <bool kClipped, class T, class A>
-JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, Norm<A> norm, A scale, A limit, T* grad) {
+JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A top, A scale, A limit, T* grad) {
   const auto entry = [=](A value) JAX_RNNT_INLINE_LAMBDA {
-    const A g = scale * Exp((value - norm.top) - norm.log_sum);
+    const A g = scale * Exp(value - top);
     return kClipped ? Clip(g, limit) : g;
   };
   const auto piece = [&](const auto* from, auto* to) JAX_RNNT_INLINE_LAMBDA {

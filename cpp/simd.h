@@ -21,7 +21,6 @@
 #define JAX_RNNT_INLINE inline __attribute__((always_inline))
 #endif
 #define JAX_RNNT_INLINE_LAMBDA __attribute__((always_inline))
-#define JAX_RNNT_NOINLINE __attribute__((noinline))
 
 namespace jax_rnnt {
 

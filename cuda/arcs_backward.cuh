@@ -120,29 +120,18 @@ __device__ __forceinline__ void DescribeArc(const BackwardOperands<T>& operands,
   const bool inside = rows.window.Holds(column);
   has = has && place >= 0 && place < rows.width;
   if (has) {
-    A softmax = 0, own = 0, others = 0;  // cotangents of the arcs to this place, and of other arcs in the window
-    bool is_top = false;
+    A value = 0;
     if (inside && terms.gradient == Gradient::kSoftmax) {
       const A x = ToCompute(Read(rows.logits + begin * rows.width + int64_t{r} * rows.width + place));
-      softmax = terms.scale * ExpApprox(x - terms.shift);
-      is_top = x == terms.shift;
+      value = terms.scale * ExpApprox(x - terms.shift);
     }
     const A* cotangent = operands.cotangent + begin * (rows.num_columns + 1) + of_row;
     const bool massless = terms.shift == kInfinity<A>;
 #pragma unroll 1
     for (int32_t other = 0; other < arcs; ++other) {
-      const int32_t points_to = rows.Column(other, label);
-      if (points_to == column) {
-        has = has && other >= k;
-        if (!(massless && inside)) own += Read(cotangent + other);
-      } else if (is_top && rows.window.Holds(points_to)) {
-        others += Read(cotangent + other);
-      }
-    }
-    A value = softmax + own;
-    if (is_top) {
-      const Norm<A> norm = Read(operands.norms + begin + r);
-      if (IsSure(norm)) value = -(own + others) * MinusOthers(-norm.log_sum) - others;
+      if (rows.Column(other, label) != column) continue;
+      has = has && other >= k;
+      if (!(massless && inside)) value += Read(cotangent + other);
     }
     tile.value[i] = Clip(value, terms.limit);
   }

@@ -10,7 +10,6 @@
 
 #include "fast_exp.h"
 #include "float16.h"
-#include "row_rules.h"
 
 using jax_rnnt::BitCast;
 
@@ -92,18 +91,6 @@ void CheckLog1p() {
   Expect(nan, "Log1p(float) of NaN and +inf is NaN", nan, 1);
 }
 
-void CheckMinusOthers() {
-  double worst = 0, worst_double = 0;
-  for (int i = 1; i < 1000000; ++i) {
-    const double wide = -i * 1e-6 * jax_rnnt::kSure<double>;
-    const auto x = static_cast<float>(wide);
-    worst = std::fmax(worst, std::fabs(jax_rnnt::MinusOthers(x) / std::expm1(static_cast<double>(x)) - 1));
-    worst_double = std::fmax(worst_double, std::fabs(jax_rnnt::MinusOthers(wide) / std::expm1(wide) - 1));
-  }
-  Expect(worst <= 2.4e-7, "MinusOthers(float), relative error", worst, 2.4e-7);
-  Expect(worst_double <= 4.5e-16, "MinusOthers(double), relative error", worst_double, 4.5e-16);
-}
-
 // Compares float16 conversions with the compiler's own, at every float16 and at every 97th float.
 void CheckHalf() {
   int64_t wrong = 0;
@@ -180,7 +167,6 @@ int main() {
   CheckExpDouble();
   CheckExpPolynomial();
   CheckLog1p();
-  CheckMinusOthers();
   CheckHalf();
   CheckHalfRuns();
   CheckBFloat16();
