@@ -9,17 +9,15 @@ utterances frame by frame computes at least this.
 """
 
 import argparse
-import json
+import functools
 import os
 import statistics
-import subprocess
-import tempfile
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import sizes
+from clock import Process, interleaved
 
 import jax_rnnt
 
@@ -65,59 +63,46 @@ def joint_alone(beam: int, w, encoded):
     return jax.lax.scan(frame, start, jnp.moveaxis(encoded, 1, 0))[0]
 
 
-def measure(name: str, python: str | None, rounds: int) -> None:
-    b, t, v, d, beam = CASES[name]
+def measure(name: str, b: int, t: int, v: int, d: int, beam: int, rounds: int, torch: Process | None) -> None:
     weights, encoded = model(b, t, v, d)
     inputs = weights, jnp.full(b, v - 1), jnp.asarray(encoded), jnp.full(b, t)
     how = jax_rnnt.RNNTLoss(blank=v - 1), predictor, joint
-    sides = {
-        "greedy": jax.jit(lambda *x: jax_rnnt.greedy_decode(*how, *x, labels_per_frame=MOST)),
-        "beam": jax.jit(lambda *x: jax_rnnt.beam_decode(*how, *x, beam=beam, labels_per_frame=MOST)),
+    jitted = {
+        "greedy": jax.jit(lambda *x: jax_rnnt.decoding.greedy_decode(*how, *x, labels_per_frame=MOST)),
+        "beam": jax.jit(lambda *x: jax_rnnt.decoding.beam_decode(*how, *x, beam=beam, labels_per_frame=MOST)),
+        "joint alone": jax.jit(lambda w, _, encoded, __: joint_alone(beam, w, encoded)),
     }
-    sides["joint alone"] = jax.jit(lambda w, _, encoded, __: joint_alone(beam, w, encoded))
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    found = {side: jax.block_until_ready(run(*inputs)) for side, run in sides.items()}  # the first call compiles
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.npz"
-        np.savez(file, encoded=encoded, beam=beam, most=MOST, **weights)
-        other = None
-        if python is not None:
-            command = [python, str(Path(__file__).with_name("decoding_torchaudio.py")), str(file)]
-            other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        best: list[list[int]] = []
-        scores: list[float] = []
-        for _ in range(rounds):
-            for side, run in sides.items():
-                begin = time.perf_counter()
-                jax.block_until_ready(run(*inputs))
-                seconds[side].append(time.perf_counter() - begin)
-            for threads in (1, len(os.sched_getaffinity(0))) if other is not None else ():
-                assert other is not None and other.stdin is not None and other.stdout is not None
-                other.stdin.write(f"{threads}\n")
-                other.stdin.flush()
-                took, best, scores = json.loads(other.stdout.readline())
-                seconds.setdefault(f"torchaudio, {threads} threads", []).append(took)
-        if other is not None:
-            other.communicate()
-    beams = found["beam"]
+    sides = {side: functools.partial(run, *inputs) for side, run in jitted.items()}
+    others = torch.calls({"encoded": encoded, **weights}, of="decoding", beam=beam, most=MOST) if torch else {}
+    times = interleaved(sides | others, rounds)
+    beams = sides["beam"]()
     labels = [row[:n].tolist() for row, n in zip(beams.labels[:, 0], beams.lengths[:, 0], strict=True)]
     print(f"{name}: B = {b}, T = {t}, V = {v}, D = {d}, beam {beam}, {sum(map(len, labels)) / b:.0f} labels a row")
     print(f"  {'':22}{'median':>10}{'least':>10}")
-    for side, x in seconds.items():
-        print(f"  {side:22}{1000 * statistics.median(x):7.1f} ms{1000 * min(x):7.1f} ms")
-    if other is not None:
-        same = sum(x == y for x, y in zip(labels, best, strict=True))
+    for side, x in times.items():
+        print(f"  {side:22}{1000 * x.median:7.1f} ms{1000 * min(x):7.1f} ms")
+    if others:
+        scores, *best = next(iter(others.values()))()
+        same = sum(x == y.tolist() for x, y in zip(labels, best, strict=True))
         apart = np.abs(np.asarray(beams.scores[:, 0]) - scores).max()
         for how_much in (statistics.median, min):
-            theirs = min(how_much(x) for side, x in seconds.items() if side.startswith("torchaudio"))
-            print(f"  torchaudio / beam, {how_much.__name__}: {theirs / how_much(seconds['beam']):.1f}")
+            theirs = min(how_much(times[side]) for side in others)
+            print(f"  torchaudio / beam, {how_much.__name__}: {theirs / how_much(times['beam']):.1f}")
         print(f"  {same} of {b} best hypotheses are the same; their scores differ by at most {apart:.1e}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchaudio", metavar="PYTHON", help="a Python that imports torch and torchaudio")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", type=sizes, help="B x T x V x D x beam, in place of the two models")
     arguments = parser.parse_args()
-    for case in CASES:
-        measure(case, arguments.torchaudio, arguments.rounds)
+    torch = Process(arguments.torchaudio, "torch_sides", len(os.sched_getaffinity(0))) if arguments.torchaudio else None
+    for name, shape in {"given": arguments.shape}.items() if arguments.shape else CASES.items():
+        measure(name, *shape, arguments.rounds, torch)
+    if torch:
+        torch.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The floor as a side: compiles floor.c and calls it in this process, on the same bytes that the other sides read."""
+"""The floor as a call: compiles floor.c and runs it in this process."""
 
 import ctypes
 import functools
@@ -6,16 +6,13 @@ import os
 import pathlib
 import subprocess
 import tempfile
+from collections.abc import Callable
 
-from cases import FORWARD, Case, Inputs
-from side import Side
+import numpy as np
+from cases import FORWARD
 
 # This machine compiles the code and runs it, so -march=native is right. In a wheel it would not be.
-_FLAGS = ["-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
-
-
-def compiler() -> list[str]:
-    return [os.environ.get("CC", "cc"), *_FLAGS]
+_COMPILER = [os.environ.get("CC", "cc"), "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 
 
 @functools.cache
@@ -23,46 +20,34 @@ def _library() -> ctypes.CDLL:
     source = pathlib.Path(__file__).with_name("floor.c")
     with tempfile.TemporaryDirectory() as folder:
         built = pathlib.Path(folder) / "floor.so"
-        subprocess.run([*compiler(), str(source), "-o", str(built)], check=True)
+        subprocess.run([*_COMPILER, str(source), "-o", str(built)], check=True)
         library = ctypes.CDLL(str(built))
-    library.floor_forward.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    library.floor_forward.restype = None
-    library.floor_gradient.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.floor_forward.argtypes = library.floor_gradient.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.floor_forward.restype = library.floor_free.restype = None
     library.floor_gradient.restype = ctypes.c_void_p
     library.floor_free.argtypes = [ctypes.c_void_p]
-    library.floor_free.restype = None
     if library.floor_start(len(os.sched_getaffinity(0))):
         raise RuntimeError("the floor could not start its threads")
     return library
 
 
 class _Result:
-    def __init__(self, pointer: int):
+    def __init__(self, pointer: int | None):
+        self._pointer, self._free = pointer, _library().floor_free
         if not pointer:
             raise MemoryError("no memory for the floor's result")
-        self._pointer, self._free = pointer, _library().floor_free
 
     def __del__(self):
-        if pointer := getattr(self, "_pointer", None):
-            self._free(pointer)
+        self._free(self._pointer)
 
 
-class Floor(Side):
-    name = "floor"
+def call(logits: np.ndarray, operation: str) -> Callable:
+    library = _library()
 
-    def prepare(self, case: Case, inputs: Inputs, operation: str) -> None:
-        self._logits = inputs["logits"]
-        self._arguments = self._logits.ctypes.data, self._logits.nbytes
-        self._forward_only = operation == FORWARD
-        self._library = _library()
+    def run():
+        arguments = logits.ctypes.data, logits.nbytes
+        if operation == FORWARD:
+            return library.floor_forward(*arguments)
+        return _Result(library.floor_gradient(*arguments))
 
-    def run(self):
-        if self._forward_only:
-            return self._library.floor_forward(*self._arguments)
-        return _Result(self._library.floor_gradient(*self._arguments))
-
-    def outputs(self) -> None:
-        return None
-
-    def release(self) -> None:
-        self._logits = None
+    return run

@@ -8,16 +8,15 @@ import it and a CUDA build of torch.
 """
 
 import argparse
-import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import make_inputs, parse
+from clock import interleaved
 
 import jax_rnnt
-from jax_rnnt import native_available, rnnt_loss
 
 CALLS = 50
 LATTICES = ((1, 300, 60), (1, 400, 120), (1, 800, 200), (64, 400, 120))
@@ -27,28 +26,22 @@ MOVES = {
     "multi-blank": ((1, 0), (2, 0), (4, 0), (0, 1)),
     "TDT": (*((d, 0) for d in range(1, 5)), *((d, 1) for d in range(5))),
 }
-SHAPES = (
-    (8, 200, 50, 500, "float32"),
-    (4, 300, 60, 1024, "float32"),
-    (32, 300, 60, 1024, "bfloat16"),
-    (8, 150, 40, 28, "float32"),
-)
+SHAPES = tuple(map(parse, ["8x200x50x500", "4x300x60x1024", "32x300x60x1024-bfloat16", "8x150x40x28"]))
 
 
-def jax_side(implementation, logits, rest):
-    step = jax.jit(jax.value_and_grad(lambda x: rnnt_loss(x, *rest, blank=0, implementation=implementation)))
-    return lambda: jax.block_until_ready(step(logits))
+def loss_side(implementation, *batch):
+    step = jax.jit(jax.value_and_grad(jax_rnnt.RNNTLoss(implementation=implementation)))
+    return lambda: step(*batch)
 
 
-def in_place_side(logits, rest):
+def in_place_side(logits, *rest):
     """The logits are donated: the gradient takes their memory, as in a training step. The next call reads it."""
-    loss = lambda x: rnnt_loss(x, *rest, blank=0, implementation="native")  # noqa: E731
-    step = jax.jit(jax.value_and_grad(loss), donate_argnums=0)
+    step = jax.jit(jax.value_and_grad(jax_rnnt.RNNTLoss(implementation="native")), donate_argnums=0)
     memory = [jnp.copy(logits)]
 
     def run():
-        value, memory[0] = step(memory[0])
-        jax.block_until_ready((value, memory[0]))
+        value, memory[0] = step(memory[0], *rest)
+        return value, memory[0]
 
     return run
 
@@ -56,10 +49,10 @@ def in_place_side(logits, rest):
 def copy_side(logits):
     """Reads the logits twice and writes them once. The loss and its gradient must move as many bytes."""
     step = jax.jit(lambda x: (jnp.max(x), x + jnp.ones((), x.dtype)))
-    return lambda: jax.block_until_ready(step(logits))
+    return lambda: step(logits)
 
 
-def torchaudio_side(logits, rest):
+def torchaudio_side(logits, *rest):
     import torch
     import torchaudio
 
@@ -70,7 +63,7 @@ def torchaudio_side(logits, rest):
 
     def run():
         x.grad = None
-        torchaudio.functional.rnnt_loss(x, *tensors, blank=0).backward()
+        torchaudio.functional.rnnt_loss(x, *tensors).backward()
         torch.cuda.synchronize()
 
     return run
@@ -85,53 +78,34 @@ def lattice_side(operation, arcs, lengths, moves):
         return x.at[0, 0, 0, 0].add(0 * cost[0])
 
     calls = jax.jit(lambda x: jax.lax.fori_loop(0, CALLS, call, x))
-    return lambda: jax.block_until_ready(calls(arcs))
-
-
-def medians(sides, rounds) -> dict[str, float]:
-    """Seconds, by side."""
-    times = {name: [] for name in sides}
-    for side in sides.values():
-        side()
-    for _ in range(rounds):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            side()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(of_side) for name, of_side in times.items()}
+    return lambda: calls(arcs)
 
 
 def losses(rounds: int) -> None:
-    for *sizes, dtype in SHAPES:
-        b, t, u, v = sizes
-        random = np.random.default_rng(0)
-        logits = jnp.asarray(random.normal(size=(b, t, u + 1, v)), dtype)
-        rest = (
-            jnp.asarray(random.integers(1, v, (b, u)), jnp.int32),
-            jnp.full(b, t, jnp.int32),
-            jnp.full(b, u, jnp.int32),
-        )
-        sides = {"copy": copy_side(logits), "native": jax_side("native", logits, rest)}
-        sides["native, in place"] = in_place_side(logits, rest)
-        sides["lax"] = jax_side("scan", logits, rest)
+    for case in SHAPES:
+        batch = [jnp.asarray(x) for x in make_inputs(case).values()]
+        sides = {"copy": copy_side(batch[0]), "native": loss_side("native", *batch)}
+        sides |= {"native, in place": in_place_side(*batch), "lax": loss_side("lax", *batch)}
         try:
-            sides["torchaudio"] = torchaudio_side(logits, rest)
+            sides["torchaudio"] = torchaudio_side(*batch)
         except ImportError as error:
             print(f"torchaudio is not timed: {error}")
-        seconds = medians(sides, rounds)
-        columns = ", ".join(f"{name} {1e3 * s:.3f} ms ({s / seconds['copy']:.2f})" for name, s in seconds.items())
-        print(f"{(*sizes, dtype)}: {columns}")
+        times = interleaved(sides, rounds)
+        copy = times["copy"].median
+        columns = ", ".join(f"{name} {1e3 * x.median:.3f} ms ({x.median / copy:.2f})" for name, x in times.items())
+        print(f"{case.key}: {columns}")
 
 
 def lattices(rounds: int) -> None:
-    """Operation 2 alone, as in the table of lattices in docs/cuda.md."""
+    """Operation 2 alone."""
     for name, moves in MOVES.items():
         for b, t, u in LATTICES:
             arcs = jnp.asarray(np.random.default_rng(0).normal(-1, 1, (b, t, u + 1, len(moves))), jnp.float32)
             lengths = jnp.full(b, t, jnp.int32), jnp.full(b, u, jnp.int32)
             operations = {"cost": jax_rnnt.lattice_cost, "posteriors": jax_rnnt.lattice_posteriors}
             sides = {what: lattice_side(f, arcs, lengths, moves) for what, f in operations.items()}
-            columns = ", ".join(f"{what} {1e6 * s / CALLS:.1f} us" for what, s in medians(sides, rounds).items())
+            times = interleaved(sides, rounds)
+            columns = ", ".join(f"{what} {1e6 * x.median / CALLS:.1f} us" for what, x in times.items())
             print(f"{name} {(b, t, u)}: {columns}; {t + u} steps")
 
 
@@ -139,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    if not native_available("cuda") or jax.default_backend() != "gpu":
+    if jax_rnnt.build_info()["implementations"]["cuda"] != "native" or jax.default_backend() != "gpu":
         sys.exit("benchmarks/gpu.py needs a GPU that jax finds, and jax_rnnt built with CUDA")
     print(jax.devices()[0].device_kind, "jax", jax.__version__)
     losses(rounds)

@@ -16,7 +16,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from steps import compiled, interleaved
+from cases import ragged, sizes
+from clock import compiled, interleaved
 
 import jax_rnnt
 
@@ -91,19 +92,9 @@ def operands(kind: str, shape: tuple[int, ...], steps: int):
     if kind != "random":
         model, loss = trained(model, rng, codes, steps)
         print(f"trained {steps} steps at D = {d}, V = {v}: loss {loss:.3f} a label on its last utterances", flush=True)
-    if kind == "overfitted":
-        model["joint"] = jax.tree.map(lambda x: 3 * x, model["joint"])
     frames, labels = utterances(rng, codes, b, t, u)
     encoded, predicted = inputs_of_joint(model, codes, frames, labels)
     return model["joint"], encoded, predicted, jnp.asarray(labels)
-
-
-def lengths(ragged: bool, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    b, t, u, *_ = shape
-    if not ragged:
-        return np.full(b, t, np.int32), np.full(b, u, np.int32)
-    rng = np.random.default_rng(1)
-    return rng.integers(t // 2, t + 1, b).astype(np.int32), rng.integers(int(0.4 * u), u + 1, b).astype(np.int32)
 
 
 # --- what is timed ----------------------------------------------------------------------------------------------------
@@ -138,8 +129,10 @@ def relative_error(actual, exact) -> float:
     return float(np.sqrt(sum(np.sum((a - e) ** 2) for a, e in pairs) / sum(np.sum(e**2) for _, e in pairs)))
 
 
-def compare(kind: str, ragged: bool, shape: tuple[int, ...], arrays, rounds: int) -> None:
-    t_b, u_b = lengths(ragged, shape)
+def compare(kind: str, lengths: str, shape: tuple[int, ...], arrays, rounds: int) -> None:
+    b, t, u, *_ = shape
+    full = np.full(b, t, np.int32), np.full(b, u, np.int32)
+    t_b, u_b = full if lengths == "full" else ragged(np.random.default_rng(1), b, t, u)
     arguments = (*arrays, t_b, u_b)
     with_budget = functools.partial(fused, budget=BUDGET)
     steps = {name: jax.value_and_grad(f, (0, 1, 2)) for name, f in [("dense", dense), ("fused", fused)]}
@@ -148,11 +141,12 @@ def compare(kind: str, ragged: bool, shape: tuple[int, ...], arrays, rounds: int
     for name, function in functions.items():
         calls[name], memory[name], _ = compiled(function, *arguments)
     live = int(np.sum(t_b * (u_b + 1)))
-    seconds = interleaved(calls | {"products": products(live, shape[3], shape[4])}, rounds)
-    ms, mib = ({name: x * unit for name, x in of.items()} for of, unit in ((seconds, 1e3), (memory, 2**-20)))
+    times = interleaved(calls | {"products": products(live, shape[3], shape[4])}, rounds)
+    ms = {name: 1e3 * x.median for name, x in times.items()}
+    mib = {name: x / 2**20 for name, x in memory.items()}
     error = relative_error(calls["budget"]()[1][0], calls["fused"]()[1][0])
     print(
-        f"| {'x'.join(map(str, shape))} | {kind} | {'ragged' if ragged else 'full'} | {ms['dense']:.0f} / "
+        f"| {'x'.join(map(str, shape))} | {kind} | {lengths} | {ms['dense']:.0f} / "
         f"{mib['dense']:.0f} | {ms['fused']:.0f} / {mib['fused']:.1f} | {ms['fused'] / ms['dense']:.2f} | "
         f"{ms['budget'] / ms['dense']:.2f} | {error:.0e} | {ms['fused'] / ms['products']:.2f} | "
         f"{ms['fused loss'] / ms['dense loss']:.2f} | {mib['fused'] / mib['dense']:.1%} |",
@@ -164,7 +158,9 @@ def large() -> None:
     """Runs one step on logits that would be too large for an array on this machine."""
     shape = b, t, u, _, v = 16, 500, 150, 512, 4096
     arrays = operands("random", shape, 0)
-    call, memory, _ = compiled(jax.value_and_grad(fused, (0, 1, 2)), *arrays, *lengths(True, shape))
+    call, memory, _ = compiled(
+        jax.value_and_grad(fused, (0, 1, 2)), *arrays, *ragged(np.random.default_rng(1), b, t, u)
+    )
     start = time.perf_counter()
     value, _ = jax.block_until_ready(call())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -179,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shapes", default=SHAPES, help="B x T x U x D x V, with commas between them")
-    parser.add_argument("--models", default="random,trained,overfitted")
+    parser.add_argument("--models", default="random,trained")
     parser.add_argument("--steps", type=int, default=400, help="of training")
     parser.add_argument("--large", action="store_true")
     arguments = parser.parse_args()
@@ -190,11 +186,11 @@ def main() -> None:
     titles += f"budget {BUDGET:.0e} / dense | its error | fused / products | loss alone | memory"
     print(f"\n| {titles} |\n|---|---|---|{'--:|' * 8}", flush=True)
     for text in arguments.shapes.split(","):
-        shape = tuple(map(int, text.split("x")))
+        shape = sizes(text)
         for kind in arguments.models.split(","):
             arrays = operands(kind, shape, arguments.steps)
-            for ragged in (False, True):
-                compare(kind, ragged, shape, arrays, arguments.rounds)
+            for lengths in ("full", "ragged"):
+                compare(kind, lengths, shape, arrays, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,23 @@
 python benchmarks/memory.py --to docs
 
 The batch is ragged. The joint network is tanh, then a linear layer, as in sources.py. Memory is what XLA plans for
-results and temporaries.
+temporaries.
 """
 
 import argparse
 import functools
 import pathlib
 
+import jax
 import matplotlib
 import sources
+from cases import sizes
+from clock import compiled, interleaved
 
 import jax_rnnt
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-SHAPE = 4, 200, 40  # B, T, U
-WIDTHS = 32, 128, 512, 2048, 8192
 
 
 def fused(params, e, p, targets, t_b, u_b, budget: float = 0.0):
@@ -27,9 +27,9 @@ def fused(params, e, p, targets, t_b, u_b, budget: float = 0.0):
     return jax_rnnt.rnnt_loss(logits, targets, t_b, u_b, blank=0)
 
 
-def measured(v: int, rounds: int) -> dict[str, tuple[float, float]]:
+def measured(b: int, t: int, u: int, v: int, rounds: int) -> dict[str, tuple[float, float]]:
     """The MiB and milliseconds of each form."""
-    params, (e, p, targets), _, lengths = sources.inputs(*SHAPE, v)
+    params, batch, _, lengths = sources.inputs(b, t, u, v)
     rows = int((lengths[0] * (lengths[1] + 1)).sum())
     forms = {
         "dense array": sources.dense,
@@ -41,24 +41,29 @@ def measured(v: int, rounds: int) -> dict[str, tuple[float, float]]:
     }
     calls, memory = {}, {}
     for name, loss in forms.items():
-        calls[name], memory[name] = sources.compiled(loss, params, e, p, targets, *lengths)
-    seconds = sources.interleaved(calls, rounds)
-    return {name: (memory[name] / 2**20, 1e3 * seconds[name]) for name in forms}
+        step = jax.value_and_grad(loss, (0, 1, 2))
+        calls[name], memory[name], _ = compiled(step, params, *batch, *lengths)
+    times = interleaved(calls, rounds)
+    return {name: (memory[name] / 2**20, 1e3 * times[name].median) for name in forms}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", type=sizes, default="4x200x40", help="B x T x U")
+    parser.add_argument("--widths", type=lambda text: sizes(text.replace(",", "x")), default="32,128,512,2048,8192")
     parser.add_argument("--to", type=pathlib.Path, default=pathlib.Path("docs"))
     arguments = parser.parse_args()
-    results = {v: measured(v, arguments.rounds) for v in WIDTHS}
+    widths = arguments.widths
+    results = [measured(*arguments.shape, v, arguments.rounds) for v in widths]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for which, (axis, title) in enumerate(zip(axes, ("MiB", "milliseconds"), strict=True)):
-        for name in results[WIDTHS[0]]:
-            axis.plot(WIDTHS, [results[v][name][which] for v in WIDTHS], "o-", label=name)
-            print(title, name, *(f"{results[v][name][which]:.1f}" for v in WIDTHS), sep=" | ")
+        for name in results[0]:
+            values = [result[name][which] for result in results]
+            axis.plot(widths, values, "o-", label=name)
+            print(title, name, *(f"{x:.1f}" for x in values), sep=" | ")
         axis.set(xscale="log", yscale="log", xlabel="V", title=f"{title}, loss and all gradients")
-        axis.set_xticks(WIDTHS, WIDTHS)
+        axis.set_xticks(widths, widths)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(arguments.to / "memory.svg")

@@ -1,85 +1,49 @@
-"""A process that runs sides for another one. For each line of JSON on stdin it writes one to stdout.
+"""The other end of clock.Process: answers each line of JSON on standard input with one on standard output.
 
-    python worker.py THREADS SIDE...
+    python worker.py MODULE THREADS
 
-torchaudio needs its own environment, and a runtime fixes its thread count when it starts. So both need a process of
-their own. The benchmark still interleaves all sides call by call. The clock runs in here, so the pipe costs nothing.
+MODULE has `VERSIONS`, and `calls(arrays, **options)`, which returns calls by name; the result of a call is a sequence
+of arrays, or None. Another library needs its own environment, and a runtime fixes its threads when it starts: so both
+need a process of their own.
 """
 
-import functools
+import importlib
 import json
 import os
-import pathlib
 import sys
 import traceback
 
-from cases import Inputs, parse
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[2])])  # before a runtime counts its processors
 
-threads = int(sys.argv[1])
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before any runtime counts its processors
+import clock  # noqa: E402
+import numpy as np  # noqa: E402
 
-
-def make_side(name: str):
-    if name == "torchaudio":
-        from torchaudio_side import VERSIONS, Torchaudio
-
-        return Torchaudio(), VERSIONS
-    if name == "floor":
-        from floor import Floor
-
-        return Floor(), {}
-    from jax_sides import JaxSide
-
-    return JaxSide(name), {}
+calls = {}
 
 
-@functools.lru_cache(maxsize=1)
-def load(folder: str, key: str) -> Inputs:
-    return Inputs.load(pathlib.Path(folder), parse(key))
-
-
-def answer(sides: dict, request: dict):
-    side = sides[request["side"]]
-    match request["do"]:
-        case "supports":
-            return side.supports(parse(request["case"]))
-        case "prepare":
-            inputs = load(request["folder"], request["case"])
-            return side.prepare(parse(request["case"]), inputs, request["operation"])
-        case "outputs":
-            return write_outputs(side.outputs(), pathlib.Path(request["folder"]))
-        case "seconds":
-            return side.seconds(request["repeats"], request["touch"])
-        case "peak_bytes":
-            return side.peak_bytes()
-        case "release":
-            load.cache_clear()
-            return side.release()
-    raise ValueError(request["do"])
-
-
-def write_outputs(outputs, folder: pathlib.Path):
-    if outputs is None:
-        return None
-    cost, gradient = outputs
-    if gradient is None:
-        return cost, None
-    path = folder / "gradient.bin"
-    gradient.tofile(path)
-    return cost, str(path)
+def answer(module, do: str, *arguments):
+    if do == "versions":
+        return module.VERSIONS
+    if do == "calls":
+        calls.clear()
+        file, options = arguments
+        with np.load(file) as arrays:
+            calls.update(module.calls(dict(arrays), **options))
+        return list(calls)
+    name, *rest = arguments
+    if do == "seconds":
+        return clock.seconds(calls[name], *rest)
+    np.savez(*rest, *(np.asarray(x) for x in calls[name]() or ()))
+    return None
 
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the output of a library must not stand among the replies
-    sides, versions = {}, {}
-    for name in sys.argv[2:]:
-        sides[name], found = make_side(name)
-        versions |= found
-    print(json.dumps({"value": versions}), file=replies, flush=True)
+    module = importlib.import_module(sys.argv[1])
     for line in sys.stdin:
         try:
-            reply = {"value": answer(sides, json.loads(line))}
+            reply = {"value": answer(module, *json.loads(line))}
         except Exception:
             reply = {"error": traceback.format_exc()}
         print(json.dumps(reply), file=replies, flush=True)

@@ -1,7 +1,7 @@
 // device.cuh: basic functions of the kernels: conversions, vectors of 16 bytes, sums over a group of lanes.
 //
 // With JAX_RNNT_CUDA_ON_CPU the header cuda_on_cpu.h replaces CUDA's own, and a C++ compiler builds the same kernels
-// for the CPU. There Read and Write count accesses, so every access to global memory goes through them.
+// for the CPU. There Read and Write tell of their accesses, so every access to global memory goes through them.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@
 #else
 #include <cuda_runtime.h>
 #define JAX_RNNT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-#define JAX_RNNT_COUNT_READ(address, bytes)
-#define JAX_RNNT_COUNT_WRITE(address, bytes)
+#define JAX_RNNT_WATCH_READ(address, bytes)
+#define JAX_RNNT_WATCH_WRITE(address, bytes)
 #endif
 
 #include "float16.h"
@@ -26,13 +26,13 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 
 template <class T>
 __device__ __forceinline__ T Read(const T* from) {
-  JAX_RNNT_COUNT_READ(from, sizeof(T));
+  JAX_RNNT_WATCH_READ(from, sizeof(T));
   return *from;
 }
 
 template <class T>
 __device__ __forceinline__ void Write(T* to, T value) {
-  JAX_RNNT_COUNT_WRITE(to, sizeof(T));
+  JAX_RNNT_WATCH_WRITE(to, sizeof(T));
   *to = value;
 }
 
@@ -112,7 +112,7 @@ __device__ __forceinline__ Pack<T> ReadPack(const T* from) {
 }
 template <class T>
 __device__ __forceinline__ void WritePack(T* to, const Pack<T>& pack) {
-  JAX_RNNT_COUNT_WRITE(to, sizeof(uint4));
+  JAX_RNNT_WATCH_WRITE(to, sizeof(uint4));
   // Not an assignment: nvcc would split it, and merge the parts with stores of single entries in another branch.
   __stwb(reinterpret_cast<uint4*>(to), BitCast<uint4>(pack));
 }

@@ -4,9 +4,10 @@
 # nvcc of the wheels nvidia-cuda-nvcc, nvidia-nvvm, nvidia-cuda-crt, nvidia-cuda-runtime and nvidia-cuda-cccl, where
 # they are installed for this Python. Sets JAX_RNNT_HAS_CUDA and JAX_RNNT_CUDA_ARCHITECTURES.
 
-set(JAX_RNNT_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (where nvcc is found), ON or OFF")
+set(JAX_RNNT_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (for this machine's GPU, if it has one), ON or OFF")
 set_property(CACHE JAX_RNNT_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(JAX_RNNT_CUDA_ARCHITECTURES "" CACHE STRING "GPU architectures, as in CMAKE_CUDA_ARCHITECTURES; empty: all")
+set(JAX_RNNT_CUDA_ARCHITECTURES "" CACHE STRING
+    "GPU architectures, as in CMAKE_CUDA_ARCHITECTURES; empty: this machine's with AUTO, all with ON")
 set(JAX_RNNT_HAS_CUDA OFF)
 
 if(NOT JAX_RNNT_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -15,6 +16,23 @@ endif()
 if(JAX_RNNT_CUDA STREQUAL "OFF")
   message(STATUS "CUDA kernels: not built, JAX_RNNT_CUDA is OFF")
   return()
+endif()
+
+# All architectures take minutes, which nobody needs on a machine without a GPU. Whoever names architectures wants them.
+if(JAX_RNNT_CUDA STREQUAL "AUTO" AND NOT JAX_RNNT_CUDA_ARCHITECTURES)
+  find_program(jax_rnnt_nvidia_smi nvidia-smi)
+  if(jax_rnnt_nvidia_smi)
+    execute_process(COMMAND "${jax_rnnt_nvidia_smi}" --query-gpu=compute_cap --format=csv,noheader
+                    OUTPUT_VARIABLE jax_rnnt_gpus ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+    string(REGEX MATCHALL "[0-9]+[.][0-9]+" jax_rnnt_gpus "${jax_rnnt_gpus}")
+    list(REMOVE_DUPLICATES jax_rnnt_gpus)
+  endif()
+  if(NOT jax_rnnt_gpus)
+    message(STATUS "CUDA kernels: not built, there is no GPU here; -Ccmake.define.JAX_RNNT_CUDA=ON builds them for all")
+    return()
+  endif()
+  list(TRANSFORM jax_rnnt_gpus REPLACE "[.]" "")
+  list(TRANSFORM jax_rnnt_gpus APPEND "-real" OUTPUT_VARIABLE JAX_RNNT_CUDA_ARCHITECTURES)
 endif()
 
 if(NOT CMAKE_CUDA_COMPILER AND DEFINED ENV{CUDACXX})

@@ -1,70 +1,60 @@
-"""What can be wrong with the input, and how it is said: skipped and counted with its path, or one sentence and exit."""
+"""What can be wrong, and how it is said: an input is skipped and counted, or a sentence ends the run."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
+from soundfile import SoundFileError
 
-SHOWN = 20  # on the terminal; the file holds all of them
+console = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 class UserError(Exception):
     """Something the person at the keyboard can mend: shown as one sentence, without a traceback."""
 
 
-class Unusable(Exception):
-    """One utterance can't be used: what that is counted under, and what was found."""
-
-    def __init__(self, kind: str, detail: str):
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
+class Problem(Exception):
+    """Why a file is skipped: the kind is what it is counted under."""
 
 
-class Problem(NamedTuple):
-    """One thing that was skipped."""
+class Problems:
+    """Shows problems and writes each to `file` at once, so that a killed run still tells."""
 
-    path: Path
-    kind: str
-    detail: str
+    def __init__(self, file: Path):
+        self.file, self.kinds = file, {}  # the kind of each, by its text: every epoch meets it again
+        file.write_text("")
+
+    @contextlib.contextmanager
+    def skipping(self, path: Path, unreadable: str) -> Iterator[None]:
+        """Skips a file with the first Problem(kind, detail) of the block, or with an error in reading it."""
+        try:
+            yield
+        except Problem as problem:
+            self.skip(path, *problem.args)
+        except (OSError, UnicodeDecodeError, SoundFileError) as error:
+            self.skip(path, unreadable, error)
+
+    def skip(self, path: Path, kind: str, detail: object) -> None:
+        text = f"{path}: {kind}: {detail}"
+        if text not in self.kinds:
+            self.kinds[text] = kind
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"{text}\n")
+            if len(self.kinds) <= 20:  # the file has all
+                console.print(f"skipped {text}", style="yellow")
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(self.kinds.values()).most_common())
+        return f"{counts}; the first is {next(iter(self.kinds))}" if self.kinds else "nothing"
 
 
-def summary(problems: Sequence[Problem]) -> str:
-    """How many there are of each kind, and the first of them."""
-    counts = Counter(problem.kind for problem in problems).most_common()
-    first = problems[0]
-    return f"{', '.join(f'{count} {kind}' for kind, count in counts)}; the first is {first.path}: {first.detail}"
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to. It becomes `path` when everything is written; until then `path` keeps what it held."""
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """`path` gets what `write` writes when that is whole; until then it keeps what it held."""
     unfinished = path.with_stem(path.stem + ".unfinished")
     try:
-        yield unfinished
+        write(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-class ProblemLog:
-    """Shows problems, counts them by kind and writes each to `file` at once, so that a killed run still tells."""
-
-    def __init__(self, file: Path, console: Console):
-        self.counts: Counter[str] = Counter()
-        self.file = file
-        self._console = console
-        file.write_text("")
-
-    def __call__(self, problem: Problem) -> None:
-        self.counts[problem.kind] += 1
-        line = f"{problem.path}: {problem.kind}: {problem.detail}"
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        if self.counts.total() <= SHOWN:
-            self._console.print(f"skipped {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        elif self.counts.total() == SHOWN + 1:
-            self._console.print(f"more was skipped: {self.file}", style="yellow", markup=False, soft_wrap=True)

@@ -1,63 +1,84 @@
-"""The picture at the end of a run: its loss, its error rate, and how the loss aligned one utterance."""
+"""What a model recognises, how its loss aligns words with the audio, and a picture of both."""
 
+import functools
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import matplotlib
-import numpy as np
-from speech_alignment import Alignment
-from speech_decode import Recognised
-from speech_model import Transducer
-from speech_problems import whole_file
+import jax
+import jax.numpy as jnp
+import jiwer
+from flax import nnx
+from matplotlib.figure import Figure
+from speech_data import ALPHABET, BLANK, SECONDS, Arrays, Batch, Batches
+from speech_model import CONTEXT, Transducer
+from speech_problems import UserError, write_whole
 
 import jax_rnnt
 
-matplotlib.use("Agg")  # writes files, needs no display
-from matplotlib import pyplot
+
+@nnx.jit
+def greedy_decode(model: Transducer, arrays: Arrays) -> jax_rnnt.decoding.Hypotheses:
+    def predictor(model, context, label):
+        context = jnp.concatenate([context[:, 1:], label[:, None]], axis=1)
+        return context, model.predict(context)
+
+    frames, lengths = model.encode(arrays.audio, arrays.samples)
+    start = jnp.full((len(frames), CONTEXT), BLANK, jnp.int32)
+    loss, joint = model.objective.loss, lambda model, frame, prediction: model.join(frame, prediction)
+    return jax_rnnt.decoding.greedy_decode(loss, predictor, joint, model, start, frames, lengths)
 
 
-def draw(
-    file: Path,
-    losses: list[float],
-    error_rates: list[tuple[int, float]],
-    model: Transducer,
-    alignment: Alignment,
-    recognised: Recognised,
-) -> None:
-    """Writes the picture: loss and error rate over steps; the labels of one utterance over time, and its lattice."""
-    figure, axes = pyplot.subplot_mosaic(
-        [["loss", "mel"], ["loss", "lattice"]], figsize=(14, 7), height_ratios=[1, 2.4], width_ratios=[1, 1.35],
-        layout="constrained",
-    )  # fmt: skip
-    _draw_loss(axes["loss"], losses, error_rates)
-    text = recognised.utterance.text
-    on = {"labels": text, "seconds_per_frame": model.seconds_per_frame}
-    mel = {"features": alignment.features, "features_per_frame": model.objective.stack}
-    jax_rnnt.plot_alignment(alignment.frames, alignment.durations, **mel, **on, axes=axes["mel"])
-    jax_rnnt.plot_lattice(alignment.posteriors, alignment.arcs, alignment.moves, **on, axes=axes["lattice"])
-    axes["mel"].set_title(f"“{text}”, recognised as “{recognised.text}”", pad=28)  # above the labels
-    axes["mel"].set(xlabel="", xticklabels=[], xlim=axes["lattice"].get_xlim())
-    axes["lattice"].set_title(f"posterior lattice, cost {alignment.cost:.3f} nats")
-    with whole_file(file) as unfinished:
-        figure.savefig(unfinished, dpi=120)
-    pyplot.close(figure)
+def recognise(model: Transducer, batch: Batch) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
+    """The text of each utterance, and its words with their starts and ends in seconds."""
+    found, frame = jax.device_get(greedy_decode(model, batch.arrays)), model.objective.stack * SECONDS
+    rows = zip(found.labels, found.lengths, found.times, strict=True)
+    for _, (labels, length, times) in zip(batch.utterances, rows, strict=False):  # filler rows come last
+        text = "".join(ALPHABET[c] for c in labels[:length])
+        spans = [(word[0], times[word.start()], times[word.end() - 1] + 1) for word in re.finditer("[^ ]+", text)]
+        yield text, [(word, first * frame, end * frame) for word, first, end in spans]
 
 
-def _draw_loss(axes, losses: list[float], error_rates: list[tuple[int, float]]) -> None:
-    steps = np.arange(1, len(losses) + 1)
-    axes.semilogy(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="each batch")
-    width = min(25, len(losses))
-    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    axes.semilogy(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width}")
-    axes.set(xlabel="step", ylabel="loss per utterance (nats)", title="training loss and held-out word error rate")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")
-    if error_rates:
-        right = axes.twinx()
-        right.plot(*zip(*((step, 100 * rate) for step, rate in error_rates), strict=True), "o--", color="tab:red")
-        right.set_ylabel("WER on held-out voices (%)", color="tab:red")
-        right.tick_params(axis="y", colors="tab:red")
-        right.set_ylim(0, max(5, 110 * max(rate for _, rate in error_rates)))
-        for step, rate in error_rates:
-            above = {"xytext": (5, 5), "textcoords": "offset points", "color": "tab:red"}
-            right.annotate(f"{100 * rate:.1f}", (step, 100 * rate), **above)
-        axes.set_xlim(right=1.08 * len(losses))
+def word_error_rate(model: Transducer, batches: Batches, ctm: Path) -> float:
+    """Writes what was recognised to `ctm`, by NIST's lines: utterance, channel, start, duration, word."""
+    texts, found, lines = [], [], []
+    for batch in batches.once():
+        for utterance, (text, words) in zip(batch.utterances, recognise(model, batch), strict=True):
+            texts.append(utterance.text)
+            found.append(text)
+            lines += [f"{utterance.id} 1 {start:.3f} {end - start:.3f} {word}\n" for word, start, end in words]
+    if not found:
+        raise UserError("no held-out utterance could be read: see the problems above")
+    write_whole(ctm, lambda file: file.write_text("".join(lines)))
+    return jiwer.wer(texts, found)
+
+
+@nnx.jit
+def align(model: Transducer, arrays: Arrays) -> tuple:
+    """The lattices of the loss, their posteriors and their best paths."""
+    loss, labels = model.objective.loss, arrays.labels
+    frames, lengths = model.encode(arrays.audio, arrays.samples)
+    logits = model.join(frames[:, :, None], model.predict_all(labels)[:, None])
+    lattice = jax_rnnt.alignment.loss_lattice(loss, logits, labels, lengths, arrays.label_lengths)
+    return lattice, jax_rnnt.lattice_posteriors(*lattice)[1], jax_rnnt.alignment.lattice_best_path(*lattice)
+
+
+def draw(file: Path, history: Mapping[str, list], model: Transducer, batches: Batches) -> None:
+    """Loss and error rate over steps; an utterance over time, and its lattice."""
+    loaded = (batches.load(*one) for one in batches.plan(seed=0))
+    batch = next(batch for batch in loaded if batch.utterances)  # one that can be read
+    text, seconds = batch.utterances[0].text, model.objective.stack * SECONDS
+    lattice, posteriors, best = jax.tree.map(lambda x: x[0], jax.device_get(align(model, batch.arrays)))
+    figure = Figure(figsize=(10, 14), layout="constrained")
+    loss, rate, labels, nodes = figure.subplots(4, height_ratios=(3, 2, 1, 4))
+    loss.semilogy(history["losses"])
+    loss.set(ylabel="loss per utterance (nats)")
+    rate.plot(*zip(*history["error_rates"], strict=True), "o--")
+    rate.set(xlabel="step", ylabel="WER on held-out voices")
+    frames, durations = best.frames[: len(text)], best.durations[: len(text)]
+    jax_rnnt.alignment.plot_alignment(frames, durations, labels=text, seconds_per_frame=seconds, axes=labels)
+    posteriors, path = posteriors[: lattice.logit_lengths, : len(text) + 1], (best.arcs, lattice.moves)
+    jax_rnnt.alignment.plot_lattice(posteriors, *path, labels=text, seconds_per_frame=seconds, axes=nodes)
+    labels.set_xlim(nodes.get_xlim())
+    nodes.set_title(f"“{text}”, recognised as “{next(recognise(model, batch))[0]}”")
+    write_whole(file, functools.partial(figure.savefig, dpi=120))

@@ -1,8 +1,8 @@
-"""The build backend: scikit-build-core. Without CMake it says what to install, and shows no traceback."""
+"""The build backend: scikit-build-core. It says in a sentence that CMake or a newer Python is missing."""
 
 import functools
 import pathlib
-import tomllib
+import sys
 from collections.abc import Callable
 
 from scikit_build_core import build
@@ -12,9 +12,13 @@ from scikit_build_core.errors import CMakeNotFoundError
 def _in_words(hook: Callable) -> Callable:
     @functools.wraps(hook)
     def call(*args, **settings):
+        if sys.version_info < (3, 11):  # noqa: UP036  (pip calls hooks before it reads requires-python)
+            raise SystemExit(f"jax_rnnt needs Python 3.11 or newer, and this is {sys.version.split()[0]}.")
         try:
             return hook(*args, **settings)
         except CMakeNotFoundError as error:
+            import tomllib  # not above: an older Python, which does not have it, must come as far as the sentence
+
             pyproject = tomllib.loads(pathlib.Path("pyproject.toml").read_text())
             raise SystemExit(f"{error}. {pyproject['tool']['scikit-build']['messages']['after-failure']}") from None
 

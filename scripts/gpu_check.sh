@@ -17,4 +17,4 @@ if python -c "import pytest" 2>/dev/null; then
 else
   python -P tests/gpu/without_pytest.py
 fi
-python -P benchmarks/gpu.py
+PYTHONPATH=benchmarks python -P benchmarks/gpu.py

@@ -23,7 +23,7 @@ check() {  # PYTHON REQUIREMENT ARGUMENTS...
 
 failed=0
 for version in 3.11 3.12 3.13; do
-  requirements=(jax==0.6.2 jax==0.10.2 jax)
+  requirements=(jax==0.7.2 jax==0.10.2 jax)
   [ "$version" != 3.11 ] || unset 'requirements[2]'  # 0.10.2 is the newest jax for Python 3.11
   python=$(find_python "$version")
   for requirement in "${requirements[@]}"; do

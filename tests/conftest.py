@@ -4,7 +4,6 @@ One fixture runs a test with each implementation.
 """
 
 import os
-import sys
 
 # Most of the suite's time goes into XLA, which optimises code that then runs once. These settings leave the programs as
 # they are (fusions, buffers, aliases, collectives). XLA only translates them to machine code in the quickest way.
@@ -44,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header() -> str:
     kind = "quickly compiled" if jax.config.read("jax_disable_most_optimizations") else "optimised"
-    return f"jax {jax.__version__}, {kind} programs, kernels: {implementations.jax_rnnt.native_available()}"
+    return f"jax {jax.__version__}, {kind} programs, kernels: {implementations.native.native_available()}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Without kernels all cases run, because then no case with a kernel covers the same.
     """
-    if config.getoption("--full") or not implementations.jax_rnnt.native_available():
+    if config.getoption("--full") or not implementations.native.native_available():
         return
     left_out = {item for item in items if any(_is_one_of(item, mark.kwargs) for mark in item.iter_markers("full"))}
     config.hook.pytest_deselected(items=list(left_out))
@@ -68,13 +67,6 @@ def _is_one_of(item: pytest.Item, marked: dict) -> bool:
         getattr(has[name], "name", has[name]) in (wanted if isinstance(wanted, list) else [wanted])
         for name, wanted in marked.items()
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def versions_in_the_report(record_testsuite_property) -> None:
-    """Writes the versions into the report. scripts/transformation_table.py reads reports of several environments."""
-    record_testsuite_property("jax", jax.__version__)
-    record_testsuite_property("python", ".".join(map(str, sys.version_info[:2])))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ KINDS = (RNNT, MONOTONIC, MULTIBLANK, TDT, TDT_MOVING, HAT)
 
 
 def trained_with(kind: LossUnderTest) -> jax_rnnt.Loss:
-    return jax_rnnt.Loss(kind.call, **kind.options)
+    return kind.made(implementation=None)
 
 
 def predictor(params, state, label):

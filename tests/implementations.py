@@ -21,10 +21,11 @@ with warnings.catch_warnings():
     # test_import.py tests the warning.
     warnings.filterwarnings("ignore", "jax_rnnt runs without its compiled kernels", RuntimeWarning)
     import jax_rnnt
+    from jax_rnnt.xla import native
 
 
 def _native_missing() -> str | None:
-    return None if jax_rnnt.native_available() else f"the compiled module is not usable: {jax_rnnt.build_info()}"
+    return None if native.native_available() else f"the compiled module is not usable: {jax_rnnt.build_info()}"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ IMPLEMENTATIONS = (
     (Implementation("native", "cuda_on_cpu"),)
     if CUDA_ON_CPU
     else (
-        Implementation("scan", "scan"),
+        Implementation("lax", "lax"),
         Implementation("native", "native", _native_missing, required_by="JAX_RNNT_REQUIRE_NATIVE"),
     )
 )

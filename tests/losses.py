@@ -16,11 +16,12 @@ import tolerances
 from reference_losses import Hat, Monotonic, MultiBlank, Regularisers, Rnnt, Tdt
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 T, U, V = 5, 3, 8
 LABELS = (1, 5)  # the range of the labels of the batch; no row has a blank in it
 NONE = Regularisers()
-QUICK = "native" if jax_rnnt.native_available() else "scan"
+QUICK = "native" if native.native_available() else "lax"
 """For tests whose result does not depend on the implementation. Programs with kernels compile ten times faster."""
 
 _QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -28,6 +29,15 @@ jit = functools.partial(
     jax.jit, compiler_options=_QUICKLY if jax.config.read("jax_disable_most_optimizations") else None
 )
 """For programs that run once, on a few numbers. Most of their time is compilation."""
+
+
+_CLASSES = {
+    jax_rnnt.rnnt_loss: jax_rnnt.RNNTLoss,
+    jax_rnnt.monotonic_rnnt_loss: jax_rnnt.MonotonicRNNTLoss,
+    jax_rnnt.multiblank_rnnt_loss: jax_rnnt.MultiblankRNNTLoss,
+    jax_rnnt.tdt_loss: jax_rnnt.TDTLoss,
+    jax_rnnt.hat_loss: jax_rnnt.HATLoss,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +57,10 @@ class LossUnderTest:
             del own["fused_log_softmax"]
         return own | {name: value for name, value in dataclasses.asdict(self.on).items() if value}
 
+    def made(self, **options) -> jax_rnnt.Loss:
+        """The loss as an object with its options."""
+        return _CLASSES[self.call](**(self.options | {"implementation": QUICK} | options))
+
     @property
     def entries(self) -> int:
         """The number of entries of a node: K'."""
@@ -56,15 +70,16 @@ class LossUnderTest:
     def costs(self, logits, *rest, **options) -> jax.Array:
         return self.call(logits, *rest, **({"reduction": "none"} | self.options | options))
 
-    def expected(self, *arrays, clamp: float = -1.0) -> tuple[np.ndarray, np.ndarray]:
+    def expected(self, *arrays, clamp: float = -1.0, nodes=None) -> tuple[np.ndarray, np.ndarray]:
         """Costs and gradients by the definition.
 
         The definition is slow and many tests need the same results, so they are kept. The caller gets copies, because
         tests change them.
         """
-        key = (clamp, *((a.tobytes(), a.shape, a.dtype) for a in map(np.asarray, arrays)))
+        given = arrays if nodes is None else (*arrays, nodes)
+        key = (clamp, *((a.tobytes(), a.shape, a.dtype) for a in map(np.asarray, given)))
         if key not in self._known:
-            self._known[key] = reference_losses.batch(self.oracle, *arrays, self.on, clamp)
+            self._known[key] = reference_losses.batch(self.oracle, *arrays, self.on, clamp, nodes)
         cost, gradient = self._known[key]
         return cost.copy(), gradient.copy()
 
@@ -84,9 +99,13 @@ ENDS = LossUnderTest(
 ANYWHERE = LossUnderTest(
     "wildcard_anywhere", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(wildcard="anywhere", wildcard_weight=-2.0)
 )
+STAR = LossUnderTest(
+    "wildcard_star", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(wildcard="star", wildcard_weight=-1.0, delay_penalty=0.1)
+)
 LOSSES = (*PLAIN, FASTEMIT, ENDS, ANYWHERE)
 # These variants differ from LOSSES only in small arrays, so they are tested with the kernels alone.
 VARIANTS = (
+    STAR,
     LossUnderTest("monotonic_last_blank", jax_rnnt.monotonic_rnnt_loss, Monotonic(last_blank=True)),
     LossUnderTest("hat_blank_first", jax_rnnt.hat_loss, Hat(blank=0), Regularisers(delay_penalty=0.2)),
     LossUnderTest("delayed_and_lowered", jax_rnnt.rnnt_loss, Rnnt(), Regularisers(delay_penalty=0.3, sigma=0.1)),

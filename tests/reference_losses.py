@@ -171,9 +171,10 @@ class Regularisers:
 def jumps(frames: int, labels: int, on: Regularisers) -> list[Edge]:
     """The edges that wildcards add to the arcs of a lattice."""
     w = on.wildcard_weight
-    if on.wildcard == "anywhere":  # one jump beside each blank
+    if on.wildcard in ("anywhere", "star"):  # one jump beside each blank, for a star not at the last frame
         nodes = [(t, u) for t in range(frames) for u in range(labels + 1)]
-        return [((t, u), (t + 1, u), w, None) for t, u in nodes if t + 1 < frames or u == labels]
+        last = on.wildcard == "anywhere"
+        return [((t, u), (t + 1, u), w, None) for t, u in nodes if t + 1 < frames or (last and u == labels)]
     if on.wildcard == "ends":
         start = [((0, 0), (t, 0), w, None) for t in range(1, frames)]
         end = [((t, labels), (frames - 1, labels), w, None) for t in range(frames - 1)]
@@ -181,7 +182,13 @@ def jumps(frames: int, labels: int, on: Regularisers) -> list[Edge]:
     return []
 
 
-def edges_of(definition: Rnnt, scores: np.ndarray, frames: int, labels: int, on: Regularisers) -> list[Edge]:
+def edges_of(
+    definition: Rnnt, scores: np.ndarray, frames: int, labels: int, on: Regularisers, nodes: np.ndarray | None = None
+) -> list[Edge]:
+    """All arcs and jumps; only those that leave `nodes` [T, U+1] for one another or the end, if not all are there.
+
+    But a NaN in a node spoils the example, wherever its arc leads.
+    """
     found = jumps(frames, labels, on)
     for t, u in np.ndindex(frames, labels + 1):
         for k, (dt, du) in enumerate(definition.moves):
@@ -189,7 +196,10 @@ def edges_of(definition: Rnnt, scores: np.ndarray, frames: int, labels: int, on:
             to_end = t + dt == frames and u + du == labels and definition.ends_with(du)
             if to_node or to_end:
                 found.append(((t, u), (t + dt, u + du), scores[t, u, k], (t, u, k)))
-    return found
+    if nodes is None:
+        return found
+    there = {(frames, labels), *((int(t), int(u)) for t, u in np.argwhere(nodes))}
+    return [edge for edge in found if edge[0] in there and (edge[1] in there or not edge[2] < np.inf)]
 
 
 def sum_of_paths(edges: Sequence[Edge], frames: int, labels: int, shape) -> tuple[float, np.ndarray]:
@@ -237,9 +247,20 @@ def enumerated(edges: Sequence[Edge], frames: int, labels: int, shape) -> tuple[
 
 
 def example(
-    definition: Rnnt, logits, targets, frames, labels, on: Regularisers = Regularisers(), clamp=-1.0, total=sum_of_paths
+    definition: Rnnt,
+    logits,
+    targets,
+    frames,
+    labels,
+    on: Regularisers = Regularisers(),
+    clamp=-1.0,
+    total=sum_of_paths,
+    nodes=None,
 ) -> tuple[float, np.ndarray]:
-    """The cost of one example (logits [T, U+1, W], targets [U]) and its gradient, for a cotangent of 1."""
+    """The cost of one example (logits [T, U+1, W], targets [U]) and its gradient, for a cotangent of 1.
+
+    `nodes` [T, U+1] says which nodes there are, if not all are.
+    """
     x = np.asarray(logits, np.float64)
     frames, labels = int(frames), int(labels)
     bad = np.nan, np.full(x.shape, np.nan)
@@ -254,7 +275,7 @@ def example(
     scores = np.stack([value for value, _ in scored], axis=-1) - on.sigma
     early = (frames - 1) / 2 - np.arange(x.shape[0])
     scores = scores + np.where(emits, on.delay_penalty * early[:, None, None], 0.0)
-    cost, posteriors = total(edges_of(definition, scores, frames, labels, on), frames, labels, scores.shape)
+    cost, posteriors = total(edges_of(definition, scores, frames, labels, on, nodes), frames, labels, scores.shape)
     gradient = np.zeros(x.shape)
     for k, (_, slope) in enumerate(scored):
         factor = posteriors[..., k, None] * (1 + on.fastemit_lambda if emits[k] else 1)
@@ -263,9 +284,17 @@ def example(
 
 
 def batch(
-    definition: Rnnt, logits, targets, logit_lengths, target_lengths, on: Regularisers = Regularisers(), clamp=-1.0
+    definition: Rnnt,
+    logits,
+    targets,
+    logit_lengths,
+    target_lengths,
+    on: Regularisers = Regularisers(),
+    clamp=-1.0,
+    nodes=None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The costs [B] of a batch and their gradients [B, T, U+1, W], for cotangents of 1."""
     arrays = zip(logits, targets, logit_lengths, target_lengths, strict=True)
-    results = [example(definition, *arrays_of_one, on, clamp) for arrays_of_one in arrays]
+    each = [None] * len(logits) if nodes is None else nodes
+    results = [example(definition, *of_one, on, clamp, nodes=n) for of_one, n in zip(arrays, each, strict=True)]
     return np.array([cost for cost, _ in results]), np.stack([gradient for _, gradient in results])

@@ -40,6 +40,7 @@ class SourceUnderTest:
     source: Callable[..., object]  # made from these arrays and the lengths
     logits: Callable[[Batch], np.ndarray]  # the dense array that the source stands for
     gradient: Callable[[Batch, np.ndarray], Arrays]  # the gradient of the arrays, from that of the logits
+    nodes: Callable[[Batch], np.ndarray | None] = lambda batch: None  # which nodes there are, if not all are
 
 
 # --- packed -----------------------------------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ def packed_gradient(batch: Batch, gradient: np.ndarray) -> Arrays:
 
 
 def packed(rows, logit_lengths, target_lengths):
-    return jax_rnnt.PackedLogits(rows, logit_lengths, target_lengths, frames=T, labels=U)
+    return jax_rnnt.PackedLogits(rows, logit_lengths, target_lengths, num_frames=T, num_labels=U)
 
 
 # --- pruned -----------------------------------------------------------------------------------------------------------
@@ -97,6 +98,13 @@ def pruned_logits(batch: Batch) -> np.ndarray:
     return logits
 
 
+def pruned_nodes(batch: Batch) -> np.ndarray:
+    nodes = np.zeros(batch.logits.shape[:3], bool)
+    for _, node in kept_nodes(len(nodes)):
+        nodes[node] = True
+    return nodes
+
+
 def pruned_gradient(batch: Batch, gradient: np.ndarray) -> Arrays:
     rows = np.zeros((len(batch.names), T, KEPT, batch.logits.shape[-1]))
     for row, node in kept_nodes(len(rows)):
@@ -105,7 +113,7 @@ def pruned_gradient(batch: Batch, gradient: np.ndarray) -> Arrays:
 
 
 def pruned(rows, logit_lengths, target_lengths):
-    return jax_rnnt.PrunedLogits(rows, jnp.asarray(ranges(rows.shape[0])), labels=U)
+    return jax_rnnt.PrunedLogits(rows, jnp.asarray(ranges(rows.shape[0])), num_labels=U)
 
 
 # --- additive ---------------------------------------------------------------------------------------------------------
@@ -132,7 +140,7 @@ def additive(am, lm, logit_lengths, target_lengths):
 
 SOURCES = (
     SourceUnderTest("packed", packed_rows, packed, lambda batch: batch.logits, packed_gradient),
-    SourceUnderTest("pruned", pruned_rows, pruned, pruned_logits, pruned_gradient),
+    SourceUnderTest("pruned", pruned_rows, pruned, pruned_logits, pruned_gradient, pruned_nodes),
     SourceUnderTest("additive", parts, additive, sums, gradient_of_parts),
 )
 
@@ -169,7 +177,7 @@ def assert_matches(source, loss, cost, gradients, dtype="float64", clamp=-1.0, c
     batch = losses.batch(loss)
     batch = dataclasses.replace(batch, logits=runner.rounded(batch.logits, dtype))
     x = source.logits(batch)
-    wanted_cost, dense = loss.expected(x, *batch.arrays[1:], clamp=clamp)
+    wanted_cost, dense = loss.expected(x, *batch.arrays[1:], clamp=clamp, nodes=source.nodes(batch))
     ct = np.ones(len(batch.names)) if cotangent is None else cotangent
     dense = np.where((ct == 0)[:, None, None, None], 0, dense * ct[:, None, None, None])
     size = np.abs(np.nan_to_num(wanted_cost, posinf=0.0))

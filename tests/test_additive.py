@@ -60,7 +60,7 @@ def test_peaks_at_entries_far_apart(loss, dtype: str, apart: float) -> None:
 @losses.jit
 def _blanks(am, lm):
     batch = np.zeros((1, 2), int), np.array([3]), np.array([2])
-    return jax_rnnt.loss_lattice(jax_rnnt.AdditiveLogits(am, lm), *batch).arcs[..., 0]
+    return jax_rnnt.alignment.loss_lattice(jax_rnnt.RNNTLoss(), jax_rnnt.AdditiveLogits(am, lm), *batch).arcs[..., 0]
 
 
 @pytest.mark.parametrize("apart", [0.0, 40.0, 60.0, 64.0, 70.0, 100.0, 1000.0])

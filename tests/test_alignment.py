@@ -15,6 +15,7 @@ from losses import LossUnderTest
 from meshes import P
 
 import jax_rnnt
+from jax_rnnt.losses.monotonic import MONOTONIC_MOVES
 
 pytestmark = pytest.mark.once
 ROWS = (*losses.LOSSES, *losses.VARIANTS)
@@ -43,8 +44,7 @@ def best_by_definition(loss: LossUnderTest, logits, targets, frames: int, labels
 def test_best_alignment_of_every_loss(loss: LossUnderTest) -> None:
     """Compares it with all paths of the definition. The batch has corner cases and bad rows."""
     batch = losses.batch(loss)
-    options = loss.options | {"implementation": losses.QUICK}
-    best = losses.jit(lambda *arrays: jax_rnnt.best_alignment(*arrays, loss.call, **options))(*batch.arrays)
+    best = losses.jit(functools.partial(jax_rnnt.alignment.best_alignment, loss.made()))(*batch.arrays)
     costs, _ = loss.expected(*batch.arrays)
     for b, name in enumerate(batch.names):
         frames, durations = np.full(losses.U, -1), np.full(losses.U, -1)
@@ -67,10 +67,10 @@ def test_lattice_of_every_loss(loss: LossUnderTest) -> None:
     Clamp and FastEmit do not change the lattice.
     """
     batch = losses.batch(loss)
-    options = loss.options | {"implementation": losses.QUICK, "clamp": 0.1}
+    made = loss.made(clamp=0.1)
 
     def cost(x):
-        lattice = jax_rnnt.loss_lattice(x, *batch.arrays[1:], loss.call, **options)
+        lattice = jax_rnnt.alignment.loss_lattice(made, x, *batch.arrays[1:])
         return jax_rnnt.lattice_cost(*lattice, implementation=losses.QUICK)
 
     @losses.jit
@@ -87,41 +87,20 @@ LOGITS = np.random.default_rng(3).normal(size=(2, 5, 4, 8))
 BATCH = LOGITS, TARGETS, T_B, U_B
 
 
-def test_losses_are_named_in_any_way() -> None:
-    """A loss is a function with options, an object, or an object with changed options."""
-    options = {"durations": [0, 1, 2], "blank": 0, "fused_log_softmax": False, "implementation": losses.QUICK}
-    by_name = jax_rnnt.best_alignment(*BATCH, loss=jax_rnnt.tdt_loss, **options)
-    made = jax_rnnt.Loss(jax_rnnt.tdt_loss, **(options | {"blank": -1, "omega": 0.5}))
-    for ours, theirs in zip(by_name, jax_rnnt.best_alignment(*BATCH, made, blank=0), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    plain = jax_rnnt.best_alignment(*BATCH, blank=0, sigma=0.1)
-    made = jax_rnnt.RNNTLoss(blank=0, reduction="sum", implementation=losses.QUICK)
-    for ours, theirs in zip(plain, jax_rnnt.best_alignment(*BATCH, made, sigma=0.1), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+REFUSED = [jnp.zeros(3), jax_rnnt.rnnt_loss, jax_rnnt.RNNTLoss, None]
 
 
-REFUSED = [
-    (jnp.zeros(3), {}, "`loss` must be one of .* got an array of dtype"),
-    (jnp.sum, {}, "`loss` must be one of `rnnt_loss`, .*`hat_loss`, or a `Loss` or `RNNTLoss`, got"),
-    (jax_rnnt.hat_loss, {"fused_log_softmax": True}, "`hat_loss` has no option 'fused_log_softmax'"),
-    (jax_rnnt.tdt_loss, {"wildcard": "ends"}, "`tdt_loss` has no option 'wildcard'"),
-    (jax_rnnt.rnnt_loss, {"weights": np.ones(2)}, "`rnnt_loss` has no option 'weights'"),
-    (jax_rnnt.RNNTLoss(), {"durations": (1, 2)}, "`rnnt_loss` has no option 'durations'"),
-    (jax_rnnt.multiblank_rnnt_loss, {}, "big_blanks"),
-]
-
-
-@pytest.mark.parametrize(("loss", "options", "message"), REFUSED)
-def test_refusals(loss, options: dict, message: str) -> None:
-    for call in (jax_rnnt.best_alignment, jax_rnnt.loss_lattice):
-        with pytest.raises(TypeError, match=message):
-            call(*BATCH, loss, **options)
+@pytest.mark.parametrize("loss", REFUSED)
+def test_what_is_not_a_loss_is_refused(loss) -> None:
+    for call in (jax_rnnt.alignment.best_alignment, jax_rnnt.alignment.loss_lattice, jax_rnnt.check_inputs):
+        with pytest.raises(TypeError, match=r"`loss` must be a loss .*such as RNNTLoss\(blank=0\), got"):
+            call(loss, *BATCH)
 
 
 def test_a_lattice_is_a_pytree() -> None:
     """Its moves are static. So it passes through compiled functions and still unpacks."""
-    lattice = jax.jit(lambda *arrays: jax_rnnt.loss_lattice(*arrays, jax_rnnt.monotonic_rnnt_loss))(*BATCH)
-    assert lattice.moves == jax_rnnt.MONOTONIC_MOVES
+    lattice = jax.jit(jax_rnnt.alignment.loss_lattice)(jax_rnnt.MonotonicRNNTLoss(), *BATCH)
+    assert lattice.moves == MONOTONIC_MOVES
     cost = jax.jit(lambda lattice: jax_rnnt.lattice_cost(*lattice))(lattice)
     expected = jax_rnnt.monotonic_rnnt_loss(*BATCH, reduction="none")
     np.testing.assert_allclose(cost, expected, rtol=1e-12)
@@ -144,14 +123,15 @@ def test_other_sources(source: str) -> None:
     """Logits that are not in one array give the alignment of dense logits, and the same gradient through their arcs."""
     dense, joint = _joint_batch()
     weight = np.random.default_rng(5).normal(size=(2, 5, 4, 7))
-    options = {"loss": jax_rnnt.tdt_loss, "durations": (0, 1, 2, 3), "implementation": losses.QUICK}
 
     def weighted(logits, *rest, **more):
-        arcs = jax_rnnt.loss_lattice(logits, *rest, **options, **more).arcs
+        loss = jax_rnnt.TDTLoss(durations=(0, 1, 2, 3), implementation=losses.QUICK, **more)
+        arcs = jax_rnnt.alignment.loss_lattice(loss, logits, *rest).arcs
         return jnp.sum(jnp.where(jnp.isfinite(arcs), arcs * weight, 0))
 
     def both(logits, *rest, **more):
-        best = jax_rnnt.best_alignment(logits, *rest, **options, **more)
+        loss = jax_rnnt.TDTLoss(durations=(0, 1, 2, 3), implementation=losses.QUICK, **more)
+        best = jax_rnnt.alignment.best_alignment(loss, logits, *rest)
         return best, jax.grad(weighted, allow_int=True)(logits, *rest, **more)
 
     expected, slope = losses.jit(both)(*dense)
@@ -179,7 +159,7 @@ def test_other_sources(source: str) -> None:
 def test_dtypes(dtype: str) -> None:
     """The result has the dtypes of the losses. The alignment is that of the rounded logits."""
     x = jnp.asarray(LOGITS, dtype)
-    best = jax_rnnt.best_alignment(x, *BATCH[1:], implementation=losses.QUICK)
+    best = jax_rnnt.alignment.best_alignment(jax_rnnt.RNNTLoss(implementation=losses.QUICK), x, *BATCH[1:])
     assert best.cost.dtype == jnp.float32
     loss = LossUnderTest("rnnt", jax_rnnt.rnnt_loss, reference_losses.Rnnt())
     for b in range(2):

@@ -11,17 +11,19 @@ import pytest
 import reference
 from jax.sharding import AxisType
 from meshes import P
-from test_lattice import CORNERS, MOVE_SETS, T_B, U_B, T, U, random_log_probs
+from move_sets import CORNERS, MOVE_SETS, T_B, U_B, T, U, random_log_probs
 
 import jax_rnnt
-from jax_rnnt import BestPath
+from jax_rnnt.alignment import BestPath
 
 pytestmark = pytest.mark.once
 
 
 @functools.cache
 def compiled(implementation: str, moves: reference.Moves):
-    return jax.jit(lambda x, t_b, u_b: jax_rnnt.lattice_best_path(x, t_b, u_b, moves, implementation=implementation))
+    return jax.jit(
+        lambda x, t_b, u_b: jax_rnnt.alignment.lattice_best_path(x, t_b, u_b, moves, implementation=implementation)
+    )
 
 
 def along(path, shape, moves: reference.Moves, cost: float = 0.0) -> BestPath:
@@ -124,7 +126,9 @@ def test_a_sum_in_float32_keeps_its_digits(implementation: str) -> None:
     log_probs = np.full((2, t, 2, 2), -9.37, np.float32)
     log_probs[0, 300, 0, 1] += np.float32(1e-6)
     log_probs[1, 20, 0, 1] += np.float32(1e-6)
-    best = jax_rnnt.lattice_best_path(log_probs, np.full(2, t), np.ones(2, int), moves, implementation=implementation)
+    best = jax_rnnt.alignment.lattice_best_path(
+        log_probs, np.full(2, t), np.ones(2, int), moves, implementation=implementation
+    )
     assert best.frames.tolist() == [[300], [20]]
 
 
@@ -178,7 +182,7 @@ def test_smallest_shapes(t: int, u: int, implementation: str) -> None:
     moves = reference.RNNT
     log_probs = np.random.default_rng(0).normal(size=(2, t, u + 1, 2))
     t_b, u_b = np.array([t, 0]), np.array([u, 0])
-    actual = jax_rnnt.lattice_best_path(log_probs, t_b, u_b, implementation=implementation)
+    actual = jax_rnnt.alignment.lattice_best_path(log_probs, t_b, u_b, implementation=implementation)
     check(actual, [enumerated(*row, moves) for row in zip(log_probs, t_b, u_b, strict=True)])
 
 
@@ -198,7 +202,7 @@ def test_gradient_of_the_cost(name: str, implementation: str) -> None:
     @jax.jit
     def run(x, v):
         def cost(x):
-            return jax_rnnt.lattice_best_path(x, T_B, U_B, moves, implementation=implementation).cost
+            return jax_rnnt.alignment.lattice_best_path(x, T_B, U_B, moves, implementation=implementation).cost
 
         return jax.vjp(cost, x)[1](ct)[0], jax.jvp(cost, (x,), (v,))[1]
 
@@ -222,7 +226,7 @@ def test_vmap(implementation: str) -> None:
     moves = reference.RNNT
     stacked = np.stack([random_log_probs(moves, seed) for seed in range(3)])
     run = jax.vmap(
-        functools.partial(jax_rnnt.lattice_best_path, implementation=implementation), in_axes=(0, None, None)
+        functools.partial(jax_rnnt.alignment.lattice_best_path, implementation=implementation), in_axes=(0, None, None)
     )
     actual = jax.jit(run)(stacked, T_B, U_B)
     for i, x in enumerate(stacked):
@@ -236,7 +240,7 @@ def test_batch_over_a_mesh(kind: str, implementation: str) -> None:
     moves = reference.RNNT
     mesh = meshes.make_mesh(AxisType.Explicit if kind == "explicit" else AxisType.Auto, data=4)
     log_probs = random_log_probs(moves)
-    run = functools.partial(jax_rnnt.lattice_best_path, implementation=implementation)
+    run = functools.partial(jax_rnnt.alignment.lattice_best_path, implementation=implementation)
     if kind == "manual":
         run = jax.shard_map(run, mesh=mesh, in_specs=(P("data"),) * 3, out_specs=P("data"))
     with meshes.current_mesh(mesh):
@@ -251,14 +255,14 @@ def test_batch_over_a_mesh(kind: str, implementation: str) -> None:
 def test_there_is_no_kernel_for_cuda() -> None:
     """By default the lax form runs on CUDA. A caller who demands kernels gets an error."""
     arrays = random_log_probs(reference.RNNT), T_B, U_B
-    jax.export.export(jax.jit(jax_rnnt.lattice_best_path), platforms=["cuda"])(*arrays)
-    insists = jax.jit(functools.partial(jax_rnnt.lattice_best_path, implementation="native"))
+    jax.export.export(jax.jit(jax_rnnt.alignment.lattice_best_path), platforms=["cuda"])(*arrays)
+    insists = jax.jit(functools.partial(jax_rnnt.alignment.lattice_best_path, implementation="native"))
     with pytest.raises(NotImplementedError, match="lattice_best_path has no kernel for cuda"):
         jax.export.export(insists, platforms=["cuda"])(*arrays)
 
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"`moves`.*2 arcs, got 3"):
-        jax_rnnt.lattice_best_path(np.zeros((1, 2, 2, 2)), [2], [1], ((1, 0), (0, 1), (1, 1)))
+        jax_rnnt.alignment.lattice_best_path(np.zeros((1, 2, 2, 2)), [2], [1], ((1, 0), (0, 1), (1, 1)))
     with pytest.raises(ValueError, match="`implementation`"):
-        jax_rnnt.lattice_best_path(np.zeros((1, 2, 2, 2)), [2], [1], implementation="cuda")
+        jax_rnnt.alignment.lattice_best_path(np.zeros((1, 2, 2, 2)), [2], [1], implementation="cuda")

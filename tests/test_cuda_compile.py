@@ -20,10 +20,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="jax's CUDA plugin is not installed"),
-    pytest.mark.skipif(not jax_rnnt.native_available("cuda"), reason="this build has no CUDA kernels"),
+    pytest.mark.skipif(not native.native_available("cuda"), reason="this build has no CUDA kernels"),
 ]
 
 JAX = tuple(map(int, jax.__version__.split(".")[:2]))

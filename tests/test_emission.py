@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import tolerances
-from test_lattice import MOVE_SETS, T_B, U_B, random_log_probs
+from move_sets import MOVE_SETS, T_B, U_B, random_log_probs
 
 import jax_rnnt
 
@@ -35,7 +35,7 @@ def by_paths(log_probs: np.ndarray, t_b: int, u_b: int, moves: reference.Moves) 
 def _measures(moves: reference.Moves):
     def run(log_probs, t_b, u_b):
         _, posteriors = jax_rnnt.lattice_posteriors(log_probs, t_b, u_b, moves)
-        return jax_rnnt.emission_times(posteriors, moves), jax_rnnt.alignment_entropy(posteriors)
+        return jax_rnnt.alignment.emission_times(posteriors, moves), jax_rnnt.alignment.alignment_entropy(posteriors)
 
     return jax.jit(run)
 
@@ -75,7 +75,7 @@ def test_entropy_of_a_long_lattice_in_float32() -> None:
     cost, posteriors = reference.lattice_cost(log_probs, t_b, u_b, moves)
     by_cost = -cost[0] - (posteriors * log_probs).sum()  # log Z minus the mean score of a path
     _, ours = jax_rnnt.lattice_posteriors(log_probs, t_b, u_b)
-    entropy = jax_rnnt.alignment_entropy(ours)
+    entropy = jax_rnnt.alignment.alignment_entropy(ours)
     assert entropy.dtype == jnp.float32
     assert cost[0] > 200 * by_cost
     np.testing.assert_allclose(entropy[0], by_cost, rtol=1e-5)
@@ -92,8 +92,8 @@ def test_gradients(name: str) -> None:
 
     def total(x):
         _, posteriors = jax_rnnt.lattice_posteriors(x, T_B, U_B, moves)
-        times = jax_rnnt.emission_times(posteriors, moves)
-        return jnp.sum(times * weight) + jnp.sum(jax_rnnt.alignment_entropy(posteriors))
+        times = jax_rnnt.alignment.emission_times(posteriors, moves)
+        return jnp.sum(times * weight) + jnp.sum(jax_rnnt.alignment.alignment_entropy(posteriors))
 
     def by_enumeration(x) -> float:
         each = [by_paths(*row, moves) for row in zip(x, T_B, U_B, strict=True)]
@@ -109,20 +109,32 @@ def test_gradients(name: str) -> None:
 def test_delay() -> None:
     times = np.array([[0.0, 2.5, 7.0], [4.0, -1.0, -1.0], [-1.0, -1.0, -1.0], [-1e-7, 3.0, np.nan]])
     reference_times = np.array([[1, 2, 5], [1, 3, -1], [0, 1, 2], [0, -1, -1]])
-    delay = jax_rnnt.expected_delay(times, reference_times)
+    delay = jax_rnnt.alignment.expected_delay(times, reference_times)
     np.testing.assert_allclose(delay, [0.5, 3.0, 0.0, -1e-7], rtol=1e-12)
-    assert np.isnan(jax_rnnt.expected_delay(times[3:, 2:], np.array([[1]]))).all()
-    slopes = jax.grad(lambda x: jax_rnnt.expected_delay(x, reference_times).sum())(times)
+    assert np.isnan(jax_rnnt.alignment.expected_delay(times[3:, 2:], np.array([[1]]))).all()
+    slopes = jax.grad(lambda x: jax_rnnt.alignment.expected_delay(x, reference_times).sum())(times)
     np.testing.assert_allclose(slopes, [[1 / 3] * 3, [1, 0, 0], [0] * 3, [1, 0, 0]])
     frames = np.array([[3, 5], [2, -1]], np.int32)
-    np.testing.assert_array_equal(jax_rnnt.expected_delay(frames, frames - 1), [1.0, 1.0])
+    np.testing.assert_array_equal(jax_rnnt.alignment.expected_delay(frames, frames - 1), [1.0, 1.0])
 
 
 REFUSED = [
-    (lambda x: jax_rnnt.emission_times(x[0]), ValueError, r"`posteriors` must have 4 dimensions \[B, T, U\+1, K\]"),
-    (lambda x: jax_rnnt.emission_times(x, ((1, 0),)), ValueError, r"`moves`.*posteriors.shape\[-1\] == 2 arcs, got 1"),
-    (lambda x: jax_rnnt.alignment_entropy(x.astype(int)), TypeError, "`posteriors` must be one of float16"),
-    (lambda x: jax_rnnt.expected_delay(x[0, 0], x[0, 0, :1]), ValueError, r"`reference` must have shape \(4, 2\)"),
+    (
+        lambda x: jax_rnnt.alignment.emission_times(x[0]),
+        ValueError,
+        r"`posteriors` must have 4 dimensions \[B, T, U\+1, K\]",
+    ),
+    (
+        lambda x: jax_rnnt.alignment.emission_times(x, ((1, 0),)),
+        ValueError,
+        r"`moves`.*posteriors.shape\[-1\] == 2 arcs, got 1",
+    ),
+    (lambda x: jax_rnnt.alignment.alignment_entropy(x.astype(int)), TypeError, "`posteriors` must be one of float16"),
+    (
+        lambda x: jax_rnnt.alignment.expected_delay(x[0, 0], x[0, 0, :1]),
+        ValueError,
+        r"`reference` must have shape \(4, 2\)",
+    ),
 ]
 
 

@@ -65,7 +65,7 @@ MISTAKES = {
     "reduction_array": ("reduction", np.zeros(2), ValueError, ["none", "mean", "sum"]),
     "reduction_unknown": ("reduction", "batchmean", ValueError, ["none", "mean", "sum", "batchmean"]),
     "reduction_none": ("reduction", None, ValueError, ["none", "mean", "sum", "None"]),
-    "implementation_unknown": ("implementation", "cuda", ValueError, ["native", "scan", "cuda"]),
+    "implementation_unknown": ("implementation", "cuda", ValueError, ["native", "lax", "cuda"]),
 }
 
 
@@ -163,7 +163,7 @@ def test_no_array(name: str, argument: str) -> None:
             call(**arguments)
         _assert_says(str(caught.value), argument, ["array of numbers", shown])
     with pytest.raises(TypeError, match=f"`{argument}`"):
-        jax_rnnt.check_inputs(**(GOOD | {argument: value}))
+        jax_rnnt.check_inputs(LOSS, **(GOOD | {argument: value}))
     if argument.endswith("lengths"):
         log_probs, others = _of((B, T, U + 1, 2), np.float32), {n: GOOD[n] for n in GOOD if n.endswith("lengths")}
         with pytest.raises(TypeError, match=f"`{argument}`"):
@@ -189,6 +189,8 @@ def test_one_label_column_too_few_gets_a_sentence_of_help() -> None:
 
 # --- check_inputs -----------------------------------------------------------------------------------------------------
 
+LOSS = jax_rnnt.RNNTLoss()
+
 
 def _inputs(**changes) -> dict:
     """Good arrays with single values changed: name=(index, value)."""
@@ -213,7 +215,7 @@ BAD_VALUES = {
 def test_check_inputs_names_the_bad_example(name: str) -> None:
     changes, argument, index, value = BAD_VALUES[name]
     with pytest.raises(ValueError, match=argument) as caught:
-        jax_rnnt.check_inputs(**_inputs(**changes))
+        jax_rnnt.check_inputs(LOSS, **_inputs(**changes))
     message = str(caught.value)
     assert re.search(rf"`{argument}\[{index}[\],]", message), f"the index {index} of `{argument}`: {message}"
     assert re.search(rf"(?<!\d){re.escape(value)}(?!\d)", message), message
@@ -223,16 +225,16 @@ def test_check_inputs_names_the_first_of_several() -> None:
     arrays = _inputs(targets=((1, 2), 99))
     arrays["targets"][3, 0] = 98
     with pytest.raises(ValueError, match=re.escape("`targets[1, 2]`")) as caught:
-        jax_rnnt.check_inputs(**arrays)
+        jax_rnnt.check_inputs(LOSS, **arrays)
     assert "99" in str(caught.value)
     assert "98" not in str(caught.value)
 
 
 def test_check_inputs_explains_blank_in_targets() -> None:
     with pytest.raises(ValueError, match="must not contain blank"):
-        jax_rnnt.check_inputs(**_inputs(targets=((1, 0), 2)), blank=2)
+        jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(blank=2), **_inputs(targets=((1, 0), 2)))
     with pytest.raises(ValueError, match="must not contain blank"):
-        jax_rnnt.check_inputs(**_inputs(targets=((1, 0), V - 2)), blank=-2)
+        jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(blank=-2), **_inputs(targets=((1, 0), V - 2)))
 
 
 def test_check_inputs_accepts_what_the_loss_accepts() -> None:
@@ -242,25 +244,25 @@ def test_check_inputs_accepts_what_the_loss_accepts() -> None:
     """
     arrays = _inputs(targets=((2, 1), V - 1), logit_lengths=(3, 0), target_lengths=(3, 0))
     arrays["targets"][3] = -9
-    assert jax_rnnt.check_inputs(**arrays) is None
-    assert jax_rnnt.check_inputs(**{k: jnp.asarray(v) for k, v in arrays.items()}) is None
-    assert jax_rnnt.check_inputs(**{k: v[:0] for k, v in arrays.items()}) is None
+    assert jax_rnnt.check_inputs(LOSS, **arrays) is None
+    assert jax_rnnt.check_inputs(LOSS, **{k: jnp.asarray(v) for k, v in arrays.items()}) is None
+    assert jax_rnnt.check_inputs(LOSS, **{k: v[:0] for k, v in arrays.items()}) is None
     wide = {k: v if k == "logits" else v.astype(np.int64) for k, v in arrays.items()}
-    assert jax_rnnt.check_inputs(**wide) is None
+    assert jax_rnnt.check_inputs(LOSS, **wide) is None
     small = _inputs() | {"targets": GOOD["targets"].astype(np.uint8)}
-    assert jax_rnnt.check_inputs(**small) is None
+    assert jax_rnnt.check_inputs(LOSS, **small) is None
 
 
 def test_check_inputs_checks_types_and_shapes_too() -> None:
     with pytest.raises(ValueError, match="`target_lengths`"):
-        jax_rnnt.check_inputs(**(GOOD | {"target_lengths": _of((B + 2,))}))
+        jax_rnnt.check_inputs(LOSS, **(GOOD | {"target_lengths": _of((B + 2,))}))
     with pytest.raises(TypeError, match="`targets`"):
-        jax_rnnt.check_inputs(**(GOOD | {"targets": _of((B, U), np.float32)}))
+        jax_rnnt.check_inputs(LOSS, **(GOOD | {"targets": _of((B, U), np.float32)}))
 
 
 def test_check_inputs_inside_jit_says_that_it_cannot() -> None:
     with pytest.raises((TypeError, ValueError), match=r"check_inputs.*concrete"):
-        jax.jit(lambda a: jax_rnnt.check_inputs(**a))(GOOD)
+        jax.jit(lambda a: jax_rnnt.check_inputs(LOSS, **a))(GOOD)
 
 
 # --- the two operations -----------------------------------------------------------------------------------------------
@@ -314,4 +316,4 @@ def test_good_arguments_are_no_mistake() -> None:
     """The arguments that all tests above change must themselves pass. Otherwise these tests prove nothing."""
     logits, targets = random_batch("errors")
     assert np.isfinite(jax_rnnt.rnnt_loss(**(GOOD | {"logits": logits.astype(np.float32), "targets": targets})))
-    assert jax_rnnt.check_inputs(**GOOD) is None
+    assert jax_rnnt.check_inputs(LOSS, **GOOD) is None

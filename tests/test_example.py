@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_support import (
+    RATE,
     SAMPLES,
     SCRIPT,
+    NoProblems,
     soundfile,
-    speech_corpus,
-    speech_features,
-    speech_model,
+    speech_data,
+    speech_loss,
     speech_problems,
     tone,
     train_speech,
@@ -67,10 +69,9 @@ def hostile_corpus(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     good = {f"{speaker}-1-{n}": "HELLO IT'S ME" for speaker in ("10", "20", "30") for n in range(4)}
     write_corpus(root, good, {"10-1-0": ".wav", "20-1-1": ".wav"})
     folder = root / "10" / "1"
-    rate = speech_features.SAMPLE_RATE
-    soundfile.write(folder / "10-1-slow.wav", tone(1, rate // 2), rate // 2)
+    rate = RATE
     soundfile.write(folder / "10-1-stereo.flac", np.stack([tone(1), tone(1)], axis=1), rate)
-    soundfile.write(folder / "10-1-short.wav", tone(1)[: speech_model.SHORTEST - 1], rate)
+    soundfile.write(folder / "10-1-short.wav", tone(1)[: speech_loss.SHORTEST - 1], rate)
     soundfile.write(folder / "10-1-long.wav", tone(21), rate)
     soundfile.write(folder / "10-1-unlisted.flac", tone(1), rate)
     soundfile.write(folder / "10-1-strange.flac", tone(1), rate)
@@ -78,12 +79,11 @@ def hostile_corpus(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     (folder / "10-1-broken.flac").write_bytes(b"this is no audio")
     (folder / "10-1-nothing.wav").write_bytes(b"")
     with (folder / "10-1.trans.txt").open("a") as transcript:
-        for name in ("slow", "stereo", "short", "long", "broken", "nothing", "gone"):
+        for name in ("stereo", "short", "long", "broken", "nothing", "gone"):
             transcript.write(f"10-1-{name} WORDS\n")
         transcript.write("10-1-strange NAÏVE 7\n10-1-empty\n\n10-1-0 AGAIN\n")
     (root / "latin1.trans.txt").write_bytes(b"10-1-9 caf\xe9\n")
     return root, {
-        "10-1-slow.wav": "wrong sample rate",
         "10-1-stereo.flac": "not mono",
         "10-1-short.wav": "too short",
         "10-1-long.wav": "too long",
@@ -98,16 +98,26 @@ def hostile_corpus(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     }
 
 
-def test_every_bad_input_is_named_and_the_rest_is_read(hostile_corpus):
+def test_every_bad_input_is_named_and_the_rest_is_read(hostile_corpus, tmp_path):
     root, expected = hostile_corpus
-    problems: list[speech_problems.Problem] = []
-    utterances = speech_corpus.read_corpus(root, SAMPLES, problems.append)
-    assert {problem.path.name: problem.kind for problem in problems} == expected
-    assert len(problems) == len(expected)
+    problems = speech_problems.Problems(tmp_path / "skipped.txt")
+    utterances = speech_data.read_corpus(root, SAMPLES, problems)
+    assert {Path(text.split(": ")[0]).name: kind for text, kind in problems.kinds.items()} == expected
+    assert len(problems.kinds) == len(expected)
     assert len(utterances) == 12
     assert {utterance.text for utterance in utterances} == {"hello it's me"}
-    assert "'7ï' in 'naïve 7'" in next(p.detail for p in problems if p.kind == "outside the alphabet")
-    assert "8000 Hz" in next(p.detail for p in problems if p.kind == "wrong sample rate")
+    assert "outside the alphabet: '7ï' in 'naïve 7'" in problems.file.read_text()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_another_sample_rate_is_resampled(rate, tmp_path):
+    write_corpus(tmp_path, {"10-1-0": "A"})
+    (file,) = tmp_path.rglob("*.flac")
+    soundfile.write(file, tone(1, rate), rate)
+    (utterance,) = speech_data.read_corpus(tmp_path, SAMPLES, NoProblems())
+    audio = speech_data.load_audio(utterance)
+    assert utterance.samples == len(audio) == RATE
+    np.testing.assert_allclose(audio[500:-500], tone(1)[500:-500], atol=2e-3)
 
 
 @pytest.mark.slow
@@ -148,6 +158,19 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(content, tmp_path, capsys):
         assert str(root) in printed
 
 
+def test_held_out_data_alone_is_a_sentence(tmp_path, capsys):
+    assert train_speech.main(["--heldout-data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "--heldout-data needs --data" in capsys.readouterr().err
+
+
+def test_help_shows_every_default(capsys):
+    with pytest.raises(SystemExit):
+        train_speech.parse_arguments(["--help"])
+    options = re.split(r"\n  (?=--)", capsys.readouterr().out.split("options:")[1])[1:]
+    assert len(options) > 15
+    assert [text.split()[0] for text in options if "(default: " not in " ".join(text.split())] == ["--resume"]
+
+
 @pytest.mark.slow
 def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
     steps = ("--steps", 20, "--checkpoint-every", 5, "--evaluate-every", 10)
@@ -157,8 +180,6 @@ def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
     assert code == 0, printed
     losses = metrics_of(whole)["losses"]
     assert len(losses) == 20
-    assert metrics_of(whole)["word starts in ms"]["best path"]["words"] > 10
-    assert "word starts by best path" in printed
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
     process = start("--out", killed, *steps, *data)

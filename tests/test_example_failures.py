@@ -10,16 +10,7 @@ from pathlib import Path
 
 import optax
 import pytest
-from example_support import (
-    SAMPLES,
-    soundfile,
-    speech_batches,
-    speech_checkpoints,
-    speech_corpus,
-    speech_problems,
-    train_speech,
-    write_corpus,
-)
+from example_support import SAMPLES, NoProblems, soundfile, speech_data, speech_problems, train_speech, write_corpus
 from flax import nnx
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
@@ -62,14 +53,16 @@ def test_a_log_on_a_full_disk(tmp_path, monkeypatch, capsys):
 
 
 def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    def half(path: Path) -> None:
+        path.write_text("hal")
+        full_disk()
+
     report = tmp_path / "metrics.json"
     report.write_text("before")
-    with pytest.raises(OSError, match="No space"), speech_problems.whole_file(report) as unfinished:
-        unfinished.write_text("hal")
-        full_disk()
+    with pytest.raises(OSError, match="No space"):
+        speech_problems.write_whole(report, half)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("metrics.json", "before")]
-    with speech_problems.whole_file(report) as unfinished:
-        unfinished.write_text("after")
+    speech_problems.write_whole(report, lambda path: path.write_text("after"))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("metrics.json", "after")]
 
 
@@ -77,29 +70,21 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path):
 def run_of_two(tmp_path):
     """Saves checkpoints of steps 1 and 2. Returns their folder, and functions that save and restore there."""
     model = nnx.Linear(64, 64, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    modules = model, nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
 
     def save(*steps: int) -> None:
-        checkpoints = speech_checkpoints.Checkpoints(tmp_path)
-        try:
+        with train_speech.open_checkpoints(tmp_path) as manager:
             for step in steps:
-                checkpoints.save(step, model, optimizer, {}, {"step": step})
-        finally:
-            checkpoints.close()
+                train_speech.save(manager, modules, {}, {"step": step}, step)
 
     def restore() -> int:
-        checkpoints = speech_checkpoints.Checkpoints(tmp_path)
-        try:
-            return checkpoints.restore(model, optimizer, {})["step"]
-        finally:
-            checkpoints.close()
+        with train_speech.open_checkpoints(tmp_path) as manager:
+            return train_speech.restore(manager, modules, {})["step"]
 
     save(1, 2)
     return tmp_path, save, restore
 
 
-# tensorstore raises it: it may write an array of the failed checkpoint after orbax has closed its event loop.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before(run_of_two):
     folder, save, restore = run_of_two
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -109,8 +94,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before(run_of_two):
             save(3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    wanted = f"{folder}: a checkpoint can't be written: File too large; --resume continues after step 2"
-    assert str(error.value) == wanted
+    assert str(error.value) == f"{folder}: step 3 can't be written; --resume continues after 2: File too large"
     assert restore() == 2
     save(3)
     assert restore() == 3
@@ -148,25 +132,21 @@ def test_a_folder_of_unusable_files_alone_says_how_many_and_why(content, kind, t
 
 def test_a_batch_of_unusable_files_alone_says_how_many_and_why(tmp_path):
     write_corpus(tmp_path, dict.fromkeys(("10-1-0", "10-1-1", "10-1-2", "10-1-3"), "WORDS"))
-    utterances = speech_corpus.read_corpus(tmp_path, SAMPLES, pytest.fail)
-    (bucket,) = speech_batches.make_buckets(utterances, 1)
+    problems = speech_problems.Problems(tmp_path / "skipped.txt")
+    utterances = speech_data.read_corpus(tmp_path, SAMPLES, problems)
     for utterance in utterances[:3]:
         utterance.path.write_bytes(utterance.path.read_bytes()[:200])
-    reported: list[speech_problems.Problem] = []
-    batches = speech_batches.Batches([bucket], 4, reported.append)
-    assert batches.load(bucket, utterances[2:3]).utterances == [], "one bad file must not end a long run"
-    assert batches.load(bucket, utterances).utterances == utterances[3:]
-    first = utterances[0].path
-    with pytest.raises(
-        speech_problems.UserError, match=rf"3 audio files in a row.*3 unreadable audio; the first is {first}: "
-    ):
-        batches.load(bucket, utterances[:3])
-    assert len(reported) == 3
+    batches = speech_data.Batches(utterances, 1, 4, problems)
+    assert batches.load(utterances, utterances[2:3]).utterances == [], "one bad file must not end a long run"
+    assert batches.load(utterances, utterances).utterances == utterances[3:]
+    with pytest.raises(speech_problems.UserError, match=r"3 audio files in a row.*3 unreadable audio; the first is "):
+        batches.load(utterances, utterances[:3])
+    assert len(problems.file.read_text().splitlines()) == 3, "each is reported once"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     write_corpus(tmp_path, {"10-1-0": "HELLO", "10-1-1": "YOU"})
     (transcript,) = tmp_path.rglob("*.trans.txt")
     transcript.write_bytes(b"\xef\xbb\xbf" + transcript.read_bytes())
-    utterances = speech_corpus.read_corpus(tmp_path, SAMPLES, pytest.fail)
+    utterances = speech_data.read_corpus(tmp_path, SAMPLES, NoProblems())
     assert [(u.id, u.text) for u in utterances] == [("10-1-0", "hello"), ("10-1-1", "you")]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from example_support import (
     SCRIPT,
-    speech_batches,
+    speech_data,
+    speech_digits,
+    speech_loss,
     speech_mesh,
     speech_model,
-    speech_problems,
-    speech_synth,
     train_speech,
 )
 from flax import nnx
@@ -25,12 +25,11 @@ STEPS = 12
 RTOL = 1e-5  # float32 sums are in another order at each step: measured 1e-7 after 20 steps
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]
-needs_set_mesh = pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="--devices needs jax 0.7")
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> tuple[Path, Path]:
-    return speech_synth.synthesise(tmp_path_factory.mktemp("corpus") / "digits", 24, 4, seed=0)
+    return speech_digits.synthesise(tmp_path_factory.mktemp("corpus") / "digits", 24, 4, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +67,23 @@ def one_device(losses) -> np.ndarray:
 
 
 @pytest.mark.slow
-@needs_set_mesh
 def test_batch_and_vocabulary_divided(losses, one_device) -> None:
     """Divides 29 classes over two devices, and six utterances over two."""
     assert_same_curve(losses("--mesh", "data=2,model=2"), one_device)
 
 
 @pytest.mark.slow
-@needs_set_mesh
 def test_as_a_user_runs_it_with_a_batch_that_does_not_divide(corpus, one_device, tmp_path) -> None:
     """The script itself makes four devices for six utterances. Two rows are fillers, and no loss changes."""
     command = [sys.executable, str(SCRIPT), *command_line(corpus, tmp_path, "--devices", "4")]
     quickly = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(command, env=quickly, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads((tmp_path / "metrics.json").read_text())["mesh"] == {"data": 4}
+    assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["mesh"] == {"data": 4, "model": 1}
     assert_same_curve(losses_of(tmp_path), one_device)
 
 
 @pytest.mark.slow
-@needs_set_mesh
 def test_a_divided_step_exchanges_neither_audio_nor_logits() -> None:
     """The audio of all rows and the logits of all classes are larger than any array that crosses the mesh.
 
@@ -96,9 +92,9 @@ def test_a_divided_step_exchanges_neither_audio_nor_logits() -> None:
     with speech_mesh.use_devices({"data": 4, "model": 2}):
         sizes = speech_model.Sizes(width=16, layers=1, joint=16)
         model = speech_model.Transducer(sizes, nnx.Rngs(0))
-        speech_mesh.replicate(model)
+        nnx.update(model, jax.device_put(nnx.state(model), speech_mesh.sharding()))
         rows, samples, labels = 8, 16000, 10
-        batch = speech_batches.Arrays(
+        batch = speech_data.Arrays(
             np.ones((rows, samples), np.float32),
             np.full(rows, samples, np.int32),
             np.ones((rows, labels), np.int32),
@@ -106,53 +102,37 @@ def test_a_divided_step_exchanges_neither_audio_nor_logits() -> None:
         )
         graph, weights = nnx.split(model)
         step = jax.value_and_grad(lambda w, a: train_speech.batch_loss(nnx.merge(graph, w), a))
-        _, program = meshes.compiled(step, weights, speech_batches.on_device(batch))
-    frames = speech_model.encoder_frames(samples)
+        _, program = meshes.compiled(step, weights, jax.device_put(batch, speech_mesh.sharding("data")))
+    frames = speech_loss.LOSSES["rnnt"].frames(samples)
     hidden_layer_of_the_joint = rows // 4 * frames * (labels + 1) * sizes.joint
     assert program.largest_exchange() == hidden_layer_of_the_joint
 
 
 @pytest.mark.parametrize(
-    ("text", "devices", "sizes"),
-    [
-        ("data", None, {"data": 1}),
-        ("data", 8, {"data": 8}),
-        ("data,model", 8, {"data": 4, "model": 2}),
-        ("data,model=4", 8, {"data": 2, "model": 4}),
-        ("data=2,model", 8, {"data": 2, "model": 4}),
-        ("model=2,data=3", None, {"data": 3, "model": 2}),
-        ("model", 2, {"data": 1, "model": 2}),
-    ],
+    ("text", "devices", "data", "model"),
+    [("model=1", None, 1, 1), ("model=1", 8, 8, 1), ("model=2", 8, 4, 2), ("model=2,data=3", None, 3, 2)],
 )
-def test_mesh_by_its_name(text: str, devices: int | None, sizes: dict[str, int]) -> None:
-    assert speech_mesh.parse_mesh(text, devices) == sizes
+def test_mesh_by_its_name(text: str, devices: int | None, data: int, model: int) -> None:
+    assert speech_mesh.parse_mesh(text, devices) == {"data": data, "model": model}
 
 
 @pytest.mark.parametrize(
-    ("text", "devices", "sentence"),
+    ("options", "sentence"),
     [
-        ("time", 8, "--mesh is time;"),
-        ("data,data", 8, "each once"),
-        ("data=0", 8, "data=N"),
-        ("data=x", 8, "data=N"),
-        ("data=4,model=2", 6, "needs 8 devices, and --devices is 6"),
-        ("data=4", 8, "needs 4 devices, and --devices is 8"),
-        ("data,model", 7, "needs 2 devices or a multiple of it, and --devices is 7"),
+        ("--mesh time=8", "--mesh is time=8;"),
+        ("--mesh data=2,data=4", "--mesh is data=2,data=4;"),
+        ("--mesh data=0", "data=N"),
+        ("--mesh data=x", "data=N"),
+        (
+            "--mesh data=4,model=2 --devices 6",
+            "--mesh data=4,model=2 can't divide over as many devices as --devices, 6",
+        ),
+        ("--mesh data=4 --devices 8", "as --devices, 8"),
+        ("--mesh model=2 --devices 7", "as --devices, 7"),
+        ("--devices 64", "the mesh needs 64 devices, and there are 8 (cpu)"),
+        ("--joint fused --mesh model=2", "--joint fused needs a vocabulary that is not divided, and the mesh is"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_a_sentence(text: str, devices: int, sentence: str) -> None:
-    with pytest.raises(speech_problems.UserError) as error:
-        speech_mesh.parse_mesh(text, devices)
-    assert sentence in str(error.value)
-
-
-def test_a_fused_joint_needs_the_whole_vocabulary(tmp_path, capsys) -> None:
-    options = ["--joint", "fused", "--mesh", "model=2", "--out", str(tmp_path)]
-    assert train_speech.main(options) == 2
-    assert "--joint fused needs a vocabulary that is not divided, and --mesh is model=2" in capsys.readouterr().err
-
-
-def test_too_few_devices_is_a_sentence(tmp_path, capsys) -> None:
-    assert train_speech.main(["--devices", "64", "--out", str(tmp_path)]) == 2
-    wanted = "and there are 8 (cpu)" if hasattr(jax, "set_mesh") else "need jax 0.7"
-    assert wanted in capsys.readouterr().err
+def test_a_mesh_that_cannot_be_is_a_sentence(options: str, sentence: str, tmp_path, capsys) -> None:
+    assert train_speech.main([*options.split(), "--out", str(tmp_path)]) == 2
+    assert sentence in capsys.readouterr().err

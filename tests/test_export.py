@@ -16,9 +16,11 @@ from cases import random_batch
 
 pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
 from jax import export
+from jax.experimental import serialize_executable
 from meshes import P, V
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 STEP_TARGETS = {"jax_rnnt_arcs_forward", "jax_rnnt_arcs_backward", "jax_rnnt_lattice_posteriors"}
 
@@ -46,16 +48,16 @@ def _assert_step(result) -> None:
 def test_each_platform_gets_its_form(platform: str) -> None:
     """An export on this machine has kernels for each platform that has any. For others it has no custom call."""
     exported = export.export(_step(None), platforms=[platform], disabled_checks=_checks())(*meshes.batch())
-    native = jax_rnnt.native_available(platform)
-    assert _targets(exported) == (STEP_TARGETS if native else set())
-    if not native:
+    has_kernels = native.native_available(platform)
+    assert _targets(exported) == (STEP_TARGETS if has_kernels else set())
+    if not has_kernels:
         assert "custom_call @" not in exported.mlir_module()
     assert exported.platforms == (platform,)
 
 
 def test_lax_form_has_no_custom_call() -> None:
     for platform in ("cpu", "cuda", "tpu"):
-        exported = export.export(_step("scan"), platforms=[platform])(*meshes.batch())
+        exported = export.export(_step("lax"), platforms=[platform])(*meshes.batch())
         assert "custom_call @" not in exported.mlir_module()
 
 
@@ -68,7 +70,7 @@ def test_one_module_for_all_platforms() -> None:
     """The program contains every form, and chooses one when it runs."""
     make = export.export(_step(None), platforms=["cpu", "cuda", "tpu"], disabled_checks=_checks())
     exported = make(*meshes.batch())
-    assert _targets(exported) == (STEP_TARGETS if jax_rnnt.native_available() else set())
+    assert _targets(exported) == (STEP_TARGETS if native.native_available() else set())
     restored = export.deserialize(exported.serialize())
     _assert_step(jax.jit(restored.call)(*meshes.batch()))
 
@@ -78,6 +80,14 @@ def test_round_trip(implementation: str) -> None:
     restored = export.deserialize(exported.serialize())
     _assert_step(restored.call(*meshes.batch()))
     _assert_step(jax.jit(restored.call)(*meshes.batch()))
+
+
+def test_serialized_executable(implementation: str) -> None:
+    compiled = _step(implementation).lower(*meshes.batch()).compile()
+    restored = serialize_executable.deserialize_and_load(
+        *serialize_executable.serialize(compiled), execution_devices=jax.devices()[:1]
+    )
+    _assert_step(restored(*meshes.batch()))
 
 
 def test_round_trip_of_the_derivative(implementation: str) -> None:
@@ -93,7 +103,7 @@ def test_checks_are_exactly_what_export_asks_for(implementation: str) -> None:
     Without it JAX refuses, and the error names no others.
     """
     step = _step(implementation)
-    if implementation == "scan":
+    if implementation == "lax":
         export.export(step)(*meshes.batch())
         return
     with pytest.raises(ValueError, match="jax_rnnt_") as error:
@@ -103,8 +113,8 @@ def test_checks_are_exactly_what_export_asks_for(implementation: str) -> None:
     assert named <= set(jax_rnnt.ffi_targets())
 
 
-@pytest.mark.full(implementation="scan", platform="tpu")
-@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1, "blank": 0}])
+@pytest.mark.full(implementation="lax", platform="tpu")
+@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1, "blank": 0}])
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1, "blank": 0}], ids=["plain", "clamp"])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> None:
@@ -131,7 +141,7 @@ def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> N
         meshes.assert_close(actual, gradient)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_round_trip_of_a_divided_step(implementation: str) -> None:
     """A step exported for eight devices. Each kernel keeps its part, and the gradient is divided as the logits are."""
     mesh = meshes.make_mesh(data=8)
@@ -146,7 +156,7 @@ def test_round_trip_of_a_divided_step(implementation: str) -> None:
     assert meshes.is_sharded_as(result[1], mesh, "data")
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_round_trip_of_a_divided_vocabulary(implementation: str) -> None:
     mesh = meshes.make_mesh(data=2, model=4)
     specs = (P("data", None, None, "model"), *(P("data"),) * 3)
@@ -172,7 +182,7 @@ print(float(value), float(abs(gradient).sum()), hits)
 """
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_persistent_compilation_cache(implementation: str, tmp_path) -> None:
     """Another process loads the compiled step with its custom calls, and gets the same numbers."""
     settings = {

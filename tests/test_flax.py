@@ -43,7 +43,7 @@ class NnxModel(nnx.Module):
         return self.loss(self.dense(hidden), *arrays)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @pytest.mark.parametrize("wrap", [lambda m: m, nn.remat], ids=["plain", "remat"])
 def test_field_of_a_linen_module(wrap: Callable, implementation: str) -> None:
     model = wrap(LinenModel)(jax_rnnt.RNNTLoss(implementation=implementation))
@@ -57,7 +57,7 @@ def test_field_of_a_linen_module(wrap: Callable, implementation: str) -> None:
     np.testing.assert_allclose(grad["kernel"], expected, atol=1e-12)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @pytest.mark.parametrize("remat", [False, True])
 def test_field_of_an_nnx_module(remat: bool, implementation: str) -> None:
     model = NnxModel(jax_rnnt.RNNTLoss(implementation=implementation), nnx.Rngs(0))

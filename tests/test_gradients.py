@@ -65,7 +65,7 @@ def test_relative_accuracy_survives_a_tiny_cotangent(implementation: str) -> Non
         np.testing.assert_allclose(scaled, plain * scale, rtol=1e-6, atol=1e-9 * scale)
 
 
-@pytest.mark.full(implementation="scan", clamp=-1.0)
+@pytest.mark.full(implementation="lax", clamp=-1.0)
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_gradient_of_the_mean(clamp: float, implementation: str) -> None:
     """`mean` divides after the clamp, so the bound of an element is clamp / B."""
@@ -88,7 +88,7 @@ def test_every_row_of_the_gradient_sums_to_zero(implementation: str) -> None:
     np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=2e-6)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_log_probs_through_log_softmax(implementation: str) -> None:
     """`fused_log_softmax=False` after jax's own log_softmax is the fused loss."""
     logits, targets = random_batch("chain")
@@ -115,7 +115,7 @@ def test_log_probs_have_a_gradient_at_blank_and_targets_only(implementation: str
     assert (gradient <= 0).all(), "minus a posterior"
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_gradient_through_a_shared_joint(implementation: str) -> None:
     """The loss is inside a larger function: the logits are enc[t] + pred[u], as a transducer's joint makes them."""
     rng = np.random.default_rng(2)

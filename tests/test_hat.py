@@ -47,7 +47,7 @@ def test_internal_lm_scores(blank: int, implementation: str) -> None:
     lengths = np.array([3, 3, 2, 0, 2, 4], np.int32)
 
     def scores(x):
-        return jax_rnnt.internal_lm_scores(x, labels, lengths, blank, implementation=implementation)
+        return jax_rnnt.HATLoss(blank=blank, implementation=implementation).internal_lm_scores(x, labels, lengths)
 
     value, pull = jax.jit(lambda x: jax.vjp(scores, x))(logits)
     window = (1, v) if column == 0 else (0, v - 1)
@@ -71,7 +71,8 @@ def test_internal_lm_scores_refuses() -> None:
         ((x, y[:, :1], lengths), ValueError, "`targets`"),
         ((x, y.astype(float), lengths), TypeError, "`targets`"),
         ((x, y, lengths[:1]), ValueError, "`target_lengths`"),
-        ((x, y, lengths, 2), ValueError, "`blank` of HAT"),
     ):
         with pytest.raises(error, match=message):
-            jax_rnnt.internal_lm_scores(*arguments)
+            jax_rnnt.HATLoss().internal_lm_scores(*arguments)
+    with pytest.raises(ValueError, match="`blank` of HAT"):
+        jax_rnnt.HATLoss(blank=2).internal_lm_scores(x, y, lengths)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import runner
 import tolerances
+from jax.experimental import checkify
 from losses import LossUnderTest
 from table_joint import joint_logits
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 B, T, U, D, V = 4, 7, 5, 6, 9
 LENGTHS = np.array([7, 4, 6, 0], np.int32), np.array([5, 0, 3, 0], np.int32)
@@ -48,7 +50,7 @@ def test_clamp_and_cotangents(loss: LossUnderTest) -> None:
 @pytest.mark.once
 def test_lax_form() -> None:
     loss = losses.PLAIN[0]
-    losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "scan"))
+    losses.assert_matches(loss, *losses.evaluate(_on_joint(loss), "lax"))
 
 
 # --- a joint network with parameters ----------------------------------------------------------------------------------
@@ -309,6 +311,52 @@ def test_wrong_arguments(case: str) -> None:
         _costs(**arguments)
 
 
+class _Unhashable:
+    __hash__ = None
+
+    def __call__(self, params, e, p):
+        return e
+
+
+def _checked(params, e, p):
+    checkify.check(jnp.all(e > 0), "e must be positive")
+    return _joint(params, e, p)
+
+
+UNFIT = {
+    "two_arguments": (lambda params, e: e, {}, TypeError, r"`joint` is called with \(params, e, p\), and it does not"),
+    "no_keys": (
+        _joint,
+        {"dropout_key": jax.random.key(0)},
+        TypeError,
+        r"\(params, e, p, keys\), since .*dropout_key",
+    ),
+    "not_a_function": (3, {}, TypeError, r"`joint` must be a function of \(params, e, p\), got 3"),
+    "unhashable": (_Unhashable(), {}, TypeError, r"`joint` is static, so it must be hashable, got .*_Unhashable"),
+    "checkify": (_checked, {}, NotImplementedError, r"`joint` must not call checkify.check"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_unfit_joints_are_told_why(case: str) -> None:
+    joint, options, error, message = UNFIT[case]
+    with pytest.raises(error, match=message):
+        _costs(*_operands(), joint=joint, **options)
+
+
+def test_a_key_in_a_closure_is_a_key() -> None:
+    key = jax.random.key(0)
+    with pytest.raises(TypeError, match="for dropout give the key as `dropout_key`"):
+        _costs(*_operands(), joint=lambda params, e, p: _joint(params, e + jax.random.normal(key, (1, D)), p))
+
+
+def test_sources_are_equal_only_to_themselves() -> None:
+    one, other = (jax_rnnt.JointLogits(_joint, *_operands()) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+
+
 @pytest.mark.once
 def test_too_many_nodes() -> None:
     shapes = jax.ShapeDtypeStruct((2**11, 2**10, D), "float32"), jax.ShapeDtypeStruct((2**11, 2**10, D), "float32")
@@ -357,7 +405,7 @@ def test_no_array_of_the_size_of_the_logits() -> None:
     compiled = jax.jit(jax.value_and_grad(step, (0, 1, 2))).lower(*operands).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     nodes, tile = b * t * u1, 4 * rows * (v + d)
-    if jax_rnnt.native_available():
+    if native.native_available():
         assert temporary < 64 * nodes + 4 * tile
     assert temporary < 4 * nodes * v / 2
     assert f"f32[{b},{t},{u1},{v}]" not in compiled.as_text()

@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from meshes import P, T, U, V
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 D = 4
 
@@ -126,8 +127,6 @@ def test_shard_map(check: bool) -> None:
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
     """The mesh has two axes. The source names automatic axes; explicit axes are in the types of the arrays."""
-    if kind == AxisType.Explicit and jax.__version_info__ < (0, 7):
-        pytest.skip("needs jax 0.7")
     mesh = meshes.make_mesh(kind, data=4, model=2)
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
     source = {"batch_axis_names": ("data",)} if kind == AxisType.Auto else {}
@@ -140,13 +139,69 @@ def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
     assert meshes.is_sharded_as(result[1][1], mesh, "data")
 
 
+ONE_AXIS, TWO_AXES = {"data": 8}, {"data": 4, "model": 2}
+
+
+@pytest.mark.parametrize(
+    ("axes", "of_kernel", "of_encoded"),
+    [
+        (ONE_AXIS, P("data", None), P("data")),
+        (ONE_AXIS, P(None, "data"), P("data")),
+        (TWO_AXES, P("data", None), P("data")),
+        (TWO_AXES, P("model", None), P("data")),
+        (TWO_AXES, P("data", "model"), P("data")),
+        (TWO_AXES, P(("data", "model"), None), P(("data", "model"))),
+        (TWO_AXES, P(None, "model"), P(None, None, "model")),
+    ],
+    ids=str,
+)
+def test_divided_parameters_on_an_explicit_mesh(axes: dict, of_kernel: P, of_encoded: P) -> None:
+    """They are gathered for the loss, and their gradient is divided as they are (FSDP, tensor parallelism)."""
+    mesh = meshes.make_mesh(AxisType.Explicit, **axes)
+    kernel, encoded, predicted, *rest = *_operands(), *meshes.batch(8)[1:]
+    kernel, encoded = np.tile(kernel, (2, 1)), np.tile(encoded, 2)  # so that eight devices divide them
+    predicted = np.tile(predicted, 2)
+    step = _step(_total)
+    with meshes.current_mesh(mesh):
+        batch = [meshes.put(mesh, x, of_encoded[0]) for x in (predicted, *rest)]
+        result = jax.jit(step)(meshes.put(mesh, kernel, *of_kernel), meshes.put(mesh, encoded, *of_encoded), *batch)
+    for actual, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(_of_tiled()), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-10, atol=1e-11)
+    assert meshes.is_sharded_as(result[1][0], mesh, *of_kernel)
+    assert meshes.is_sharded_as(result[1][1], mesh, *of_encoded)
+
+
+@functools.cache
+def _of_tiled():
+    kernel, encoded, predicted = _operands()
+    operands = np.tile(kernel, (2, 1)), np.tile(encoded, 2), np.tile(predicted, 2)
+    return losses.jit(_step(_dense_total))(*operands, *meshes.batch(8)[1:])
+
+
+@pytest.mark.parametrize("of_kernel", [P("data"), P(None, "model"), P("data", "model")], ids=str)
+def test_divided_parameters_on_an_automatic_mesh(of_kernel: P) -> None:
+    mesh = meshes.make_mesh(data=4, model=2)
+    kernel, *rest = *_operands(), *meshes.batch(8)[1:]
+    with meshes.current_mesh(mesh):
+        arrays = [meshes.put(mesh, kernel, *of_kernel), *(meshes.put(mesh, x, "data") for x in rest)]
+        _assert_expected(jax.jit(_step(_total, batch_axis_names=("data",)))(*arrays))
+
+
+def test_a_batch_that_does_not_divide_is_said() -> None:
+    kernel, *rest = *_operands(6), *meshes.batch(6)[1:]
+    with (
+        meshes.current_mesh(meshes.make_mesh(data=4)),
+        pytest.raises(ValueError, match="`logits` have B = 6, and the mesh has 4 devices along 'data'"),
+    ):
+        jax.eval_shape(functools.partial(_total, batch_axis_names=("data",)), kernel, *rest)
+
+
 def test_automatic_sharding_without_names_is_right() -> None:
     mesh = meshes.make_mesh(data=4)
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
     _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 7), reason="refused in words with jax 0.6, whose compiler aborts")
 def test_dropout_differs_from_device_to_device() -> None:
     """The masks of two devices differ, though their nodes have the same numbers."""
 
@@ -177,7 +232,7 @@ def test_export(platform: str) -> None:
     again = export.deserialize(made.serialize())
     if platform == "cpu":
         _assert_expected(again.call(*operands))
-    elif not jax_rnnt.native_available(platform):
+    elif not native.native_available(platform):
         assert "custom_call @jax_rnnt" not in again.mlir_module()
 
 
@@ -198,8 +253,8 @@ def test_linen(default_jax_settings) -> None:
 
     def fused(params, **source):
         arguments = {"deterministic": False} if source else {}
-        joint = jax_rnnt.linen_joint(Joint(), **arguments)
-        return jax_rnnt.rnnt_loss(jax_rnnt.JointLogits(joint, params, encoded, predicted, **source), *rest)
+        logits = jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted, arguments=arguments, **source)
+        return jax_rnnt.rnnt_loss(logits, *rest)
 
     def dense(params):
         return jax_rnnt.rnnt_loss(Joint().apply({"params": params}, encoded[:, :, None], predicted[:, None]), *rest)
@@ -209,7 +264,8 @@ def test_linen(default_jax_settings) -> None:
     some, other = (losses.jit(functools.partial(fused, dropout_key=jax.random.key(k)))(params) for k in (0, 1))
     assert some != other
     assert some != wanted[0]
-    assert jax_rnnt.linen_joint(Joint()) == jax_rnnt.linen_joint(Joint())
+    one, other = (jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted).joint for _ in range(2))
+    assert one == other
 
 
 def test_nnx(default_jax_settings) -> None:
@@ -228,8 +284,8 @@ def test_nnx(default_jax_settings) -> None:
     @nnx.jit
     def fused(model):
         def loss(model):
-            joint, params = jax_rnnt.nnx_joint(model, "join")
-            return jax_rnnt.rnnt_loss(jax_rnnt.JointLogits(joint, params, encoded, predicted), *rest)
+            logits = jax_rnnt.JointLogits.from_nnx(model, encoded, predicted, method="join")
+            return jax_rnnt.rnnt_loss(logits, *rest)
 
         return nnx.value_and_grad(loss)(model)
 

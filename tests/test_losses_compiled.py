@@ -9,7 +9,7 @@ import losses
 import pytest
 from losses import LossUnderTest
 
-import jax_rnnt
+from jax_rnnt.xla import native
 
 SHAPE = 2, 24, 9, 1024
 NODES = math.prod(SHAPE[:-1])
@@ -18,7 +18,7 @@ ROWS = [loss for loss in (*losses.LOSSES, *losses.VARIANTS) if loss.name in ("td
 
 @pytest.fixture(autouse=True)
 def kernels() -> None:
-    if not jax_rnnt.native_available():
+    if not native.native_available():
         pytest.skip("the compiled module is not usable")
 
 

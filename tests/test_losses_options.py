@@ -1,13 +1,18 @@
-"""Reductions, weights, omega and `Loss`: what is done with costs, and how options are given and refused."""
+"""Reductions, weights, omega and loss objects: what is done with costs, and how options are given and refused."""
 
+import dataclasses
 import functools
+import inspect
+import typing
 
 import jax
 import jax.numpy as jnp
 import losses
+import meshes
 import numpy as np
 import pytest
 import reference_losses
+import table_joint
 from losses import LossUnderTest
 from reference_losses import Rnnt
 
@@ -38,19 +43,24 @@ def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.nd
 
 @pytest.mark.parametrize("name", ["tdt", "hat", "wildcard_ends"])
 def test_reductions_weights_and_zero_infinity(name: str) -> None:
-    """One example of the batch is NaN. Its weight is 0, or `zero_infinity` is on."""
+    """One example of the batch is NaN and has a weight of 0, or it has no path and `zero_infinity` is on."""
     loss = BY_NAME[name]
-    logits, *rest = _arrays(loss.width)
-    costs, gradients = loss.expected(logits, *rest)
+    logits, targets, t_b, u_b = _arrays(loss.width)
+    lengths = {False: t_b, True: np.where(t_b > losses.T, 0, t_b)}
+    costs, gradients = loss.expected(logits, targets, t_b, u_b)
     assert np.isnan(costs).tolist() == [False, False, True, False]
+    assert np.isposinf(loss.expected(logits, targets, lengths[True], u_b)[0]).tolist() == np.isnan(costs).tolist()
     costs, gradients = np.nan_to_num(costs), np.nan_to_num(gradients)
     cases = [(r, w, z) for r in ("sum", "mean", "mean_volume") for w, z in ((WEIGHTS, False), (None, True))]
 
     @losses.jit
     def run(x):
+        def of_case(x, reduction, weights, zero_infinity):
+            options = {"reduction": reduction, "weights": weights, "zero_infinity": zero_infinity}
+            return loss.costs(x, targets, lengths[zero_infinity], u_b, implementation=losses.QUICK, **options)
+
         def all_cases(x):
-            of_case = functools.partial(loss.costs, x, *rest, implementation=losses.QUICK)
-            return jnp.stack([of_case(reduction=r, weights=w, zero_infinity=z) for r, w, z in cases])
+            return jnp.stack([of_case(x, *case) for case in cases])
 
         return all_cases(x), jax.jacrev(all_cases)(x)
 
@@ -99,25 +109,58 @@ def test_omega_chooses_the_loss_of_tokens_by_a_key() -> None:
 
 @pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
 def test_loss_object(loss: LossUnderTest) -> None:
-    """The object is a value: equal options make it equal, jit takes it as static, and nnx takes it for no parameter."""
-    options = loss.options | {"reduction": "sum", "implementation": losses.QUICK}
-    made = jax_rnnt.Loss(loss.call, **options)
-    same = jax_rnnt.Loss(loss.call, **{k: list(v) if isinstance(v, tuple) else v for k, v in reversed(options.items())})
+    """The object is a value: equal options make it equal, jit takes it as static, and nothing in it can be changed."""
+    options = loss.options | {"reduction": "sum"}
+    made = loss.made(reduction="sum")
+    same = loss.made(**{k: list(v) if isinstance(v, tuple) else v for k, v in reversed(options.items())})
+    assert isinstance(made, jax_rnnt.Loss)
     assert made == same
     assert hash(made) == hash(same)
-    assert made != jax_rnnt.Loss(loss.call, **(options | {"reduction": "none"}))
-    assert made != jax_rnnt.Loss(jax_rnnt.rnnt_loss, reduction="sum")
-    assert loss.call.__name__ in repr(made)
+    assert dataclasses.replace(made, reduction="none") == loss.made(reduction="none") != made
+    assert made != jax_rnnt.RNNTLoss(reduction="sum")
+    assert eval(repr(made), vars(jax_rnnt).copy()) == made
     assert jax.tree.leaves(made) == []
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.reduction = "none"
     x, *rest = _arrays(loss.width)
     rest[1] = np.minimum(rest[1], losses.T)
     value = jax.jit(lambda made, x: made(x, *rest, weights=WEIGHTS), static_argnums=0)(made, x)
     np.testing.assert_allclose(value, (loss.expected(x, *rest)[0] * WEIGHTS).sum(), rtol=1e-12)
-    with pytest.raises(TypeError, match=rf"`{loss.call.__name__}` has no option 'reducton'.*reduction"):
-        jax_rnnt.Loss(loss.call, reducton="sum")
-    for array in ("weights", "key"):
-        with pytest.raises(TypeError, match=f"no option '{array}'"):
-            jax_rnnt.Loss(loss.call, **{array: WEIGHTS})
+    for wrong in ("reducton", "weights", "key"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'"):
+            loss.made(**{wrong: "sum"})
+
+
+@pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
+def test_a_function_is_its_class_and_a_call_of_it(loss: LossUnderTest) -> None:
+    """Both have the same options with the same defaults. The options that all losses share stand only in the class."""
+    own = inspect.signature(loss.call).parameters
+    options = inspect.signature(type(loss.made())).parameters
+    arrays = ("logits", "targets", "logit_lengths", "target_lengths", "weights", "key", "options")
+    assert {k: p.default for k, p in own.items() if k not in arrays}.items() <= {
+        k: p.default for k, p in options.items()
+    }.items()
+    shared = typing.get_type_hints(jax_rnnt.core.loss.LossOptions).keys()
+    assert options.keys() - own.keys() == shared
+    assert list(own)[4:7] == list(options)[:3] == ["blank", "clamp", "reduction"]
+
+
+def test_equal_numbers_of_other_types_make_equal_losses() -> None:
+    made = jax_rnnt.TDTLoss(np.int64(0), np.float32(1), fused_log_softmax=np.True_, sigma=jnp.float32(0.5))
+    assert made == jax_rnnt.TDTLoss(0, 1, sigma=0.5)
+    assert hash(made) == hash(jax_rnnt.TDTLoss(0, 1, sigma=0.5))
+
+
+def test_loss_of_a_users_own() -> None:
+    """A class derived from a loss is a static value, too."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Smoothed(jax_rnnt.RNNTLoss):
+        pass
+
+    x, *rest = _arrays(losses.V)
+    value = jax.jit(lambda made: made(x, *rest))(Smoothed(reduction="none"))
+    np.testing.assert_array_equal(value, jax_rnnt.rnnt_loss(x, *rest, reduction="none"))
 
 
 def test_loss_object_in_an_nnx_module() -> None:
@@ -127,9 +170,78 @@ def test_loss_object_in_an_nnx_module() -> None:
         def __init__(self, loss):
             self.loss = loss
 
-    model = Model(jax_rnnt.Loss(jax_rnnt.tdt_loss, durations=(0, 1)))
+    model = Model(jax_rnnt.TDTLoss(durations=(0, 1)))
     assert jax.tree.leaves(nnx.state(model)) == []
     assert nnx.clone(model).loss == model.loss
+
+
+def test_zero_infinity_leaves_nan() -> None:
+    """A model that diverged must not look like one that has converged."""
+    x, *rest = _arrays(losses.V)
+    x = np.concatenate([x, np.full_like(x[:1], np.nan), x[:1]])
+    targets, t_b, u_b = (np.concatenate([a, a[:1], a[:1]]) for a in rest)
+    t_b[-1] = 0  # no path
+    loss = jax_rnnt.RNNTLoss(reduction="none", zero_infinity=True)
+    costs = loss(x, targets, t_b, u_b)
+    assert np.isnan(costs).tolist() == [False, False, True, False, True, False]
+    assert costs[-1] == 0
+
+
+SCHEDULED = {
+    "fastemit": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7}),
+    "clamp": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7, "delay_penalty": 0.3, "sigma": 0.1}),
+    "joint": (jax_rnnt.MonotonicRNNTLoss, {"delay_penalty": 0.3, "fastemit_lambda": 0.2}),
+    "tdt": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2)), {"sigma": 0.05, "delay_penalty": -0.1}),
+    "omega": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2), omega=1.0), {"sigma": 0.05}),
+    "ends": (functools.partial(jax_rnnt.HATLoss, wildcard="ends"), {"wildcard_weight": -0.7, "sigma": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_schedules_are_the_options(name: str) -> None:
+    """A traced number in the call gives what the same number as an option gives, and one program serves all numbers."""
+    make, options = SCHEDULED[name]
+    clamp = 0.05 if name == "clamp" else -1.0
+    x, *rest = _arrays(losses.V)
+    rest[1] = np.minimum(rest[1], losses.T)
+    key = jax.random.key(0)
+
+    def value_and_gradient(loss, x, **scheduled):
+        logits = table_joint.joint_logits(x) if name == "joint" else x
+        return jax.value_and_grad(lambda x: loss(x, *rest, key=key, **scheduled), allow_int=True)(logits)
+
+    static = losses.jit(
+        functools.partial(value_and_gradient, make(clamp=clamp, implementation=losses.QUICK, **options))
+    )
+    plain = make(clamp=clamp, implementation=losses.QUICK)
+    traced = losses.jit(functools.partial(value_and_gradient, plain))
+    for ours, theirs in zip(jax.tree.leaves(traced(x, **options)), jax.tree.leaves(static(x)), strict=True):
+        if jnp.issubdtype(ours.dtype, jnp.inexact):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+    other = traced(x, **{name: 0.0 for name in options})[0]
+    np.testing.assert_allclose(other, plain(x, *rest, key=key, **{name: 0 for name in options}), rtol=1e-12)
+    assert traced._cache_size() == 1
+
+
+def test_schedules_on_a_mesh() -> None:
+    """Scalars are whole on every device, where the vocabulary is divided and where the batch is."""
+    x, *rest = _arrays(losses.V)
+    rest[1] = np.minimum(rest[1], losses.T)
+    expected = jax_rnnt.RNNTLoss(delay_penalty=0.3)(x, *rest)
+    for source, axis in ((x, "model"), (table_joint.joint_logits(x, batch_axis_names=("model",)), None)):
+        loss = jax_rnnt.RNNTLoss(vocab_axis_name=axis)
+        with meshes.current_mesh(meshes.make_mesh(model=2)):
+            value = jax.jit(lambda logits, penalty: loss(logits, *rest, delay_penalty=penalty))(source, 0.3)  # noqa: B023
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+
+
+def test_schedules_that_a_loss_does_not_have() -> None:
+    with pytest.raises(
+        TypeError, match="RNNTLoss has no schedule `wildcard_weight`; it has fastemit_lambda, delay_pen"
+    ):
+        jax_rnnt.RNNTLoss()(*SHAPED, wildcard_weight=1.0)
+    with pytest.raises(ValueError, match=r"`sigma` must have shape \(\) \(a scalar\), got \(2,\)"):
+        jax_rnnt.RNNTLoss()(*SHAPED, sigma=np.ones(2))
 
 
 SHAPED = np.zeros((1, 2, 2, 6)), np.zeros((1, 1), np.int32), np.array([2]), np.array([1])
@@ -171,7 +283,7 @@ REFUSED = [
         jax_rnnt.rnnt_loss,
         {"wildcard": "start"},
         ValueError,
-        "`wildcard` must be None, 'ends' or 'anywhere', got 'start'",
+        "`wildcard` must be None, 'ends', 'anywhere' or 'star', got 'start'",
     ),
     (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
     (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),

@@ -123,8 +123,8 @@ def test_wildcards_by_counting() -> None:
     """T = 3, U = 1; all arcs and jumps have weight 1. The paths are counted by hand."""
     x = np.zeros((3, 2, 2))
     ways = {}
-    for where in ("ends", "anywhere"):
+    for where in ("ends", "anywhere", "star"):
         cost, _ = reference_losses.example(Rnnt(fused=False), x, (0,), 3, 1, Regularisers(wildcard=where))
         ways[where] = round(float(np.exp(-cost)))
     # From the start of a column there are 1, 2, 3 ways to its frames, and from these 3, 2, 1 ways to its end.
-    assert ways == {"ends": 1 * 3 + 2 * 2 + 3 * 1, "anywhere": 3 * 2**3}
+    assert ways == {"ends": 1 * 3 + 2 * 2 + 3 * 1, "anywhere": 3 * 2**3, "star": 3 * 2**2}

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-import jax_rnnt
+from jax_rnnt.xla import native
 
 pytestmark = [
     pytest.mark.once,
-    pytest.mark.skipif(not jax_rnnt.native_available(), reason="the compiled module is not usable"),
+    pytest.mark.skipif(not native.native_available(), reason="the compiled module is not usable"),
     pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux"),
 ]
 HERE = Path(__file__).resolve().parent

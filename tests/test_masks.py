@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jax_rnnt
+from jax_rnnt.ops.masking import finite_sum
+from jax_rnnt.xla import native
 
 pytestmark = pytest.mark.once
 
@@ -32,7 +34,7 @@ def compiled(implementation: str, moves: reference.Moves):
     return jax.jit(run)
 
 
-@pytest.mark.full(implementation="scan", name="monotonic")
+@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
 @given(
     mask=st.sampled_from(MASKS),
@@ -65,7 +67,7 @@ def test_masks(name: str, implementation: str, mask: float, where: str, infinite
     np.testing.assert_array_equal(gradient, -actual)
 
 
-@pytest.mark.full(implementation="scan", name="monotonic")
+@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_float64_masks(name: str, implementation: str) -> None:
     moves = MOVE_SETS[name]
@@ -92,9 +94,66 @@ def test_a_bad_example_can_be_masked(implementation: str) -> None:
     np.testing.assert_array_equal(gradient[3], 2 * posteriors[3])
 
 
+# --- masks of a loss that are added to each other ---------------------------------------------------------------------
+
+ONE = np.array([[1]], np.int32), np.array([2], np.int32), np.array([1], np.int32)  # T = 2 frames, U = 1 label
+
+
+def test_two_masks_on_all_paths_of_hat(implementation: str) -> None:
+    """The blank is certain, and the label masked: log(1 - p(blank)) and the label's score are the lowest float32.
+
+    Both paths are equally probable. The cost is the largest float32, because +inf says that there is no path.
+    """
+    x = np.zeros((1, 2, 2, 4), np.float32)
+    x[..., 0], x[..., 1] = -SMALLEST, SMALLEST
+    loss = functools.partial(jax_rnnt.hat_loss, blank=0, reduction="sum", implementation=implementation)
+    cost, gradient = jax.value_and_grad(loss)(x, *ONE)
+    assert cost == -SMALLEST
+    expected = np.zeros(x.shape)
+    expected[:, :, 0] = [0.5, -0.5, 0.25, 0.25]
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+SUMS = (jax_rnnt.rnnt_loss, jax_rnnt.monotonic_rnnt_loss, jax_rnnt.hat_loss, jax_rnnt.tdt_loss)
+
+
+@pytest.mark.parametrize("loss", SUMS, ids=lambda loss: loss.__name__)
+def test_two_masks_on_all_paths_of_a_sum(loss) -> None:
+    """Both parts of `AdditiveLogits` mask the label, and one of TDT's parts masks a duration too.
+
+    The result is that of a dense array which holds the lowest float32 in place of the sum.
+    """
+    am, lm = np.random.default_rng(0).normal(size=(2, 1, 2, 6)).astype(np.float32)
+    am[..., 1] = lm[..., 1] = am[..., -1] = SMALLEST
+    exact = am[:, :, None].astype(np.float64) + lm[:, None].astype(np.float64)
+    sums = np.maximum(exact, SMALLEST).astype(np.float32)
+    options = {"blank": 0, "reduction": "sum"} | ({"durations": (1, 0)} if loss is jax_rnnt.tdt_loss else {})
+
+    @jax.jit
+    def run(am, lm, sums):
+        with_parts = jax.value_and_grad(lambda p: loss(jax_rnnt.AdditiveLogits(*p), *ONE, **options))((am, lm))
+        return with_parts, jax.value_and_grad(lambda x: loss(x, *ONE, **options))(sums)
+
+    (cost, (of_am, of_lm)), (whole, of_sums) = run(am, lm, sums)
+    assert cost == whole == -SMALLEST
+    np.testing.assert_allclose(of_am, of_sums.sum(2), atol=1e-6)
+    np.testing.assert_allclose(of_lm, of_sums.sum(1), atol=1e-6)
+    assert np.abs(of_sums).max() > 0.4
+
+
+def test_a_sum_of_finite_numbers_is_finite() -> None:
+    low, high = SMALLEST, -SMALLEST
+    pairs = np.array(
+        [[low, low], [high, high], [low, high], [low, -np.inf], [np.inf, low], [np.nan, 1], [2, 3]], np.float32
+    )
+    total, slopes = jax.jvp(jax.jit(finite_sum), tuple(pairs.T), tuple(np.ones(pairs.T.shape, np.float32)))
+    np.testing.assert_array_equal(total, np.array([low, high, 0, -np.inf, np.inf, np.nan, 5], np.float32))
+    assert (slopes == 2).all()
+
+
 def test_gradient_of_the_cost_half_needs_no_scan() -> None:
     """The derivative of the cost that comes with the posteriors runs the kernel, not the `lax` form."""
-    if not jax_rnnt.native_available():
+    if not native.native_available():
         pytest.skip("the compiled module is not usable")
     arcs = jnp.zeros((B, T, U + 1, 2))
 

@@ -24,18 +24,18 @@ def _nodes() -> list[tuple[int, int, int]]:
 def test_offsets_count_the_rows_before() -> None:
     wanted = [sum(node[0] < b for node in _nodes()) for b in range(len(T_B) + 1)]
     assert np.diff(wanted).tolist() == [9, 0, 5, 8, 0, 0, 0, 0, 0]
-    offsets = jax_rnnt.packed_offsets(T_B, U_B, T, U)
+    offsets = jax_rnnt.PackedLogits.offsets(T_B, U_B, T, U)
     assert offsets.dtype == jnp.int32
     assert offsets.tolist() == wanted
-    assert jax.jit(jax_rnnt.packed_offsets, static_argnums=(2, 3))(T_B, U_B, T, U).tolist() == wanted
-    assert jax_rnnt.packed_offsets(T_B[:0], U_B[:0], T, U).tolist() == [0]
+    assert jax.jit(jax_rnnt.PackedLogits.offsets, static_argnums=(2, 3))(T_B, U_B, T, U).tolist() == wanted
+    assert jax_rnnt.PackedLogits.offsets(T_B[:0], U_B[:0], T, U).tolist() == [0]
 
 
 def test_pack_gathers_the_pairs_of_nodes() -> None:
     rng = np.random.default_rng(0)
     encoded, predicted = rng.normal(size=(len(T_B), T, 2)), rng.normal(size=(len(T_B), U + 1, 3))
     nodes, spare = _nodes(), 4
-    e, p = jax_rnnt.pack(encoded, predicted, T_B, U_B, rows=len(nodes) + spare)
+    e, p = jax_rnnt.PackedLogits.pack(encoded, predicted, T_B, U_B, num_rows=len(nodes) + spare)
     np.testing.assert_array_equal(e[:-spare], [encoded[b, t] for b, t, _ in nodes])
     np.testing.assert_array_equal(p[:-spare], [predicted[b, u] for b, _, u in nodes])
     assert not e[-spare:].any()
@@ -50,8 +50,8 @@ def test_gradient_through_pack_is_the_dense_one() -> None:
     targets = rng.integers(0, 5, (2, U))
 
     def packed(encoded, predicted, kernel):
-        e, p = jax_rnnt.pack(encoded, predicted, t_b, u_b, rows=25)
-        logits = jax_rnnt.PackedLogits(jnp.tanh(e + p) @ kernel, t_b, u_b, frames=T, labels=U)
+        e, p = jax_rnnt.PackedLogits.pack(encoded, predicted, t_b, u_b, num_rows=25)
+        logits = jax_rnnt.PackedLogits(jnp.tanh(e + p) @ kernel, t_b, u_b, num_frames=T, num_labels=U)
         return jax_rnnt.rnnt_loss(logits, targets, t_b, u_b, implementation=losses.QUICK)
 
     def dense(encoded, predicted, kernel):
@@ -69,7 +69,7 @@ def _run(rows, lengths, of_loss):
     targets = np.ones((len(lengths[0]), U), np.int32)
 
     def costs(rows):
-        logits = jax_rnnt.PackedLogits(rows, *lengths, frames=T, labels=U)
+        logits = jax_rnnt.PackedLogits(rows, *lengths, num_frames=T, num_labels=U)
         return RNNT.costs(logits, targets, *of_loss, implementation=losses.QUICK)
 
     cost, pull = jax.vjp(costs, rows)
@@ -103,17 +103,17 @@ REFUSED = [
     ({"rows": np.zeros((4, 3), np.int32)}, TypeError, "`rows` must be one of float16.*int32"),
     ({"target_lengths": np.array([1])}, ValueError, r"`target_lengths` must have shape \(2,\).*\(1,\)"),
     ({"logit_lengths": np.array([1.0, 2.0])}, TypeError, "`logit_lengths` must have an integer dtype, got float64"),
-    ({"frames": -1}, ValueError, "`frames` must be at least 0, got -1"),
-    ({"labels": 1.5}, TypeError, "`labels` must be an integer"),
-    ({"frames": 2**29}, ValueError, r"B \* T \* \(U \+ 1\) must be less than 2\^31.*4294967296"),
-    ({"labels": 2}, ValueError, r"`logits` of shape \[B, T, U\+1, V\] = \(2, 4, 3, 3\) needs `targets`"),
+    ({"num_frames": -1}, ValueError, "`num_frames` must be at least 0, got -1"),
+    ({"num_labels": 1.5}, TypeError, "`num_labels` must be an integer"),
+    ({"num_frames": 2**29}, ValueError, r"B \* T \* \(U \+ 1\) must be less than 2\^31.*4294967296"),
+    ({"num_labels": 2}, ValueError, r"`logits` of shape \[B, T, U\+1, V\] = \(2, 4, 3, 3\) needs `targets`"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), REFUSED)
 def test_refusals_name_the_argument(changes: dict, error: type, message: str) -> None:
     good = {"rows": np.zeros((9, 3)), "logit_lengths": np.array([2, 1]), "target_lengths": np.array([2, 1])}
-    logits = jax_rnnt.PackedLogits(**(good | {"frames": 4, "labels": 3} | changes))
+    logits = jax_rnnt.PackedLogits(**(good | {"num_frames": 4, "num_labels": 3} | changes))
     with pytest.raises(error, match=message):
         jax_rnnt.rnnt_loss(logits, np.zeros((2, 3), np.int32), np.array([2, 1]), np.array([2, 1]))
 
@@ -121,6 +121,6 @@ def test_refusals_name_the_argument(changes: dict, error: type, message: str) ->
 def test_pack_refuses_other_shapes() -> None:
     lengths = np.array([1, 1]), np.array([1, 1])
     with pytest.raises(ValueError, match=r"`predicted` must have shape \(2, 3, 4\) .*\(3, 3, 4\)"):
-        jax_rnnt.pack(np.zeros((2, 5, 4)), np.zeros((3, 3, 4)), *lengths, rows=4)
-    with pytest.raises(TypeError, match="`rows` must be static"):
-        jax.jit(jax_rnnt.pack)(np.zeros((2, 5, 4)), np.zeros((2, 3, 4)), *lengths, 4)
+        jax_rnnt.PackedLogits.pack(np.zeros((2, 5, 4)), np.zeros((3, 3, 4)), *lengths, num_rows=4)
+    with pytest.raises(TypeError, match="`num_rows` must be static"):
+        jax.jit(jax_rnnt.PackedLogits.pack)(np.zeros((2, 5, 4)), np.zeros((2, 3, 4)), *lengths, 4)

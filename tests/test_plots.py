@@ -36,7 +36,10 @@ def _posteriors() -> np.ndarray:
 
 
 def test_lattice(axes) -> None:
-    assert jax_rnnt.plot_lattice(_posteriors(), PATH, MOVES, labels="a ", seconds_per_frame=0.5, axes=axes) is axes
+    assert (
+        jax_rnnt.alignment.plot_lattice(_posteriors(), PATH, MOVES, labels="a ", seconds_per_frame=0.5, axes=axes)
+        is axes
+    )
     (image,) = axes.images
     expected = np.zeros((U + 1, T))
     for t, u in NODES[:-1]:
@@ -54,10 +57,10 @@ def test_lattice(axes) -> None:
 
 def test_lattice_without_a_path(axes) -> None:
     """First no path is asked for. Then the utterance has none."""
-    jax_rnnt.plot_lattice(_posteriors(), moves=MOVES, axes=axes)
+    jax_rnnt.alignment.plot_lattice(_posteriors(), moves=MOVES, axes=axes)
     assert not axes.lines
     assert axes.get_xlabel() == "frame"
-    jax_rnnt.plot_lattice(np.zeros((T, U + 1, 3)), np.full(9, -1), MOVES, axes=axes)
+    jax_rnnt.alignment.plot_lattice(np.zeros((T, U + 1, 3)), np.full(9, -1), MOVES, axes=axes)
     assert axes.lines[0].get_xydata().shape == (0, 2)
     axes.figure.canvas.draw()
 
@@ -66,7 +69,7 @@ def test_alignment_over_a_spectrogram(axes) -> None:
     frames, durations = np.array([1, -1, 3, -1]), np.array([2, -1, 0, -1])
     features = np.arange(60.0).reshape(12, 5)
     options = {"labels": ["one", "two", "three"], "features": features, "features_per_frame": 2, "axes": axes}
-    assert jax_rnnt.plot_alignment(frames, durations, seconds_per_frame=0.1, **options) is axes
+    assert jax_rnnt.alignment.plot_alignment(frames, durations, seconds_per_frame=0.1, **options) is axes
     (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), features.T)
     np.testing.assert_allclose(image.get_extent(), [0, 0.6, 0, 5])
@@ -84,32 +87,44 @@ def _on_screen(axes, *x: float) -> np.ndarray:
 
 
 def test_labels_of_one_frame_share_a_line(axes) -> None:
-    jax_rnnt.plot_alignment(np.array([2, 2, 4, 4]), np.array([0, 1, 1, 1]), labels="six!", axes=axes)
+    jax_rnnt.alignment.plot_alignment(np.array([2, 2, 4, 4]), np.array([0, 1, 1, 1]), labels="six!", axes=axes)
     assert [text.get_text() for text in axes.texts] == ["si", "x!"]
     assert len(axes.lines) == len(axes.patches) == 2
-    words = jax_rnnt.plot_alignment(np.array([2, 2]), labels=["one", "two"], axes=axes)
+    words = jax_rnnt.alignment.plot_alignment(np.array([2, 2]), labels=["one", "two"], axes=axes)
     assert words.texts[-1].get_text() == "one two"
 
 
 def test_alignment_alone() -> None:
     """Draws in a figure of its own, with expected frames, and with numbers as labels."""
-    made = jax_rnnt.plot_alignment(np.array([0.5, 2.25, -1.0], np.float32))
+    made = jax_rnnt.alignment.plot_alignment(np.array([0.5, 2.25, -1.0], np.float32))
     assert [line.get_xdata()[0] for line in made.lines] == [0.5, 2.25]
     assert [text.get_text() for text in made.texts] == ["0", "1"]
     assert made.get_xlim() == (0, 3.25)
     pyplot.close(made.figure)
-    nothing = jax_rnnt.plot_alignment(np.array([-1, -1]))
+    nothing = jax_rnnt.alignment.plot_alignment(np.array([-1, -1]))
     assert not nothing.lines
     pyplot.close(nothing.figure)
 
 
 REFUSED = [
-    (lambda: jax_rnnt.plot_lattice(np.zeros((1, T, U + 1, 2))), ValueError, "`posteriors` must have 3 dimensions"),
-    (lambda: jax_rnnt.plot_lattice(np.zeros((T, U + 1, 3))), ValueError, "`moves`.*3 arcs, got 2"),
-    (lambda: jax_rnnt.plot_lattice(np.zeros((T, 3, 2)), labels="a"), ValueError, "`labels`.*U = 2 labels, got 1"),
-    (lambda: jax_rnnt.plot_alignment(np.zeros((1, 2))), ValueError, "`frames` must have 1 dimensions"),
-    (lambda: jax_rnnt.plot_alignment(np.zeros(2), np.zeros(3)), ValueError, r"`durations` must have shape \(2,\)"),
-    (lambda: jax.jit(jax_rnnt.plot_alignment)(np.zeros(2)), TypeError, "`frames` must be a concrete array"),
+    (
+        lambda: jax_rnnt.alignment.plot_lattice(np.zeros((1, T, U + 1, 2))),
+        ValueError,
+        "`posteriors` must have 3 dimensions",
+    ),
+    (lambda: jax_rnnt.alignment.plot_lattice(np.zeros((T, U + 1, 3))), ValueError, "`moves`.*3 arcs, got 2"),
+    (
+        lambda: jax_rnnt.alignment.plot_lattice(np.zeros((T, 3, 2)), labels="a"),
+        ValueError,
+        "`labels`.*U = 2 labels, got 1",
+    ),
+    (lambda: jax_rnnt.alignment.plot_alignment(np.zeros((1, 2))), ValueError, "`frames` must have 1 dimensions"),
+    (
+        lambda: jax_rnnt.alignment.plot_alignment(np.zeros(2), np.zeros(3)),
+        ValueError,
+        r"`durations` must have shape \(2,\)",
+    ),
+    (lambda: jax.jit(jax_rnnt.alignment.plot_alignment)(np.zeros(2)), TypeError, "`frames` must be a concrete array"),
 ]
 
 
@@ -123,8 +138,7 @@ def test_refusals(call, error: type, message: str) -> None:
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, axes) -> None:
     """The functions draw on axes that are given. Without axes the error says what to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for name, call in (("plot_lattice", lambda **on: jax_rnnt.plot_lattice(np.zeros((T, 3, 2)), **on)),
-                       ("plot_alignment", lambda **on: jax_rnnt.plot_alignment(np.zeros(2), **on))):  # fmt: skip
+    for name, array in (("plot_lattice", np.zeros((T, 3, 2))), ("plot_alignment", np.zeros(2))):
         with pytest.raises(ImportError, match=f"`{name}` draws with matplotlib.*pip install matplotlib"):
-            call()
-    jax_rnnt.plot_alignment(np.zeros(2), axes=axes)
+            getattr(jax_rnnt.alignment, name)(array)
+    jax_rnnt.alignment.plot_alignment(np.zeros(2), axes=axes)

@@ -1,17 +1,20 @@
 """Pruned logits: which positions are kept, and how pruning changes the cost."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import losses
 import meshes
 import numpy as np
 import pytest
+import reference_losses
 from losses import T, U
 from test_sources import RNNT
 
 import jax_rnnt
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore:`s_range` is")]
 
 LENGTHS = ((T, U), (3, U), (2, U), (1, 2), (1, 0), (4, 1), (0, 0))
 
@@ -45,7 +48,7 @@ def test_ranges_are_those_of_the_definition(kept: int, step: int | None) -> None
     for t_max, u_max, lengths in ((T, U, LENGTHS), (12, 8, ((12, 8), (6, 8), (3, 8), (9, 2), (1, 8)))):
         posteriors = _posteriors(t_max, u_max, lengths)
         t_b, u_b = np.array(lengths).T
-        ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, kept, step))
+        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, kept, step))
         assert ranges.dtype == np.int32
         real_step = kept - 1 if step is None else step
         for b, (frames, labels) in enumerate(lengths):
@@ -62,7 +65,7 @@ def test_ranges_are_those_of_the_definition(kept: int, step: int | None) -> None
 def test_bad_lengths_and_posteriors_give_ranges_inside_of_the_array() -> None:
     posteriors = np.full((4, T, U + 1, 2), np.nan)
     t_b, u_b = np.array([T + 1, -5, 2**31 - 1, -(2**31)]), np.array([U + 9, -(2**31), 2**31 - 1, -1])
-    ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, 2))
+    ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, 2))
     assert ((ranges >= 0) & (ranges <= U)).all()
 
 
@@ -70,7 +73,7 @@ def _pruned_costs(logits, ranges, kept: int, targets, t_b, u_b, loss=RNNT):
     place = ranges[:, :, None] + np.arange(kept)
     rows = np.take_along_axis(logits, np.clip(place, 0, U)[..., None], axis=2)
     rows[(place < 0) | (place > U)] = np.nan
-    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, labels=U)
+    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, num_labels=U)
     return np.asarray(loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK))
 
 
@@ -89,7 +92,7 @@ def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
     step = 1 if loss.name == "monotonic" else None
     before = np.full(5, np.inf)
     for kept in (2, 3, U + 1, U + 2):
-        ranges = np.asarray(jax_rnnt.prune_ranges(posteriors, t_b, u_b, kept, step))
+        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(posteriors, t_b, u_b, kept, step))
         cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b, loss)
         assert (cost >= whole - 1e-12).all()
         if step is None:
@@ -104,7 +107,7 @@ def test_more_labels_than_frames_have_paths_where_positions_suffice() -> None:
     t_b, u_b = np.array(lengths, np.int32).T
     logits, targets = np.zeros((3, T, U + 1, losses.V)), np.ones((3, U), np.int32)
     for kept in (2, 3, 4):
-        ranges = np.asarray(jax_rnnt.prune_ranges(_posteriors(T, U, lengths), t_b, u_b, kept))
+        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(_posteriors(T, U, lengths), t_b, u_b, kept))
         cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b)
         assert np.isfinite(cost).tolist() == (t_b * (kept - 1) >= u_b).tolist()
 
@@ -121,11 +124,59 @@ def test_ranges_out_of_range_cost_nan() -> None:
     assert np.isposinf(cost).tolist() == [False] * 4 + [True, False]
 
 
+EVERY_LOSS = (RNNT, *losses.LOSSES, losses.STAR, *losses.VARIANTS[-2:])
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=lambda loss: loss.name)
+def test_paths_visit_no_node_that_is_not_there(loss) -> None:
+    """Random bands, which may go back, begin late and leave gaps, against paths one by one.
+
+    A wildcard adds arcs to nodes. None may lead to a node outside of the band; jumps pass over such nodes.
+    """
+    rng = np.random.default_rng(11)
+    frames, labels, kept, count = 4, 2, 2, 24
+    logits = rng.normal(size=(count, frames, labels + 1, loss.width))
+    targets = rng.integers(*losses.LABELS, (count, labels)).astype(np.int32)
+    t_b = rng.integers(1, frames + 1, count).astype(np.int32)
+    u_b = rng.integers(0, labels + 1, count).astype(np.int32)
+    ranges = rng.integers(0, labels + 1, (count, frames)).astype(np.int32)
+    ranges[::2] = np.sort(ranges[::2], axis=1)
+    ranges[:18, 0] = 0
+    ranges[18:, :2] = 1, 0  # the start is not there, and the frame after it has the first position
+    u = np.arange(labels + 1)[None, None]
+    nodes = (u >= ranges[..., None]) & (u < ranges[..., None] + kept)
+    place = np.minimum(ranges[..., None] + np.arange(kept), labels)
+
+    @losses.jit
+    def run(x):
+        rows = jnp.take_along_axis(x, place[..., None], axis=2)
+        costs, pull = jax.vjp(
+            lambda rows: loss.costs(
+                jax_rnnt.PrunedLogits(rows, ranges, num_labels=labels), targets, t_b, u_b, implementation=losses.QUICK
+            ),
+            rows,
+        )
+        return costs, pull(jnp.ones_like(costs))[0]
+
+    costs, of_rows = map(np.asarray, run(logits))
+    for b in range(count):
+        arrays = logits[b], targets[b], t_b[b], u_b[b]
+        cost, gradient = reference_losses.example(
+            loss.oracle, *arrays, loss.on, total=reference_losses.enumerated, nodes=nodes[b]
+        )
+        np.testing.assert_allclose(costs[b], cost, rtol=1e-12, err_msg=str(b))
+        for t, s in np.ndindex(frames, kept):
+            expected = gradient[t, ranges[b, t] + s] if ranges[b, t] + s <= labels else 0
+            np.testing.assert_allclose(of_rows[b, t, s], expected, rtol=0, atol=1e-13, err_msg=str(b))
+    assert np.isfinite(costs).sum() > 5
+    assert np.isinf(costs).sum() > 3
+
+
 def test_prune_gathers_what_is_kept() -> None:
     rng = np.random.default_rng(2)
     encoded, predicted = rng.normal(size=(2, T, 3)), rng.normal(size=(2, U + 1, 4))
     ranges = np.array([[0, 0, 1, 2, 3], [-1, 0, 0, U + 1, 2]], np.int32)
-    e, p = jax_rnnt.prune(encoded, predicted, ranges, 2)
+    e, p = jax_rnnt.PrunedLogits.prune(encoded, predicted, ranges, 2)
     assert e.shape == (2, T, 2, 3)
     for b, t, s in np.ndindex(2, T, 2):
         u = ranges[b, t] + s
@@ -141,11 +192,13 @@ def test_recipe_of_simple_and_pruned_loss() -> None:
 
     def recipe(am, lm):
         simple = jax_rnnt.AdditiveLogits(am, lm)
-        lattice = jax_rnnt.loss_lattice(simple, *batch, blank=0, implementation=losses.QUICK)
+        lattice = jax_rnnt.alignment.loss_lattice(
+            jax_rnnt.RNNTLoss(blank=0, implementation=losses.QUICK), simple, *batch
+        )
         costs, posteriors = jax_rnnt.lattice_posteriors(*lattice, implementation=losses.QUICK)
-        ranges = jax_rnnt.prune_ranges(posteriors, *batch[1:], s_range=U + 1)
-        e, p = jax_rnnt.prune(am, lm, ranges, U + 1)
-        pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, labels=U)
+        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *batch[1:], s_range=U + 1)
+        e, p = jax_rnnt.PrunedLogits.prune(am, lm, ranges, U + 1)
+        pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, num_labels=U)
         return 0.5 * costs.sum() + jax_rnnt.rnnt_loss(
             pruned, *batch, blank=0, reduction="sum", implementation=losses.QUICK
         )
@@ -164,14 +217,14 @@ REFUSED = [
     ({"rows": np.zeros((2, 4, 0, 5))}, ValueError, r"`rows` must have S >= 1.*\(2, 4, 0, 5\)"),
     ({"ranges": np.zeros((2, 3), np.int32)}, ValueError, r"`ranges` must have shape \(2, 4\).*\(2, 3\)"),
     ({"ranges": np.zeros((2, 4))}, TypeError, "`ranges` must have an integer dtype, got float64"),
-    ({"labels": -1}, ValueError, "`labels` must be at least 0, got -1"),
-    ({"labels": 7}, ValueError, r"= \(2, 4, 8, 5\) needs `targets`"),
+    ({"num_labels": -1}, ValueError, "`num_labels` must be at least 0, got -1"),
+    ({"num_labels": 7}, ValueError, r"= \(2, 4, 8, 5\) needs `targets`"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "error", "message"), REFUSED)
 def test_refusals_name_the_argument(changes: dict, error: type, message: str) -> None:
-    good = {"rows": np.zeros((2, 4, 2, 5)), "ranges": np.zeros((2, 4), np.int32), "labels": 3}
+    good = {"rows": np.zeros((2, 4, 2, 5)), "ranges": np.zeros((2, 4), np.int32), "num_labels": 3}
     with pytest.raises(error, match=message):
         jax_rnnt.rnnt_loss(
             jax_rnnt.PrunedLogits(**(good | changes)), np.zeros((2, 3), np.int32), np.array([2, 1]), np.array([2, 1])
@@ -189,4 +242,18 @@ def test_refusals_name_the_argument(changes: dict, error: type, message: str) ->
 )
 def test_prune_ranges_refuses(options: dict, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        jax_rnnt.prune_ranges(np.zeros((1, 2, 2, 2)), np.array([2]), np.array([1]), **options)
+        jax_rnnt.PrunedLogits.best_ranges(np.zeros((1, 2, 2, 2)), np.array([2]), np.array([1]), **options)
+
+
+def test_the_least_range_is_named_where_no_path_fits() -> None:
+    posteriors, lengths = _posteriors(4, 7, ((4, 7), (3, 7), (4, 2))), (np.array([4, 3, 4]), np.array([7, 7, 2]))
+    with pytest.warns(RuntimeWarning, match=r"`s_range` is 3, and 1 of .* T_b = 3 frames and U_b = 7 .* at least 4"):
+        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *lengths, s_range=3)
+    assert np.asarray(ranges)[1, 2] + 3 <= 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *lengths, s_range=4)
+        jax.jit(lambda *x: jax_rnnt.PrunedLogits.best_ranges(*x, s_range=3))(posteriors, *lengths)
+    assert (np.asarray(ranges)[np.arange(3), lengths[0] - 1] + 4 > lengths[1]).all()
+    with pytest.warns(RuntimeWarning, match="at least 6"):
+        jax_rnnt.PrunedLogits.best_ranges(posteriors, *lengths, s_range=5, max_step=1)

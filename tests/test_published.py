@@ -157,7 +157,7 @@ def _full_lengths(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.full(batch, frames, np.int32), np.full(batch, nodes - 1, np.int32)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, "float64") for name in PUBLISHED), ("small", "float32"), ("options", "float32")]
 )

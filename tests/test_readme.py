@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import jax
-import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -16,21 +15,15 @@ def blocks(language: str) -> list[str]:
 
 def test_python_blocks_run_in_order():
     # The blocks run as a user runs them: one after another in one session, under JAX's default settings.
-    pytest.importorskip("flax")
     namespace: dict[str, object] = {}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in blocks("python"):
-            if not hasattr(jax, "set_mesh"):
-                block = block.replace("jax.set_mesh", "jax.sharding.use_mesh")  # its name in jax 0.6
             exec(compile(block, "README.md", "exec"), namespace)  # the blocks share their names
     assert float(namespace["loss"]) > 0
     assert float(namespace["fused"]) > 0
-    assert all(0 < float(x) < jax.numpy.inf for x in (*namespace["losses"], namespace["value"], namespace["mean"]))
-    assert int(namespace["bad"]) == 0
     assert jax.numpy.isfinite(namespace["found"].scores).all()
     assert namespace["grad"].shape == (2, 50, 11, 32)
-    assert namespace["posteriors"].shape == (2, 50, 11, 2)
-    assert jax.numpy.isfinite(namespace["cost"]).all()
+    assert (namespace["frames"][0] >= 0).all()
 
 
 def test_ci_runs_the_two_commands():

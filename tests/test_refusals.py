@@ -54,12 +54,12 @@ FORWARD_MODE = {
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("mode", FORWARD_MODE)
 def test_clamp_has_no_forward_mode(mode: str, jit: bool) -> None:
-    derivative = functools.partial(FORWARD_MODE[mode], functools.partial(_total, implementation="scan"))
+    derivative = functools.partial(FORWARD_MODE[mode], functools.partial(_total, implementation="lax"))
     with pytest.raises(TypeError, match=r"`clamp`.*no forward mode.*jax\.grad"):
         (jax.jit(derivative) if jit else derivative)(jnp.asarray(LOGITS), jnp.asarray(V))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_second_order_with_clamp_is_that_of_the_clipped_gradient(implementation: str) -> None:
     """Forward over reverse gives J v, and reverse over reverse gives J^T v.
 
@@ -77,7 +77,7 @@ def test_second_order_with_clamp_is_that_of_the_clipped_gradient(implementation:
     assert np.abs(forward - reverse).max() > 0.01, "J is not symmetric"
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_reverse_mode_with_clamp_passes_through_everything(implementation: str) -> None:
     """Reverse mode works in a checkpoint, a scan and a vmap. The refusal of forward mode must not stand in its way."""
     total = functools.partial(_total, implementation=implementation)
@@ -94,7 +94,7 @@ def test_reverse_mode_with_clamp_passes_through_everything(implementation: str) 
 
 def _of_divided_vocabulary(clamp: float, way: str) -> Callable:
     _, *arrays = meshes.batch()
-    loss = meshes.total("scan", clamp=clamp, vocab_axis_name="model")
+    loss = meshes.total("lax", clamp=clamp, vocab_axis_name="model")
     if way == "set_mesh":
         return lambda x: loss(x, *arrays)
     return jax.shard_map(

@@ -37,7 +37,7 @@ def _oracle_hvp() -> np.ndarray:
     return (up - down) / (2 * h)
 
 
-@pytest.mark.full(implementation="scan", fused=False)
+@pytest.mark.full(implementation="lax", fused=False)
 @pytest.mark.parametrize("fused", [True, False])
 def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
     total = _total(implementation, fused)
@@ -51,7 +51,7 @@ def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
     np.testing.assert_allclose(linear(jnp.asarray(-3.0 * DIRECTION)), -3.0 * slope, rtol=1e-12)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_hessian_vector_products(implementation: str) -> None:
     """Forward over reverse and reverse over reverse agree with each other far better than with a difference."""
     total = _total(implementation, fused=True)
@@ -64,7 +64,7 @@ def test_hessian_vector_products(implementation: str) -> None:
     np.testing.assert_allclose(reverse, forward, rtol=0, atol=1e-12)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
     """Logits of -inf must not make the second derivative NaN. Autodiff of the lattice would compute inf - inf."""
     x = LOGITS.copy()
@@ -82,7 +82,7 @@ def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
     np.testing.assert_allclose(hvp, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @pytest.mark.parametrize("moves", [reference.RNNT, reference.MONOTONIC], ids=["rnnt", "monotonic"])
 def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str) -> None:
     """A loss on posteriors, for example on the expected position of an alignment, is differentiable."""
@@ -109,7 +109,7 @@ def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str)
     assert (np.asarray(gradient)[1, 4:] == 0).all()
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_vmap_of_hessian_vector_products(implementation: str) -> None:
     total = _total(implementation, True)
     x = jnp.asarray(LOGITS)

@@ -20,8 +20,8 @@ def partitioner(request: pytest.FixtureRequest):
         yield request.param
 
 
-@pytest.mark.full(implementation="scan", partitioner="gspmd")
-@pytest.mark.full(implementation="scan", options="log_probs")
+@pytest.mark.full(implementation="lax", partitioner="gspmd")
+@pytest.mark.full(implementation="lax", options="log_probs")
 @pytest.mark.full(partitioner="gspmd", options=["clamp", "log_probs"])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_step_with_divided_batch(options: str, partitioner: str, implementation: str) -> None:
@@ -46,8 +46,8 @@ def test_step_with_divided_batch(options: str, partitioner: str, implementation:
     assert meshes.is_sharded_as(gradient, mesh, "data")
 
 
-@pytest.mark.full(implementation="scan", partitioner="gspmd")
-@pytest.mark.full(implementation="scan", lengths=[("data",)])
+@pytest.mark.full(implementation="lax", partitioner="gspmd")
+@pytest.mark.full(implementation="lax", lengths=[("data",)])
 @pytest.mark.full(partitioner="gspmd", lengths=[()])
 @pytest.mark.parametrize("lengths", [(), ("data",)], ids=["replicated", "divided"])
 def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str, implementation: str) -> None:
@@ -63,7 +63,7 @@ def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str, implemen
     assert meshes.is_sharded_as(result, mesh, "data")
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
     mesh = meshes.make_mesh(data=2, model=4)
     logits, *rest = meshes.batch()
@@ -77,8 +77,8 @@ def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
     assert meshes.is_sharded_as(gradient, mesh, ("data", "model"))
 
 
-@pytest.mark.full(implementation="scan", partitioner="gspmd")
-@pytest.mark.full(implementation="scan", size=3)
+@pytest.mark.full(implementation="lax", partitioner="gspmd")
+@pytest.mark.full(implementation="lax", size=3)
 @pytest.mark.full(partitioner="gspmd", size=3)
 @pytest.mark.parametrize("size", [13, 3], ids=lambda b: f"{b}_examples")
 def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
@@ -100,7 +100,7 @@ def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
     meshes.assert_close(gradient, wanted)
 
 
-@pytest.mark.full(implementation="scan", partitioner="gspmd")
+@pytest.mark.full(implementation="lax", partitioner="gspmd")
 def test_training_step_exchanges_no_more_than_weights(partitioner: str, implementation: str) -> None:
     """Data parallelism as users write it. Only the loss and the gradients of replicated weights cross the mesh."""
     mesh = meshes.make_mesh(data=8)
@@ -124,8 +124,8 @@ def test_training_step_exchanges_no_more_than_weights(partitioner: str, implemen
         meshes.assert_close(a, b)
 
 
-@pytest.mark.full(implementation="scan", partitioner="gspmd")
-@pytest.mark.full(implementation="scan", dimension=1)
+@pytest.mark.full(implementation="lax", partitioner="gspmd")
+@pytest.mark.full(implementation="lax", dimension=1)
 @pytest.mark.parametrize("dimension", [1, 2], ids=["time", "labels"])
 def test_divided_lattice(dimension: int, partitioner: str, implementation: str) -> None:
     """Operation (1) reads each row on the row's device. Arrays of arcs cross the mesh; logits and gradient do not."""
@@ -146,7 +146,7 @@ def test_divided_lattice(dimension: int, partitioner: str, implementation: str) 
     assert meshes.is_sharded_as(gradient, mesh, *spec)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_batch_and_time_divided(implementation: str) -> None:
     mesh = meshes.make_mesh(data=4, time=2)
     logits, *rest = meshes.batch()
@@ -159,7 +159,7 @@ def test_batch_and_time_divided(implementation: str) -> None:
     meshes.assert_close(gradient, meshes.expected()[1])
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_divided_vocabulary_without_its_name_is_still_right(implementation: str) -> None:
     """Without `vocab_axis_name` XLA brings whole rows together. This is slower, and never wrong."""
     mesh = meshes.make_mesh(data=2, model=4)

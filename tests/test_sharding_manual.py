@@ -36,7 +36,7 @@ def _model_loss(implementation: str):
 def _model_expected():
     """The loss, and the gradients of the weights and of the data, on one device, by the lax form."""
     weights, (encoder, *rest) = _model()
-    return jax.jit(jax.value_and_grad(_model_loss("scan"), argnums=(0, 1)))(weights, encoder, *rest)
+    return jax.jit(jax.value_and_grad(_model_loss("lax"), argnums=(0, 1)))(weights, encoder, *rest)
 
 
 def _assert_trees(actual, wanted) -> None:
@@ -44,7 +44,7 @@ def _assert_trees(actual, wanted) -> None:
         meshes.assert_close(a, b)
 
 
-@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1}])
+@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}])
 @CHECKED
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}], ids=["plain", "clamp"])
 def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementation: str) -> None:
@@ -68,7 +68,7 @@ def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementat
     assert set(program.collectives()) == {("all-reduce", ())}
 
 
-@pytest.mark.full(implementation="scan", check_vma=False)
+@pytest.mark.full(implementation="lax", check_vma=False)
 @CHECKED
 def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -> None:
     """With check_vma JAX itself sums the gradient of replicated weights over devices. Without it the user does."""
@@ -94,7 +94,7 @@ def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -
     _assert_trees(jax.jit(outside)(weights, *data), _model_expected())
 
 
-@pytest.mark.full(implementation="scan", check_vma=False)
+@pytest.mark.full(implementation="lax", check_vma=False)
 @CHECKED
 def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> None:
     """The devices hold an ensemble: each has a member, and all have the same batch.
@@ -111,11 +111,11 @@ def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> 
 
     specs = (P("data"), *(P(),) * 3)
     values, gradients = jax.jit(_shard_map(one, mesh, specs, P("data"), check_vma=check_vma))(members, *rest)
-    alone = jax.jit(jax.vmap(jax.value_and_grad(meshes.total("scan")), in_axes=(0, None, None, None)))(members, *rest)
+    alone = jax.jit(jax.vmap(jax.value_and_grad(meshes.total("lax")), in_axes=(0, None, None, None)))(members, *rest)
     _assert_trees((values, gradients), alone)
 
 
-@pytest.mark.full(implementation="scan", check_vma=False)
+@pytest.mark.full(implementation="lax", check_vma=False)
 @CHECKED
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"),)], ids=["time_is_auto", "batch_is_auto"])
 def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> None:
@@ -136,7 +136,7 @@ def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> Non
     assert program.largest_exchange() < logits.size // 8
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_pmap(implementation: str) -> None:
     arrays = meshes.batch()
     divided = tuple(a.reshape(8, B // 8, *a.shape[1:]) for a in arrays)
@@ -156,7 +156,7 @@ def _stacked() -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     return tuple(np.stack([a, np.roll(a, 5, 0)]) for a in meshes.batch()), np.stack([wanted, np.roll(wanted, 5, 0)])
 
 
-@pytest.mark.full(implementation="scan", axis=1)
+@pytest.mark.full(implementation="lax", axis=1)
 @pytest.mark.parametrize("axis", [0, 1], ids=["mapped_axis", "batch_axis"])
 def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
     """The mapped axis or the batch is divided. In both cases only the loss crosses the mesh."""
@@ -181,7 +181,7 @@ def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
     assert meshes.is_sharded_as(each, mesh, *spec)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_vmap_with_spmd_axis_name(implementation: str) -> None:
     mesh = meshes.make_mesh(data=2, rest=4)
     stacked, wanted = _stacked()
@@ -191,7 +191,7 @@ def test_vmap_with_spmd_axis_name(implementation: str) -> None:
     meshes.assert_close(run(*arrays), wanted)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_vmap_of_shard_map(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
     stacked, wanted = _stacked()
@@ -199,7 +199,7 @@ def test_vmap_of_shard_map(implementation: str) -> None:
     meshes.assert_close(jax.jit(jax.vmap(mapped))(*stacked), wanted)
 
 
-@pytest.mark.full(implementation="scan", policy="dots")
+@pytest.mark.full(implementation="lax", policy="dots")
 @pytest.mark.parametrize("policy", ["default", "dots"])
 def test_remat(policy: str, implementation: str) -> None:
     """Joint and loss are checkpointed.
@@ -217,7 +217,7 @@ def test_remat(policy: str, implementation: str) -> None:
     _assert_trees(run(weights, *arrays), _model_expected())
 
 
-@pytest.mark.full(implementation="scan", manual=False)
+@pytest.mark.full(implementation="lax", manual=False)
 @pytest.mark.parametrize("manual", [False, True], ids=["auto", "manual"])
 def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
@@ -239,7 +239,7 @@ def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
     assert meshes.is_sharded_as(result, mesh, "data")
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @pytest.mark.parametrize("manual", [False, True], ids=["auto", "manual"])
 def test_donated_logits(manual: bool, implementation: str) -> None:
     mesh = meshes.make_mesh(data=8)
@@ -253,7 +253,7 @@ def test_donated_logits(manual: bool, implementation: str) -> None:
     assert donated.is_deleted()
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_forward_mode_and_hessian_vector_products(implementation: str) -> None:
     """The second derivatives of a divided batch are those of the whole batch."""
     mesh = meshes.make_mesh(data=8)

@@ -35,7 +35,7 @@ def test_values_and_gradients(loss: LossUnderTest, source: SourceUnderTest) -> N
 @EVERY_SOURCE
 @_each("loss", [RNNT])
 def test_lax_form(loss: LossUnderTest, source: SourceUnderTest) -> None:
-    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "scan"))
+    sources.assert_matches(source, loss, *sources.evaluate(source, loss, "lax"))
 
 
 @pytest.mark.once
@@ -75,9 +75,9 @@ def test_empty_arrays(examples: int, frames: int) -> None:
     lengths = np.zeros(examples, np.int32), np.zeros(examples, np.int32)
     targets = np.zeros((examples, 2), np.int32)
     held = [
-        jax_rnnt.PackedLogits(np.zeros((0, 4)), *lengths, frames=frames, labels=2),
-        jax_rnnt.PackedLogits(np.zeros((3, 4)), *lengths, frames=frames, labels=2),
-        jax_rnnt.PrunedLogits(np.zeros((examples, frames, 2, 4)), np.zeros((examples, frames), np.int32), labels=2),
+        jax_rnnt.PackedLogits(np.zeros((0, 4)), *lengths, num_frames=frames, num_labels=2),
+        jax_rnnt.PackedLogits(np.zeros((3, 4)), *lengths, num_frames=frames, num_labels=2),
+        jax_rnnt.PrunedLogits(np.zeros((examples, frames, 2, 4)), np.zeros((examples, frames), np.int32), num_labels=2),
         jax_rnnt.AdditiveLogits(np.zeros((examples, frames, 4)), np.zeros((examples, 3, 4)), 0.1, 0.1),
     ]
 
@@ -95,10 +95,10 @@ def test_empty_arrays(examples: int, frames: int) -> None:
 
 
 LISTS = {
-    "rows": lambda: jax_rnnt.PackedLogits([[0.0]], np.array([1]), np.array([0]), frames=1, labels=0),
-    "logit_lengths": lambda: jax_rnnt.PackedLogits(np.zeros((1, 2)), [1], np.array([0]), frames=1, labels=0),
+    "rows": lambda: jax_rnnt.PackedLogits([[0.0]], np.array([1]), np.array([0]), num_frames=1, num_labels=0),
+    "logit_lengths": lambda: jax_rnnt.PackedLogits(np.zeros((1, 2)), [1], np.array([0]), num_frames=1, num_labels=0),
     "am": lambda: jax_rnnt.AdditiveLogits([[[0.0]]], np.zeros((1, 1, 1))),
-    "ranges": lambda: jax_rnnt.PrunedLogits(np.zeros((1, 1, 1, 2)), [[0]], labels=0),
+    "ranges": lambda: jax_rnnt.PrunedLogits(np.zeros((1, 1, 1, 2)), [[0]], num_labels=0),
 }
 
 
@@ -112,11 +112,11 @@ def test_integers_of_64_bits_without_x64() -> None:
     """NumPy's default integers have 64 bits. JAX's have 32."""
     lengths = np.array([2], np.int64), np.array([1], np.int64)
     sources = (
-        jax_rnnt.PackedLogits(np.zeros((4, 3), np.float32), *lengths, frames=2, labels=1),
-        jax_rnnt.PrunedLogits(np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 2), np.int64), labels=1),
+        jax_rnnt.PackedLogits(np.zeros((4, 3), np.float32), *lengths, num_frames=2, num_labels=1),
+        jax_rnnt.PrunedLogits(np.zeros((1, 2, 2, 3), np.float32), np.zeros((1, 2), np.int64), num_labels=1),
     )
     with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
         for source in sources:
-            jax_rnnt.check_inputs(source, np.array([[1]]), *lengths)
+            jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(), source, np.array([[1]]), *lengths)
             loss = jax_rnnt.rnnt_loss(source, np.array([[1]]), *lengths)
             assert loss == pytest.approx(3 * np.log(3) - np.log(2), rel=1e-6)

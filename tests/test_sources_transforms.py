@@ -10,10 +10,13 @@ import meshes
 import numpy as np
 import pytest
 import tolerances
+from jax import export
+from jax.experimental import serialize_executable
 from jax.sharding import AxisType
 from losses import LossUnderTest, T, U
 from meshes import P
 from sources import KEPT, ranges
+from table_joint import joint_logits
 from test_sources import RNNT
 
 import jax_rnnt
@@ -25,21 +28,30 @@ FIRST = ranges(4)
 
 
 def packed(x, first, t_b, u_b):
-    b, width = x.shape[0], x.shape[-1]
+    b, frames, _, width = x.shape
     u = jnp.broadcast_to(jnp.arange(U + 1.0)[None, :, None], (b, U + 1, 1))
-    frame, position = jax_rnnt.pack(x.reshape(b, T, (U + 1) * width), u, t_b, u_b, rows=b * T * (U + 1))
+    rows = (b if isinstance(b, int) else 4) * T * (U + 1)
+    frame, position = jax_rnnt.PackedLogits.pack(x.reshape(b, frames, (U + 1) * width), u, t_b, u_b, num_rows=rows)
     place = position.astype(jnp.int32)[:, :, None]
     rows = jnp.take_along_axis(frame.reshape(-1, U + 1, width), place, axis=1)[:, 0]
-    return jax_rnnt.PackedLogits(rows, t_b, u_b, frames=T, labels=U)
+    return jax_rnnt.PackedLogits(rows, t_b, u_b, num_frames=frames, num_labels=U)
 
 
 def pruned(x, first, t_b, u_b):
     place = jnp.minimum(first[:, :, None] + jnp.arange(KEPT, dtype=jnp.int32)[None, None], U)
-    return jax_rnnt.PrunedLogits(jnp.take_along_axis(x, place[..., None], axis=2), first, labels=U)
+    return jax_rnnt.PrunedLogits(jnp.take_along_axis(x, place[..., None], axis=2), first, num_labels=U)
 
 
 def additive(x, first, t_b, u_b):
     return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0])
+
+
+def smoothed(x, first, t_b, u_b):
+    return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0], 0.25, 0.25)
+
+
+def tiled(x, first, t_b, u_b):
+    return joint_logits(x, gradient_budget=1e-12)
 
 
 SOURCES = (packed, pruned, additive)
@@ -134,6 +146,33 @@ def test_hessian_vector_products(source: Callable) -> None:
 
 
 @_each("source", SOURCES)
+def test_remat_in_a_scan_that_leaves_the_process(source: Callable) -> None:
+    """Restores the step from an export, and the compiled step from its serialised executable."""
+    arrays = _arrays(RNNT.width)
+
+    def costs(x, first, targets, t_b, u_b):
+        return RNNT.costs(source(x, first, t_b, u_b), targets, t_b, u_b, implementation=None)
+
+    def total(x, *rest):
+        def add(total, example):
+            return total + example[-1] * jax.checkpoint(costs)(*(a[None] for a in example[:-1]))[0], None
+
+        return jax.lax.scan(add, jnp.zeros(()), (x, *rest, jnp.asarray(WEIGHTS)))[0]
+
+    step = jax.jit(jax.value_and_grad(total))
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    make = export.export(step, platforms=["cpu", "cuda", "tpu"], disabled_checks=checks)
+    restored = export.deserialize(make(*arrays).serialize())
+    serialized = serialize_executable.serialize(step.lower(*arrays).compile())
+    executable = serialize_executable.deserialize_and_load(*serialized, execution_devices=jax.devices()[:1])
+    cost, gradient = _expected(source, RNNT, arrays[0])
+    for run in (restored.call, executable):
+        value, of_x = run(*arrays)
+        meshes.assert_close(value, (cost * WEIGHTS).sum())
+        meshes.assert_close(of_x, gradient)
+
+
+@_each("source", SOURCES)
 @pytest.mark.parametrize("clamp", [-1.0, 1e6])
 def test_batch_over_a_mesh(clamp: float, source: Callable) -> None:
     """The step runs inside `shard_map`. Its gradient must be local, and nothing may cross the mesh."""
@@ -177,3 +216,29 @@ def test_refusals(source: Callable) -> None:
     )
     with pytest.raises(ValueError, match=r"`vocab_axis_name` is 'data', and `logits` are \w+Logits"):
         jax.eval_shape(inside, x)
+
+
+@pytest.mark.parametrize(
+    ("source", "clamp"),
+    [(packed, -1.0), (pruned, -1.0), (additive, -1.0), (additive, 1e6), (smoothed, -1.0), (tiled, -1.0)],
+)
+def test_export_of_symbolic_shapes(source: Callable, clamp: float) -> None:
+    """One program serves batches of any size and any number of frames."""
+    export = pytest.importorskip("jax.export", reason="jax.export serialises with flatbuffers")
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    arrays = _arrays(RNNT.width)
+    b, t = export.symbolic_shape("b, t")
+
+    def shape(x):
+        return jax.ShapeDtypeStruct((b, t, *x.shape[2:]) if x.shape[1:2] == (T,) else (b, *x.shape[1:]), x.dtype)
+
+    def step(x, *rest):
+        cost, pull = jax.vjp(lambda x: _costs(source, RNNT, x, *rest, clamp=clamp), x)
+        return cost, pull(jnp.ones_like(cost))[0]
+
+    program = export.export(jax.jit(step), disabled_checks=checks)(*map(shape, arrays))
+    cost, gradient = losses.jit(program.call)(*arrays)
+    if source is smoothed:
+        meshes.assert_close(cost, losses.jit(functools.partial(_costs, source, RNNT))(*arrays))
+    else:
+        _assert_expected(source, RNNT, (cost, gradient * WEIGHTS[:, None, None, None]))

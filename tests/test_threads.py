@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import jax_rnnt
+from jax_rnnt.xla import native
 
 pytestmark = pytest.mark.once
 TASKS = pathlib.Path("/proc/self/task")
@@ -26,7 +27,7 @@ def allowed_processors() -> dict[str, frozenset[int]]:
 @pytest.mark.skipif(not TASKS.is_dir(), reason="needs /proc")
 def test_threads_may_run_where_they_might_before():
     """A thread that the kernels moved (cpp/processor.h) may use every processor again. No other thread changes."""
-    if not jax_rnnt.native_available():
+    if not native.native_available():
         pytest.skip("the compiled module is not usable")
     b, t, u, v = 4, 100, 20, 512  # 17 MB: many chunks for every thread
     logits = jnp.zeros((b, t, u + 1, v), jnp.float32)

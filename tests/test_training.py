@@ -64,7 +64,7 @@ def decode(model: Transducer, frames: np.ndarray, t_b: int) -> list[int]:
     return transcript
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_learns_to_copy(implementation: str) -> None:
     # Code of users has JAX's default promotion. The strict settings of this suite are for the library.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

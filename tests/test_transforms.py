@@ -62,7 +62,7 @@ def test_eager_equals_jit(implementation: str) -> None:
         _close(call(*arrays), gradient[0])
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_value_and_grad_with_aux_arguments(implementation: str) -> None:
     logits, *rest = (a[0] for a in _groups(1))
 
@@ -77,7 +77,7 @@ def test_value_and_grad_with_aux_arguments(implementation: str) -> None:
     assert aux == 4
 
 
-@pytest.mark.full(implementation="scan", axes=[(0, 0, 0, 0), (-1, -1, -1, -1)])
+@pytest.mark.full(implementation="lax", axes=[(0, 0, 0, 0), (-1, -1, -1, -1)])
 @pytest.mark.parametrize("axes", [(0, 0, 0, 0), (2, 1, 0, 1), (-1, -1, -1, -1)], ids=str)
 def test_vmap_over_any_axis(axes: tuple[int, ...], implementation: str) -> None:
     arrays = _groups(3)
@@ -88,7 +88,7 @@ def test_vmap_over_any_axis(axes: tuple[int, ...], implementation: str) -> None:
     _close(actual, np.moveaxis(gradient, 0, axes[0]))
 
 
-@pytest.mark.full(implementation="scan", axes=[(None, 0, 0, 0), (None, None, 0, None)])
+@pytest.mark.full(implementation="lax", axes=[(None, 0, 0, 0), (None, None, 0, None)])
 @pytest.mark.parametrize("axes", [(0, None, None, None), (None, 0, 0, 0), (None, None, 0, None)], ids=str)
 def test_vmap_with_shared_arguments(axes: tuple, implementation: str) -> None:
     """vmap broadcasts operands that are not mapped. The gradient of such an operand is the sum."""
@@ -111,7 +111,7 @@ def test_nested_vmap_and_vmap_of_grad(implementation: str) -> None:
     _close(actual, gradient.reshape(2, 3, *gradient.shape[1:]))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_vmap_over_single_examples(implementation: str) -> None:
     """Maps over single utterances, as a user does whose model takes one utterance."""
     arrays = tuple(a[0] for a in _groups(1))
@@ -124,7 +124,7 @@ def test_vmap_over_single_examples(implementation: str) -> None:
     _close(jax.vmap(jax.grad(one))(*arrays), gradient)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_vmap_of_clamped_gradient(implementation: str) -> None:
     arrays = _groups(3)
     _, gradient = _expected(arrays)
@@ -158,7 +158,7 @@ POLICIES = {
 }
 
 
-@pytest.mark.full(implementation="scan", policy=["nothing", "dots"])
+@pytest.mark.full(implementation="lax", policy=["nothing", "dots"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_remat_of_joint_and_loss(policy: str, implementation: str) -> None:
     """The usual way to save memory: the joint's output is not kept, and the backward pass makes it again."""
@@ -176,7 +176,7 @@ def test_remat_of_joint_and_loss(policy: str, implementation: str) -> None:
         _close(a, b)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_accumulation_in_a_scan(implementation: str) -> None:
     """A lax.scan adds up the gradients of micro-batches. Then a loss that is itself a scan is differentiated."""
     arrays = _groups(3)
@@ -198,7 +198,7 @@ def test_accumulation_in_a_scan(implementation: str) -> None:
     _close(jax.jit(jax.grad(scanned))(arrays[0]), gradient)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_while_cond_and_map(implementation: str) -> None:
     arrays = _groups(3)
     cost, _ = _expected(arrays)
@@ -210,7 +210,7 @@ def test_while_cond_and_map(implementation: str) -> None:
     _close(chosen(False), 0.0)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_donated_logits(implementation: str) -> None:
     """With donation XLA may write the gradient over the logits. The numbers stay the same."""
     arrays = tuple(a[0] for a in _groups(1))
@@ -219,7 +219,7 @@ def test_donated_logits(implementation: str) -> None:
     _close(grad(arrays[0] + 0.0, *arrays[1:]), expected)
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_a_second_backward_is_right(implementation: str) -> None:
     """The backward pass leaves the residuals as they are.
 
@@ -235,7 +235,7 @@ def test_a_second_backward_is_right(implementation: str) -> None:
         _close(logits, _groups(1)[0][0])
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_loss_object_as_static_and_as_pytree_argument(implementation: str) -> None:
     arrays = tuple(a[0] for a in _groups(1))
     loss = jax_rnnt.RNNTLoss(clamp=0.5, reduction="none", implementation=implementation)
@@ -269,7 +269,7 @@ def test_debug_nans_finds_a_nan(implementation: str) -> None:
         jax.block_until_ready(jax.jit(_costs(implementation))(logits.at[0, 0, 0, 0].set(jnp.nan), *rest))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_without_jit(implementation: str) -> None:
     """This is a mode for debuggers. JAX still compiles the library's own operations."""
     arrays = tuple(a[0] for a in _groups(1))
@@ -288,7 +288,7 @@ def test_debug_infs_leaves_finite_results_alone(implementation: str) -> None:
             jax.block_until_ready(jax.jit(_costs(implementation))(jnp.full_like(logits, -jnp.inf), *rest))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_shapes_without_values(implementation: str) -> None:
     """eval_shape and lowering need no arrays."""
     x = jax.ShapeDtypeStruct((2, T, U + 1, V), jnp.bfloat16)

@@ -30,12 +30,18 @@ def test_the_script_runs() -> None:
     assert done.returncode == 0, done.stderr
 
 
-OPERATIONS = ("rnnt_loss", "RNNTLoss", "arc_log_probs", "lattice_cost", "lattice_posteriors", "lattice_best_path")
+OPERATIONS = (
+    jax_rnnt.RNNTLoss,
+    jax_rnnt.arc_log_probs,
+    jax_rnnt.lattice_cost,
+    jax_rnnt.lattice_posteriors,
+    jax_rnnt.alignment.lattice_best_path,
+)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_implementation_is_one_of_its_names(name: str) -> None:
-    assert typing.get_type_hints(getattr(jax_rnnt, name))["implementation"] == typing.Literal["native", "scan"] | None
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_implementation_is_one_of_its_names(operation) -> None:
+    assert typing.get_type_hints(operation)["implementation"] == typing.Literal["native", "lax"] | None
 
 
 @pytest.mark.slow
@@ -49,7 +55,7 @@ def test_strict_checker(checker: str, tmp_path: Path) -> None:
     example, bad = tmp_path / "example.py", tmp_path / "bad.py"
     parts = doctest.DocTestParser().get_examples(jax_rnnt.check_inputs.__doc__ or "")
     example.write_text("# pyright: strict\n" + "".join(part.source for part in parts))
-    bad.write_text(SCRIPT.read_text().replace('implementation="scan"', 'implementation="gpu"'))
+    bad.write_text(SCRIPT.read_text().replace('implementation="lax"', 'implementation="gpu"'))
     done = run(program, *CHECKERS[checker], SCRIPT, example, bad, MYPYPATH=str(ROOT))
     errors = [line for line in done.stdout.splitlines() if "error:" in line]
     assert len(errors) == 2, done.stdout + done.stderr

@@ -73,7 +73,7 @@ def test_signature_is_torchaudios() -> None:
     assert fields[:4] == options
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_loss_object_is_the_function(implementation: str) -> None:
     logits, targets = random_batch("loss_object", blank=0)
     arrays = jnp.asarray(logits, jnp.float32), targets, lengths(5, 3, 4, 1), lengths(3, 3, 1, 2)
@@ -97,8 +97,8 @@ LARGER = {
 }
 
 
-@pytest.mark.full(implementation="scan", name=["one_utterance", "more_labels_than_frames"])
-@pytest.mark.full(implementation="scan", dtype="bfloat16")
+@pytest.mark.full(implementation="lax", name=["one_utterance", "more_labels_than_frames"])
+@pytest.mark.full(implementation="lax", dtype="bfloat16")
 @pytest.mark.parametrize(("name", "dtype"), [*((name, "float32") for name in LARGER), ("many_rows", "bfloat16")])
 def test_larger_shapes(name: str, dtype: str, implementation: str) -> None:
     size = LARGER[name]
@@ -143,7 +143,7 @@ def _x64_off() -> contextlib.AbstractContextManager:
     return disable_x64()
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_two_calls_agree_bit_for_bit(implementation: str) -> None:
     """The result does not depend on how threads share the work."""
     size = LARGER["many_rows"]

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import meshes
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from meshes import B, P, T, U, V
 
 import jax_rnnt
 from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.node_labels import NodeLabels
 from jax_rnnt.core.pipeline import Pipeline, costs
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.logits.divided import DividedLogits
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.labels import RNNT_MOVES
 
 LOCAL = V // 4  # the vocabulary of one device of `_mesh()`
 WEIGHTS = np.arange(1.0, B + 1) * np.where(np.arange(B) % 3, 1, -1)
@@ -75,8 +78,8 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
     meshes.assert_close(result[1], gradient * WEIGHTS[:, None, None, None])
 
 
-@pytest.mark.full(implementation="scan", options=[{"clamp": 0.1}], mode=["unchecked"])
-@pytest.mark.full(implementation="scan", options=[{"fused": False}])
+@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}], mode=["unchecked"])
+@pytest.mark.full(implementation="lax", options=[{"fused": False}])
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
 def test_values_and_gradients(options: dict, mode: str, implementation: str) -> None:
@@ -87,7 +90,7 @@ def test_values_and_gradients(options: dict, mode: str, implementation: str) -> 
     assert meshes.is_sharded_as(result[1], _mesh(), *SPEC)
 
 
-@pytest.mark.full(implementation="scan", blank=[0])
+@pytest.mark.full(implementation="lax", blank=[0])
 @pytest.mark.parametrize("blank", [0, LOCAL, -LOCAL - 1])
 def test_blank_in_every_part(blank: int, implementation: str) -> None:
     """All other tests have the default, -1, which is in the last part."""
@@ -141,7 +144,7 @@ def _corner_cases() -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
     return (logits, targets, t_b, u_b), where
 
 
-@pytest.mark.full(implementation="scan", clamp=0.1)
+@pytest.mark.full(implementation="lax", clamp=0.1)
 @MODES
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_corner_cases(clamp: float, mode: str, implementation: str) -> None:
@@ -186,10 +189,10 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
 
 @functools.cache
 def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
-    scores = ArcScores(Topology((V - 1,), window, jax_rnnt.RNNT_MOVES, V, (V - 1,)))
-    static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, None, clamp, implementation)
+    scores = ArcScores(Topology((V - 1,), window, RNNT_MOVES, V, (V - 1,)))
+    static = Pipeline(ArcParameters((V - 1,), V, window, implementation), scores, 0.0, clamp, implementation)
     loss = jax.shard_map(
-        lambda x, *nodes: costs(DividedLogits(x, "model"), jax_rnnt.NodeLabels(*nodes), static),
+        lambda x, *nodes: costs(DividedLogits(x, "model"), NodeLabels(*nodes), static, {}),
         mesh=_mesh(),
         in_specs=(SPEC, *(P("data"),) * 3),
         out_specs=P("data"),
@@ -237,7 +240,7 @@ def test_bfloat16(implementation: str) -> None:
     np.testing.assert_allclose(np.asarray(gradient, np.float64), unit, rtol=0.51 * eps, atol=1e-5 * abs(WEIGHTS).max())
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 @MODES
 def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
     """The joint's last matrix is divided by columns, as in practice. All weights have the gradients of one device."""
@@ -251,7 +254,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         return total if mode == "auto" else jax.lax.psum(total, "data")
 
     def alone(encoder, predictor, weight):
-        return meshes.total("scan")(meshes.joint(encoder, predictor, weight), *rest)
+        return meshes.total("lax")(meshes.joint(encoder, predictor, weight), *rest)
 
     wanted = jax.jit(jax.value_and_grad(alone, argnums=(0, 1, 2)))(encoder, predictor, weight)
     specs = (P("data"), P(), P(None, "model"), *(P("data"),) * 3)
@@ -265,7 +268,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
         meshes.assert_close(a, b)
 
 
-@pytest.mark.full(implementation="scan", check_vma=False)
+@pytest.mark.full(implementation="lax", check_vma=False)
 @pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
 def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     """Each device takes the gradient with respect to its own logits. All devices hold the same loss."""
@@ -276,16 +279,11 @@ def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     meshes.assert_close(jax.jit(mapped)(*meshes.batch()), meshes.expected()[1])
 
 
-@pytest.mark.full(implementation="scan", reduction="mean")
+@pytest.mark.full(implementation="lax", reduction="mean")
 @pytest.mark.parametrize(
     ("reduction", "kind"), [("mean", AxisType.Auto), ("sum", AxisType.Explicit), ("none", AxisType.Explicit)], ids=str
 )
-def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implementation: str, record_property) -> None:
-    if kind == AxisType.Explicit and jax.__version_info__ < (0, 7):
-        with meshes.current_mesh(_mesh(kind)), pytest.raises(TypeError, match=r"needs jax 0\.7 .* 0\.6.*Explicit"):
-            meshes.total(implementation)(*meshes.batch(), vocab_axis_name="model")
-        record_property("refused", "TypeError: `vocab_axis_name` in a mesh with explicit axes needs jax 0.7")
-        return
+def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implementation: str) -> None:
     mesh = _mesh(kind)
     logits, *rest = meshes.batch()
     cost, wanted = meshes.expected()
@@ -303,6 +301,27 @@ def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implem
     meshes.assert_close(gradient, wanted / (B if reduction == "mean" else 1))
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("spec", [SPEC, ("data",), (None, None, None, "model")], ids=["both", "batch", "vocabulary"])
+def test_gradients_in_an_explicit_mesh(spec: tuple, loss: losses.LossUnderTest) -> None:
+    """Whatever the logits are divided over, the gradient is divided in the same way."""
+    mesh = meshes.make_mesh(AxisType.Explicit, data=2, model=2)
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(2, 4, 3, loss.width)), rng.integers(1, 5, (2, 2)).astype(np.int32)
+    batch = targets, np.array([4, 3], np.int32), np.array([2, 1], np.int32)
+    _, wanted = loss.expected(logits, *batch)
+
+    def total(x, *rest):
+        return loss.costs(x, *rest, implementation=losses.QUICK, vocab_axis_name="model").sum()
+
+    with meshes.current_mesh(mesh):
+        arrays = meshes.put(mesh, logits, *spec), *(meshes.put(mesh, a, spec[0]) for a in batch)
+        gradient = losses.jit(jax.grad(total))(*arrays)
+    meshes.assert_close(gradient, wanted)
+    assert meshes.is_sharded_as(gradient, mesh, *spec)
+
+
 def test_transformations(implementation: str) -> None:
     """Puts vmap, remat and scan around the divided loss."""
     mesh = _mesh()
@@ -317,7 +336,7 @@ def test_transformations(implementation: str) -> None:
         meshes.assert_close(total(stacked), wanted.sum(0))
 
 
-@pytest.mark.full(implementation="scan")
+@pytest.mark.full(implementation="lax")
 def test_one_device_along_the_axis(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8, model=1)
     with meshes.current_mesh(mesh):
@@ -336,7 +355,7 @@ def test_unknown_axis_is_named(implementation: str) -> None:
 def test_vocabulary_that_does_not_divide_is_said(implementation: str) -> None:
     mesh = meshes.make_mesh(data=1, model=8)
     logits, *rest = meshes.batch()
-    with meshes.current_mesh(mesh), pytest.raises(ValueError, match=r"model|divi"):
+    with meshes.current_mesh(mesh), pytest.raises(ValueError, match="V = 23, and the mesh has 8 devices"):
         jax.jit(functools.partial(meshes.total(implementation), vocab_axis_name="model"))(logits[..., :-1], *rest)
 
 
@@ -347,8 +366,7 @@ def test_blank_outside_the_whole_vocabulary_is_said(implementation: str) -> None
         jax.jit(lambda: call())()  # jax 0.6 runs a partly manual shard_map only under jit
 
 
-def test_no_forward_mode_is_said(implementation: str, record_property) -> None:
-    record_property("refused", "TypeError: with `vocab_axis_name` there is no forward mode")
+def test_no_forward_mode_is_said(implementation: str) -> None:
     logits, *rest = meshes.batch()
     for mode in ("checked", "auto"):
         loss = _loss(mode, implementation)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,10 @@ from jax import Array, lax
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.core.wildcards import with_wildcard
 from jax_rnnt.ops.labels import Window
-from jax_rnnt.ops.slices import at
+from jax_rnnt.ops.dtypes import at
+
+Scheduled = Mapping[str, Array]
+"""Scalars that take the place of options of the same name. They may be traced."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +27,24 @@ class ArcScores:
     wildcard: str | None = None
     wildcard_weight: float = 0.0
 
-    def are_log_probs(self, window: Window) -> bool:
-        """Whether no path has a score above 0, where the entries in the window are normalised."""
+    def are_log_probs(self, window: Window, scheduled: Scheduled) -> bool:
+        """Whether no path has a score above 0, where the entries in the window are normalised.
+
+        Of a scheduled number nothing is known.
+        """
         first, stop = window
         normalised = first < stop and all(first <= c < stop for c in self.topology.columns)
         if self.topology.scores is not None:  # they normalise what is outside of the window
             normalised = first < stop
-        return normalised and self.sigma >= 0 and self.delay_penalty == 0 and self.wildcard is None
+        known = not {"sigma", "delay_penalty", "wildcard_weight"} & scheduled.keys()
+        return normalised and known and self.sigma >= 0 and self.delay_penalty == 0 and self.wildcard is None
 
-    def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
-        arcs = entries
+    def __call__(
+        self, entries: Array, t_b: Array, u_b: Array, nodes: Array | None = None, scheduled: Scheduled | None = None
+    ) -> Array:
+        """``[B, T, U+1, K]`` from ``entries [B, T, U+1, K']``; ``nodes`` as :meth:`Source.nodes` gives them."""
+        arcs, number = entries, {} if scheduled is None else scheduled
+        sigma, delay_penalty = number.get("sigma", self.sigma), number.get("delay_penalty", self.delay_penalty)
         differentiates = self.topology.scores is not None or self.wildcard is not None
         if differentiates:
             # The derivative at a NaN is NaN, and 0 times NaN is NaN. But an example whose cotangent is 0 must have a
@@ -41,19 +53,18 @@ class ArcScores:
             arcs = _finite(entries)
         if self.topology.scores is not None:
             arcs = self.topology.scores(arcs, t_b, u_b)
-        if self.sigma != 0:
-            arcs = arcs - self.sigma  # before the wildcards: `sigma` does not lower them
+        if "sigma" in number or self.sigma != 0:
+            arcs = arcs - jnp.asarray(sigma, arcs.dtype)  # before the wildcards: `sigma` does not lower them
         if self.wildcard is not None:
-            arc = self.topology.frame_arc()
-            blank = with_wildcard(at(arcs, arc), t_b, u_b, self.wildcard, self.wildcard_weight)
-            arcs = jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
+            weight = jnp.asarray(number.get("wildcard_weight", self.wildcard_weight), arcs.dtype)
+            arcs = with_wildcard(arcs, self.topology, t_b, u_b, nodes, self.wildcard, weight)
         if differentiates:
             arcs = arcs + lax.stop_gradient(poison)
-        if self.delay_penalty != 0:
+        if "delay_penalty" in number or self.delay_penalty != 0:
             t = lax.broadcasted_iota(arcs.dtype, arcs.shape, 1)
             early = ((t_b - 1).astype(arcs.dtype) / 2)[:, None, None, None] - t
             emits = jnp.array(self.topology.label_arcs())[None, None, None]
-            arcs = arcs + jnp.where(emits, self.delay_penalty * early, 0)
+            arcs = arcs + jnp.where(emits, jnp.asarray(delay_penalty, arcs.dtype) * early, 0)
         return arcs
 
 

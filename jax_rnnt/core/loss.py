@@ -1,128 +1,279 @@
-"""The steps that all losses share: check the arguments, label the nodes, run the pipeline, reduce the costs."""
+"""What all losses share: their options, and the call that turns a batch into costs and reduces them."""
 
+import abc
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import jax
 from jax import Array
-from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
-from jax_rnnt.core import pipeline
-from jax_rnnt.core.arc_scores import ArcScores
-from jax_rnnt.core.node_labels import NodeLabels, node_labels
-from jax_rnnt.core.options import Options
+from jax_rnnt import checks
+from jax_rnnt.core import debug, devices, pipeline
+from jax_rnnt.core.arc_scores import ArcScores, Scheduled
+from jax_rnnt.core.batch import Logits, checked_batch, checked_weights
+from jax_rnnt.core.node_labels import node_labels
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.logits.dense import DenseLogits
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import checks
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.xla import mesh_axis, sharding
+from jax_rnnt.xla.primitive import Implementation, check_implementation
 
-MakeTopology = Callable[[int], Topology]
-"""From W, the width of a whole row of logits."""
-
-
-Logits = ArrayLike | Source
-"""What a loss takes: a dense array ``[B, T, U+1, W]``, or another source of logits."""
+Reduction = Literal["none", "mean", "sum", "mean_volume"]
+Wildcard = Literal["ends", "anywhere", "star"] | None
 
 
-def checked_batch(
-    logits: Logits, targets: ArrayLike, logit_lengths: ArrayLike, target_lengths: ArrayLike
-) -> tuple[Source, Array, Array, Array]:
-    """The source, and targets and lengths ``[B, U], [B], [B]``, divided over the batch as the logits are."""
-    source = logits if isinstance(logits, Source) else DenseLogits(checks.as_array("logits", logits))
-    source.check()
-    labels = checks.as_integers("targets", targets)
-    t_b = checks.as_integers("logit_lengths", logit_lengths)
-    u_b = checks.as_integers("target_lengths", target_lengths)
-    checks.loss_arguments(jax.ShapeDtypeStruct(source.shape, source.dtype), labels, t_b, u_b)
-    like = source.batched()
-    return (
-        source,
-        sharding.follow_batch(labels, like),
-        sharding.follow_batch(t_b, like),
-        sharding.follow_batch(u_b, like),
-    )
+class LossOptions(TypedDict, total=False):
+    """The options that every loss has beside torchaudio's. :class:`Loss` describes them."""
+
+    fastemit_lambda: float
+    delay_penalty: float
+    sigma: float
+    zero_infinity: bool
+    implementation: Implementation
+    vocab_axis_name: str | None
 
 
-def checked_weights(weights: ArrayLike | None, source: Source, dtype) -> Array | None:
-    if weights is None:
-        return None
-    x = checks.as_array("weights", weights)
-    checks.shape("weights", x, (source.shape[0],), "[B]")
-    return sharding.follow_batch(x, source.batched()).astype(dtype)
+class Schedules(TypedDict, total=False):
+    """The options that a call may replace by scalars, traced ones too."""
+
+    fastemit_lambda: ArrayLike
+    delay_penalty: ArrayLike
+    sigma: ArrayLike
+    wildcard_weight: ArrayLike
 
 
-def transducer_loss(
-    logits: Logits,
-    targets: ArrayLike,
-    logit_lengths: ArrayLike,
-    target_lengths: ArrayLike,
-    options: Options,
-    weights: ArrayLike | None = None,
-) -> Array:
-    batch = checked_batch(logits, targets, logit_lengths, target_lengths)
-    costs = example_costs(*batch, options, options.topology)
-    return reduced(costs, batch[3], checked_weights(weights, batch[0], costs.dtype), options)
+@dataclasses.dataclass(frozen=True)
+class Loss(abc.ABC):
+    """A transducer loss with its options: what :class:`RNNTLoss`, :class:`TDTLoss` and the others have in common.
+
+    A loss is a static value. It is a field of Flax modules, a static argument of ``jax.jit``, a pytree without leaves
+    and a key of dictionaries. It has no parameters, so it is not an ``nn.Module``. ``dataclasses.replace`` makes a loss
+    with other options. Every tool of this library takes a loss as its first argument.
+
+    Args:
+      blank: the index of the blank in the vocabulary, in [-V, V); negative numbers count from the end. The default is
+        the last entry, as in torchaudio and NeMo; it is 0 in warp-rnnt and k2.
+      clamp: if > 0, each element of the gradient of one utterance's cost is clipped to [-clamp, clamp], before it is
+        multiplied by the incoming cotangent (so with "mean" the bound is ``clamp / B``). A clipped gradient is not a
+        derivative: with ``clamp`` there is no forward mode (``jax.jvp``). Differentiating the clipped gradient works;
+        its Jacobian J is not symmetric, so forward over reverse gives ``J v`` and reverse over reverse ``J^T v``.
+      reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B; "mean_volume" their sum
+        divided by that of all U_b (0 where there are no labels).
+      fastemit_lambda: at least 0; FastEmit multiplies the gradient of the label arcs by ``1 + fastemit_lambda``, so
+        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too. So the gradient
+        is not the derivative of the cost; forward mode agrees with the gradient.
+      delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
+      sigma: logit under-normalisation: the score of every arc is lowered by this number. Xu et al. train multi-blank
+        and TDT models with 0.05. Paths of RNN-T, monotonic RNN-T and HAT all have the same number of arcs, so there it
+        adds a constant to the cost and does not change the gradient. With a ``wildcard`` it does: the scores of jumps
+        and of passed frames are not lowered.
+      zero_infinity: whether a cost of +inf counts as 0 and has a gradient of 0, as in ``torch.nn.CTCLoss``. A cost of
+        NaN stays NaN.
+      implementation: None chooses by platform (compiled kernels where they exist, otherwise the ``lax`` form); "native"
+        requires the kernels; "lax" is the ``lax`` form.
+      vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
+        ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
+        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` are indices into the whole
+        vocabulary. No device sees another device's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no
+        forward mode and no second derivative.
+
+    Raises:
+      TypeError: if the type of an option is wrong, an option is traced, or the loss does not have it.
+      ValueError: if an option is out of its range or unknown.
+
+    References:
+      Yu et al., FastEmit, 2021 (arXiv:2010.11148). Kang et al., Delay-penalized transducer, 2023 (arXiv:2211.00490).
+      Xu et al., Multi-blank transducers, 2023 (arXiv:2211.03541; sigma).
+
+    Example:
+      >>> import dataclasses
+      >>> import jax_rnnt
+      >>> loss: jax_rnnt.Loss = jax_rnnt.TDTLoss(blank=0, durations=(0, 1, 2), sigma=0.05)
+      >>> dataclasses.replace(loss, reduction="sum").reduction
+      'sum'
+    """
+
+    blank: int = -1
+    clamp: float = -1.0
+    reduction: Reduction = "mean"
+    _: dataclasses.KW_ONLY
+    fastemit_lambda: float = 0.0
+    delay_penalty: float = 0.0
+    sigma: float = 0.0
+    zero_infinity: bool = False
+    implementation: Implementation = None
+    vocab_axis_name: str | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        jax.tree_util.register_static(cls)
+
+    def __post_init__(self) -> None:
+        self._set("blank", checks.static_index("blank", self.blank))
+        reductions = get_args(Reduction)
+        hint = ""
+        if isinstance(self.clamp, str) and self.clamp in reductions:
+            hint = (
+                " The 6th positional argument of the loss is `clamp`, as in torchaudio, and `reduction` comes after "
+                f"it: write reduction={self.clamp!r}."
+            )
+        checks.number("clamp", self.clamp, hint)
+        self._set("clamp", float(self.clamp))
+        if not isinstance(self.reduction, str) or self.reduction not in reductions:
+            raise ValueError(f"`reduction` must be one of {reductions}, got {self.reduction!r}.")
+        self._check_numbers("fastemit_lambda", "delay_penalty", "sigma")
+        if self.fastemit_lambda < 0:
+            raise ValueError(f"`fastemit_lambda` must be at least 0, got {self.fastemit_lambda}.")
+        self._check_booleans("zero_infinity")
+        check_implementation(self.implementation)
+        if not isinstance(self.vocab_axis_name, str | None):
+            raise TypeError(
+                f"`vocab_axis_name` must be the name of a mesh axis, got {checks.described(self.vocab_axis_name)}."
+            )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_numbers(self, *names: str) -> None:
+        for name in names:
+            checks.number(name, getattr(self, name))
+            self._set(name, float(getattr(self, name)))
+
+    def _check_booleans(self, *names: str) -> None:
+        for name in names:
+            checks.boolean(name, getattr(self, name))
+            self._set(name, bool(getattr(self, name)))
+
+    @abc.abstractmethod
+    def topology(self, width: int) -> Topology:
+        """The arcs of a node, for rows of this width (of the whole vocabulary, if it is divided)."""
+
+    def __call__(
+        self,
+        logits: Logits,
+        targets: ArrayLike,
+        logit_lengths: ArrayLike,
+        target_lengths: ArrayLike,
+        *,
+        weights: ArrayLike | None = None,
+        key: Array | None = None,
+        **schedules: Unpack[Schedules],
+    ) -> Array:
+        """The loss of a batch.
+
+        Args:
+          logits: ``[B, T, U+1, W]``, or another form of logits, as in :func:`rnnt_loss`.
+          targets, logit_lengths, target_lengths: ``[B, U]``, ``[B]`` and ``[B]``, as in :func:`rnnt_loss`.
+          weights: ``[B]``, a factor for the cost of each example, as in :func:`rnnt_loss`.
+          key: a JAX random key, for a loss that draws (:class:`TDTLoss` with ``omega``). Other losses ignore it.
+          **schedules: ``fastemit_lambda``, ``delay_penalty``, ``sigma`` and, where there is a wildcard,
+            ``wildcard_weight``: scalars that take the place of the option. They may be traced, so a schedule compiles
+            nothing again. They have no gradient, and their ranges are not checked.
+
+        Raises:
+          TypeError, ValueError: as :func:`rnnt_loss`; TypeError also for a schedule that the loss does not have.
+        """
+        scheduled = self._checked_schedules(schedules)
+        source, labels, t_b, u_b = checked_batch(logits, targets, logit_lengths, target_lengths)
+        costs = self._costs(source, labels, t_b, u_b, scheduled, key=key)
+        return reduced(
+            costs, u_b, checked_weights(weights, source, costs.dtype), self.reduction, zero_infinity=self.zero_infinity
+        )
+
+    def _costs(
+        self, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled, *, key: Array | None
+    ) -> Array:
+        """``costs [B]``."""
+        return on_lattices(pipeline.costs, self, source, targets, t_b, u_b, scheduled)
+
+    def _schedules(self) -> tuple[str, ...]:
+        return "fastemit_lambda", "delay_penalty", "sigma"
+
+    def _checked_schedules(self, schedules: Mapping[str, Any]) -> Scheduled:
+        known, scalars = self._schedules(), {}
+        for name, value in schedules.items():
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no schedule `{name}`; it has {', '.join(known)}.")
+            x = checks.as_array(name, value)
+            checks.shape(name, x, (), "a scalar")
+            scalars[name] = jax.lax.stop_gradient(x)
+        return scalars
+
+    def _arc_scores(self, topology: Topology) -> ArcScores:
+        return ArcScores(topology, self.delay_penalty, self.sigma)
+
+    def pipeline(self, topology: Topology, width: int) -> pipeline.Pipeline:
+        """The static part of the way from logits to costs, for rows of this width."""
+        return pipeline.Pipeline(
+            ArcParameters(topology.columns, width, topology.window, self.implementation),
+            self._arc_scores(topology),
+            self.fastemit_lambda,
+            self.clamp,
+            self.implementation,
+        )
 
 
-def example_costs(
-    source: Source, targets: Array, t_b: Array, u_b: Array, options: Options, topology: MakeTopology
-) -> Array:
-    """``costs [B]``."""
-    return on_devices(source, targets, t_b, u_b, options, topology, pipeline.costs)
+@dataclasses.dataclass(frozen=True)
+class LogSoftmaxLoss(Loss):
+    """A loss that normalises rows of logits itself (``fused_log_softmax``), or takes log-probabilities."""
+
+    fused_log_softmax: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_booleans("fused_log_softmax")
+
+    def window(self, entries: int) -> tuple[int, int]:
+        """Which of these entries of a row the loss normalises: all of them, or none."""
+        return (0, entries) if self.fused_log_softmax else (0, 0)
 
 
-def example_lattices(source: Source, targets: Array, t_b: Array, u_b: Array, options: Options) -> pipeline.Lattice:
-    """What the costs are sums over."""
-    return on_devices(source, targets, t_b, u_b, options, options.topology, pipeline.lattices)
+@dataclasses.dataclass(frozen=True)
+class WildcardLoss(Loss):
+    """A loss with a single blank, beside which a wildcard may stand."""
+
+    _: dataclasses.KW_ONLY
+    wildcard: Wildcard = None
+    wildcard_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_numbers("wildcard_weight")
+        if self.wildcard not in (None, "ends", "anywhere", "star"):
+            raise ValueError(f"`wildcard` must be None, 'ends', 'anywhere' or 'star', got {self.wildcard!r}.")
+
+    def _arc_scores(self, topology: Topology) -> ArcScores:
+        return ArcScores(topology, self.delay_penalty, self.sigma, self.wildcard, self.wildcard_weight)
+
+    def _schedules(self) -> tuple[str, ...]:
+        return (*super()._schedules(), *(["wildcard_weight"] if self.wildcard is not None else []))
 
 
-def on_devices(
-    source: Source,
-    targets: Array,
-    t_b: Array,
-    u_b: Array,
-    options: Options,
-    topology: MakeTopology,
-    run: Callable[[Source, NodeLabels, pipeline.Pipeline], Any],
+def checked_loss(loss: object) -> Loss:
+    """The first argument of a tool."""
+    if not isinstance(loss, Loss):
+        raise TypeError(
+            f"`loss` must be a loss with its options, such as RNNTLoss(blank=0), got {checks.described(loss)}."
+        )
+    return loss
+
+
+def on_lattices(
+    run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled
 ) -> Any:
-    """``run`` on what each device has of the batch or of the vocabulary; arrays ``[B, ...]``."""
-    part = functools.partial(on_devices, options=options, topology=topology, run=run)
-    axes = tuple(axis for axis in source.batch_axes() if not mesh_axis.is_bound(axis))
-    if axes:
-
-        def of_device(source: Source, *rest: Array) -> Array:
-            return part(source.on_device(axes), *rest)
-
-        batch = PartitionSpec(axes)
-        specs = (source.partition_specs(axes), batch, batch, batch)
-        return mesh_axis.over_mesh(of_device, axes, specs, batch, "batch_axis_names")(source, targets, t_b, u_b)
-    axis = options.vocab_axis_name
-    if axis is not None and mesh_axis.is_undivided(axis):
-        axis = None
-    part_of_device = source if axis is None else source.divided(axis)
-    if axis is not None and not mesh_axis.is_bound(axis):
-        whole = PartitionSpec()
-        specs = (PartitionSpec(None, None, None, axis), whole, whole, whole)
-        return mesh_axis.over_mesh(part, (axis,), specs, whole, "vocab_axis_name")(source, targets, t_b, u_b)
-    width = source.shape[-1] * (1 if axis is None else jax.lax.psum(1, axis))
-    arcs = topology(width)
-    nodes = node_labels(targets, t_b, u_b, (*source.shape[:-1], arcs.vocabulary), arcs.blanks)
-    static = pipeline.Pipeline(
-        ArcParameters(arcs.columns, width, arcs.window, options.implementation),
-        ArcScores(arcs, options.delay_penalty, options.sigma, options.wildcard, options.wildcard_weight),
-        _arc_weights(arcs, options.fastemit_lambda),
-        float(options.clamp),
-        options.implementation,
-    )
-    return run(part_of_device, nodes, static)
+    """``run(source, nodes, pipeline, scheduled)`` on what each device has of the batch or of the vocabulary."""
+    part = functools.partial(_on_part, run, loss)
+    return devices.on_devices(part, source, targets, t_b, u_b, scheduled, vocab_axis_name=loss.vocab_axis_name)
 
 
-def _arc_weights(topology: Topology, fastemit_lambda: float) -> tuple[float, ...] | None:
-    if fastemit_lambda == 0:
-        return None
-    return tuple(1.0 + fastemit_lambda if emits else 1.0 for emits in topology.label_arcs())
+def _on_part(
+    run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled
+) -> Any:
+    width = source.shape[-1]
+    topology = loss.topology(width)
+    debug.check_batch(loss, source.shape, targets, t_b, u_b)
+    nodes = node_labels(targets, t_b, u_b, (*source.shape[:-1], topology.vocabulary), topology.blanks)
+    return run(source, nodes, loss.pipeline(topology, width), scheduled)

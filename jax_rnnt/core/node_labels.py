@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
 from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING, resolve_columns
 
 

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jax_rnnt.core.arc_scores import ArcScores
+from jax_rnnt.core.arc_scores import ArcScores, Scheduled
 from jax_rnnt.core.node_labels import NodeLabels
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import lattice
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import Moves
+from jax_rnnt.ops.masking import scaled
 from jax_rnnt.xla.primitive import Implementation
 from jax_rnnt.xla.refusals import no_forward_mode, no_second_order
 
@@ -30,7 +31,7 @@ class Pipeline:
 
     arcs: ArcParameters
     scores: ArcScores
-    arc_weights: tuple[float, ...] | None  # factors of the posteriors; they change the gradient only
+    fastemit_lambda: float  # by how much the posteriors of label arcs grow; it changes the gradient only
     clamp: float
     implementation: Implementation
 
@@ -39,23 +40,28 @@ class Pipeline:
         return {"moves": self.scores.topology.moves, "implementation": self.implementation}
 
 
-def costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
+Run = Callable[[Source, NodeLabels, Pipeline, Scheduled], Any]
+"""What is done with lattices: :func:`costs` or :func:`lattices`."""
+
+
+def costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Array:
     """``costs [B]`` of the lattices whose nodes have these labels."""
-    cost = _rounded_costs(source, nodes, static)
-    if not static.scores.are_log_probs(static.arcs.window):
+    cost = _rounded_costs(source, nodes, static, scheduled)
+    if not static.scores.are_log_probs(static.arcs.window, scheduled):
         return cost
     # Rounding may make a probability larger than 1. A maximum would have no derivative there, and the cost has one.
     return cost + jax.lax.stop_gradient(jnp.where(cost < 0, -cost, 0))
 
 
-def _rounded_costs(source: Source, nodes: NodeLabels, static: Pipeline) -> Array:
+def _rounded_costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Array:
+    lengths = nodes[1:]
     if static.clamp <= 0 and source.composes:
         entries, _ = source.forward(nodes.labels, static.arcs)
-        arcs = static.scores(entries, *nodes[1:])
-        if static.arc_weights is None:
-            return lattice.costs(arcs, *nodes[1:], **static.lattice)
-        return _weighted_costs(arcs, *nodes[1:], static)
-    return _costs(_floats(no_forward_mode, source.prepared(nodes.labels)), *nodes, static)
+        arcs = static.scores(entries, *lengths, source.nodes(), scheduled)
+        if static.fastemit_lambda == 0 and "fastemit_lambda" not in scheduled:
+            return lattice.costs(arcs, *lengths, **static.lattice)
+        return _weighted_costs(arcs, *lengths, scheduled, static)
+    return _costs(_floats(no_forward_mode, source.prepared(nodes.labels)), *nodes, scheduled, static)
 
 
 @jax.tree_util.register_dataclass
@@ -75,13 +81,14 @@ class Lattice:
         return iter((self.arcs, self.logit_lengths, self.target_lengths, self.moves))
 
 
-def lattices(source: Source, nodes: NodeLabels, static: Pipeline) -> Lattice:
+def lattices(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Lattice:
     """The lattices whose nodes have these labels. Their arcs can be differentiated as the source can be."""
     if source.composes:
         entries, _ = source.forward(nodes.labels, static.arcs)
     else:
         entries = _entries(_floats(no_forward_mode, source.prepared(nodes.labels)), nodes.labels, static.arcs)
-    return Lattice(static.scores(entries, *nodes[1:]), *nodes[1:], static.scores.topology.moves)
+    arcs = static.scores(entries, *nodes[1:], source.nodes(), scheduled)
+    return Lattice(arcs, *nodes[1:], static.scores.topology.moves)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -97,6 +104,7 @@ def _entries_forward(source: Source, labels: Array, parameters: ArcParameters):
 
 def _entries_backward(parameters: ArcParameters, residuals, cotangent: Array):
     source, labels, kept = residuals
+    cotangent = no_second_order(cotangent, source.refused_as)
     whole = source.cotangent_of_costs(cotangent)  # as for the costs, a device may hold only a share of it
     return source.backward(labels, kept, whole, None, parameters), None
 
@@ -113,50 +121,83 @@ def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:
     return jax.tree.map(one, source)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _weighted_costs(arcs: Array, t_b: Array, u_b: Array, static: Pipeline) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _weighted_costs(arcs: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline) -> Array:
     return lattice.costs(arcs, t_b, u_b, **static.lattice)
 
 
 @_weighted_costs.defjvp
 def _weighted_costs_jvp(static: Pipeline, primals, tangents):
-    cost, posterior = lattice.posteriors(*primals, **static.lattice)
-    return cost, lattice.cost_tangents(tangents[0], _weighted(posterior, static))
+    *arrays, scheduled = primals
+    cost, posterior = lattice.posteriors(*arrays, **static.lattice)
+    return cost, lattice.cost_tangents(tangents[0], _weighted(posterior, scheduled, static))
 
 
-def _weighted(posterior: Array, static: Pipeline) -> Array:
-    if static.arc_weights is None:
+def _weighted(posterior: Array, scheduled: Scheduled, static: Pipeline) -> Array:
+    if static.fastemit_lambda == 0 and "fastemit_lambda" not in scheduled:
         return posterior
-    return posterior * jnp.array(static.arc_weights, posterior.dtype)[None, None, None]
+    more = jnp.asarray(scheduled.get("fastemit_lambda", static.fastemit_lambda), posterior.dtype)
+    emits = jnp.array(static.scores.topology.label_arcs(), posterior.dtype)
+    return posterior * (1 + more * emits)[None, None, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline) -> Array:
     if not source.composes:
         source = _floats(no_second_order, source)
     entries, _ = source.forward(labels, static.arcs)
-    return lattice.costs(static.scores(entries, t_b, u_b), t_b, u_b, **static.lattice)
+    arcs = static.scores(entries, t_b, u_b, source.nodes(), scheduled)
+    return lattice.costs(arcs, t_b, u_b, **static.lattice)
 
 
-def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, static: Pipeline):
+def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline):
     if not source.composes:
         source = _floats(no_second_order, source)
     entries, kept = source.forward(labels, static.arcs)
-    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b), entries)
+    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b, source.nodes(), scheduled), entries)
     cost, posterior = lattice.posteriors(arcs, t_b, u_b, **static.lattice)
-    return cost, (source, labels, kept, posterior, pull)
+    return cost, (source, labels, kept, _weighted(posterior, scheduled, static), pull)
 
 
 def _backward(static: Pipeline, residuals, cotangent: Array):
+    source, *_ = residuals
+    if source.composes:
+        return _gradient(static, residuals, cotangent), None, None, None, None
+    cotangent = source.cotangent_of_costs(no_second_order(cotangent, source.refused_as))
+    return _scaled_gradient(static, residuals, cotangent), None, None, None, None
+
+
+def _scaled_gradient(static: Pipeline, residuals, cotangent: Array) -> Source:
     source, labels, kept, posterior, pull = residuals
-    cotangent = source.cotangent_of_costs(cotangent)
-    ct = cotangent[:, None, None, None]
-    (of_entries,) = pull(jnp.where(ct == 0, 0, -_weighted(posterior, static) * ct))
+    (of_entries,) = pull(scaled(-posterior, by=cotangent[:, None, None, None]))
     bound = None
     if static.clamp > 0:
         # To clip the unit gradient to clamp and then scale it by ct, clip the scaled gradient to clamp * |ct|.
         bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], labels.shape)
-    return source.backward(labels, kept, of_entries, bound, static.arcs), None, None, None
+    return source.backward(labels, kept, of_entries, bound, static.arcs)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _gradient(static: Pipeline, residuals, cotangent: Array) -> Source:
+    return _scaled_gradient(static, residuals, cotangent)
+
+
+@_gradient.defjvp
+def _gradient_jvp(static: Pipeline, primals, tangents):
+    residuals, cotangent = primals
+    gradient, of_residuals = jax.jvp(
+        lambda residuals: _scaled_gradient(static, residuals, cotangent), primals[:1], tangents[:1]
+    )
+    # The gradient is linear in the cotangent, so its derivative is the same at every cotangent. At 0 that of the clip,
+    # whose bound is 0 there, is wrong; at 1 it is right. But a bad example with a cotangent of 0 has a derivative of 0.
+    posterior = residuals[3]
+    counts = (cotangent != 0) | jnp.all(jnp.isfinite(posterior), axis=(1, 2, 3))
+    _, of_cotangent = jax.jvp(
+        lambda cotangent: _scaled_gradient(static, residuals, cotangent),
+        (counts.astype(cotangent.dtype),),
+        (jnp.where(counts, tangents[1], 0),),
+    )
+    return gradient, jax.tree.map(jnp.add, of_residuals, of_cotangent)
 
 
 _costs.defvjp(_forward, _backward)

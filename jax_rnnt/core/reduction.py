@@ -3,24 +3,26 @@
 import jax.numpy as jnp
 from jax import Array
 
-from jax_rnnt.core.options import Options
+from jax_rnnt.ops.masking import scaled
 
 
-def reduced(costs: Array, u_b: Array, weights: Array | None, options: Options) -> Array:
+def reduced(costs: Array, u_b: Array, weights: Array | None, reduction: str, *, zero_infinity: bool) -> Array:
     """``costs [B]`` as they are, or their (weighted) sum or mean.
 
     An example of weight 0 counts for nothing, even where its cost is NaN.
     """
-    if options.zero_infinity:
-        costs = jnp.where(jnp.isfinite(costs), costs, 0)
+    if zero_infinity:
+        costs = jnp.where(costs == jnp.inf, 0, costs)
     if weights is not None:
-        costs = jnp.where(weights == 0, 0, costs * weights)
-    if options.reduction == "none":
+        # Where a cost that is not finite counts for nothing, its weight has no derivative in the divisor either.
+        weights = jnp.where((weights == 0) & ~jnp.isfinite(costs), 0, weights)
+        costs = scaled(costs, by=weights)
+    if reduction == "none":
         return costs
     total = jnp.sum(costs)
-    if options.reduction == "sum":
+    if reduction == "sum":
         return total
-    if options.reduction == "mean_volume":
+    if reduction == "mean_volume":
         volume = u_b.astype(costs.dtype) if weights is None else u_b.astype(costs.dtype) * weights
         return _divided(total, jnp.sum(volume))
     if weights is not None:

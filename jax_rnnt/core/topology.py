@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 from jax import Array
 
 from jax_rnnt.ops.labels import Moves
@@ -28,6 +29,7 @@ class Topology:
     vocabulary: int
     blanks: tuple[int, ...]
     scores: Scores | None = None
+    ends_with_blank: bool = False  # whether ``scores`` close the arcs of labels that lead to the end
 
     def label_arcs(self) -> tuple[bool, ...]:
         return tuple(du > 0 for _, du in self.moves)
@@ -35,3 +37,9 @@ class Topology:
     def frame_arc(self) -> int:
         """The arc that takes one frame and emits nothing: the blank of duration 1."""
         return self.moves.index((1, 0))
+
+    def least_frames(self, labels: np.ndarray) -> np.ndarray:
+        """The fewest frames ``[B]`` of a path that emits so many ``labels [B]``, at least one each."""
+        shortest = min(dt for dt, du in self.moves if du > 0)
+        silent = min(dt for dt, du in self.moves if du == 0)
+        return labels * shortest + (silent if self.ends_with_blank or shortest == 0 else 0)

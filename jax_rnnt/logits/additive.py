@@ -1,6 +1,7 @@
 """Logits that are the sum of an encoder's part and a predictor's part: a joint network without a layer of its own."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -8,17 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import arcs, checks, lax_arcs
+from jax_rnnt.logits.sum_norms import sum_norms, tops
+from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING
-from jax_rnnt.ops.slices import at, compute_dtype
-from jax_rnnt.ops.sum_norms import sum_norms, tops
+from jax_rnnt.ops.masking import finite_sum
 from jax_rnnt.xla.sharding import match_manual_axes
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AdditiveLogits(Source):
     r"""The logits ``am[b, t] + lm[b, u]`` of the nodes (t, u): k2's "simple" joint network.
 
@@ -123,10 +126,10 @@ class AdditiveLogits(Source):
         of_lm, norm = arcs.forward(lm, label, **parameters.asdict())
         mean = (1 - self.lm_scale - self.am_scale) * entries
         if self.lm_scale != 0:
-            mean = mean + self.lm_scale * of_lm[:, None]
+            mean = finite_sum(mean, self.lm_scale * of_lm[:, None])
         if self.am_scale != 0:
             prior = jnp.broadcast_to(_log_mean(lm, norm, label)[:, None], lm.shape)
-            mean = mean + self.am_scale * _sums(am, prior, labels, parameters)[0]
+            mean = finite_sum(mean, self.am_scale * _sums(am, prior, labels, parameters)[0])
         normalised = np.array([*(first <= c < stop for c in parameters.columns), True])
         # A scale of 0 must not make NaN of -inf.
         return jnp.where((entries == -jnp.inf) | ~normalised[None, None, None], entries, mean)
@@ -139,25 +142,33 @@ class AdditiveLogits(Source):
                 "`clamp` bounds the gradient of logits, and with `lm_scale` or `am_scale` there are none, got "
                 f"lm_scale={self.lm_scale} and am_scale={self.am_scale}."
             )
-        of_nodes = [labels, kept, cotangent, *(() if bound is None else (bound,))]
-        am, lm, *of_nodes = match_manual_axes([self.am, self.lm, *of_nodes])
-        wide = compute_dtype(self.dtype)
+        return _backward(parameters, self, labels, kept, cotangent, bound)
 
-        @jax.checkpoint
-        def frame(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
-            of_am, of_lm = carry
-            label, *rest = (lax.dynamic_index_in_dim(x, t, 1, keepdims=False) for x in of_nodes)
-            logits = lax.dynamic_index_in_dim(am, t, 1).astype(wide) + lm.astype(wide)
-            (grad,) = arcs.backward(logits, label, *rest, clipped=bound is not None, **parameters.asdict())
-            of_frame = jnp.sum(grad, axis=1, keepdims=True)
-            return (lax.dynamic_update_index_in_dim(of_am, of_frame, t, 1), of_lm + grad), None
 
-        # Zeros vary over no mesh axis with jax 0.6.
-        zeros = jnp.zeros_like(am, wide), jnp.zeros_like(lm, wide)
-        start = tuple(match_manual_axes([*zeros, am])[:2])
-        frames = jnp.arange(am.shape[1], dtype=jnp.int32)
-        of_am, of_lm = lax.scan(frame, start, frames)[0] if frames.size > 0 else start
-        return AdditiveLogits(of_am.astype(self.dtype), of_lm.astype(self.dtype), self.lm_scale, self.am_scale)
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # else JAX compiles the loop in every call outside of jit
+def _backward(
+    parameters: ArcParameters, logits: AdditiveLogits, labels: Array, kept: Array, cotangent: Array, bound: Array | None
+) -> AdditiveLogits:
+    """The gradient of the clamped sums, one frame at a time."""
+    of_nodes = [labels, kept, cotangent, *(() if bound is None else (bound,))]
+    am, lm, *of_nodes = match_manual_axes([logits.am, logits.lm, *of_nodes])
+    wide = compute_dtype(logits.dtype)
+
+    @jax.checkpoint
+    def frame(carry: tuple[Array, Array], t: Array) -> tuple[tuple[Array, Array], None]:
+        of_am, of_lm = carry
+        label, *rest = (lax.dynamic_index_in_dim(x, t, 1, keepdims=False) for x in of_nodes)
+        rows = lax.dynamic_index_in_dim(am, t, 1).astype(wide) + lm.astype(wide)
+        (grad,) = arcs.backward(rows, label, *rest, clipped=bound is not None, **parameters.asdict())
+        of_frame = jnp.sum(grad, axis=1, keepdims=True)
+        return (lax.dynamic_update_index_in_dim(of_am, of_frame, t, 1), of_lm + grad), None
+
+    # Zeros vary over no mesh axis with jax 0.6.
+    zeros = jnp.zeros_like(am, wide), jnp.zeros_like(lm, wide)
+    start = tuple(match_manual_axes([*zeros, am])[:2])
+    frames = jnp.arange(am.shape[1], dtype=jnp.int32)
+    of_am, of_lm = lax.scan(frame, start, frames)[0] if frames.size > 0 else start
+    return AdditiveLogits(of_am.astype(logits.dtype), of_lm.astype(logits.dtype), logits.lm_scale, logits.am_scale)
 
 
 def _of_positions(labels: Array) -> Array:
@@ -190,10 +201,10 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
     # Labels are in the window, if it is not empty.
     inside = [first <= c < stop for c in parameters.columns]
     picks = [
-        ((a - am_top if normalised else a)[:, :, None] + (b - lm_top if normalised else b)[:, None])
+        finite_sum((a - am_top if normalised else a)[:, :, None], (b - lm_top if normalised else b)[:, None])
         for a, b, normalised in zip(of_am, of_lm, inside, strict=True)
     ]
-    picks.append((am_of_label - am_top[..., None]) + (lm_of_label - lm_top)[:, None])
+    picks.append(finite_sum(am_of_label - am_top[..., None], (lm_of_label - lm_top)[:, None]))
     massless = log_sum == -jnp.inf
     log_sum = jnp.where(massless, 0, log_sum)
     entries = lax_arcs.assemble(

@@ -14,7 +14,7 @@ from jax_rnnt.ops.arcs import ArcParameters
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DenseLogits(Source):
     """``logits [B, T, U+1, W]``."""
 

@@ -12,12 +12,12 @@ from jax import Array, lax
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.slices import at
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.xla.sharding import varying_axes
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DividedLogits(Source):
     """This device's ``logits [B, T, U+1, W / devices]``, inside ``shard_map`` over ``axis_name``."""
 
@@ -28,7 +28,8 @@ class DividedLogits(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.logits.shape
+        """(B, T, U+1, W) with W of the whole vocabulary."""
+        return (*self.logits.shape[:-1], self.logits.shape[-1] * lax.psum(1, self.axis_name))
 
     @property
     def dtype(self) -> np.dtype:

@@ -6,9 +6,10 @@ entries have a gradient.
 
 import dataclasses
 import functools
+import inspect
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +17,21 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
+from jax_rnnt import checks
+from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.logits.row_norms import row_norms
 from jax_rnnt.logits.source import Source
 from jax_rnnt.logits.tiles import over_tiles, rows_of_tile
-from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.labels import PADDING, static_index
-from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.ops.dtypes import compute_dtype
+from jax_rnnt.ops.labels import PADDING
 from jax_rnnt.xla import sharding
 from jax_rnnt.xla.element_wise import one_element_after_another
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class JointLogits(Source):
     r"""The logits ``joint(params, encoded[b, t], predicted[b, u])`` of the nodes (t, u), in place of a dense array.
 
@@ -40,9 +43,11 @@ class JointLogits(Source):
     B (U+1) times there, but B T (U+1) times inside ``joint``.
 
     Args:
-      joint: static; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and ``p [N, Dp]`` give
-        ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth argument.
-        :func:`linen_joint` and :func:`nnx_joint` make it from a module of Flax.
+      joint: static and hashable; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and
+        ``p [N, Dp]`` give ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth
+        argument. Outside of ``jit``, calls with the same function share one program. So define it once: a ``lambda``
+        written inside the training step is another function in each call, and each one is compiled and kept.
+        :meth:`from_linen` and :meth:`from_nnx` make it from a module of Flax.
       params: a pytree of arrays; the floating-point ones have gradients. All arrays that ``joint`` uses must be here:
         ``joint`` must not close over arrays.
       encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
@@ -58,6 +63,9 @@ class JointLogits(Source):
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
         axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
+
+    In a mesh with explicit axes, ``params`` may be divided in any way. They are gathered for the loss, and their
+    gradient is divided as they are.
 
     There is no forward mode and no second derivative. ``vocab_axis_name`` is refused. ``vmap`` runs the elements of the
     mapped axis one after another.
@@ -105,19 +113,101 @@ class JointLogits(Source):
 
     @property
     def _row(self) -> jax.ShapeDtypeStruct:
-        return jax.eval_shape(self.joint, *self._one_row())
+        """What the joint makes of one node."""
 
-    def _one_row(self) -> tuple:
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
 
-        keys = () if self.dropout_key is None else (self.dropout_key[None],)
-        return self.params, row(self.encoded), row(self.predicted), *keys
+        keys = () if self.dropout_key is None else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
+        return _one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
     def batched(self) -> Array:
         return self.encoded
 
+    @classmethod
+    def from_linen(
+        cls,
+        module: Any,
+        params: Any,
+        encoded: Array,
+        predicted: Array,
+        *,
+        method: Callable | str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
+        """The logits of a joint network that is a module of Flax linen.
+
+        Args:
+          module: a ``flax.linen.Module`` that is called with rows of the encoder and of the predictor. It must have no
+            variables other than its parameters.
+          params: its parameters, ``variables["params"]``.
+          encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
+          method: the method that is the joint network, as in ``module.apply``; None: its ``__call__``.
+          arguments: static further arguments by name, such as ``{"deterministic": False}``.
+          **options: ``dropout_key``, which gives each row a "dropout" key of its own, and the other options above.
+
+        Raises:
+          TypeError: if ``module`` is not a module of linen.
+          ValueError: in the loss, if ``params`` are all variables.
+
+        Example:
+          >>> import flax.linen as nn, jax, jax.numpy as jnp
+          >>> import jax_rnnt
+          >>> class Joint(nn.Module):
+          ...     @nn.compact
+          ...     def __call__(self, e, p):
+          ...         return nn.Dense(5)(jnp.tanh(e + p))
+          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> params = Joint().init(jax.random.key(0), encoded[:, :1], predicted[:, :1])["params"]
+          >>> jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted).shape
+          (2, 4, 3, 5)
+        """
+        joint = linen_joint(module, method, {} if arguments is None else arguments)
+        return cls(joint, params, encoded, predicted, **options)
+
+    @classmethod
+    def from_nnx(
+        cls, module: Any, encoded: Array, predicted: Array, *, method: str = "__call__", **options: Any
+    ) -> Self:
+        """The logits of a joint network that is a module of Flax nnx.
+
+        Call it where the loss is computed, inside ``nnx.grad`` or ``nnx.value_and_grad``: gradients then reach
+        ``module``.
+
+        Args:
+          module: an ``nnx.Module`` that is called with rows of the encoder and of the predictor. Changes that the call
+            makes to it are lost, such as the counts of ``nnx.Rngs``. For dropout, write a ``joint`` that takes keys.
+          encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
+          method: the name of the method that is the joint network.
+          **options: the options above.
+
+        Raises:
+          TypeError: if ``module`` is not a module of nnx.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> from flax import nnx
+          >>> import jax_rnnt
+          >>> class Joint(nnx.Module):
+          ...     def __init__(self, rngs):
+          ...         self.output = nnx.Linear(8, 5, rngs=rngs)
+          ...     def __call__(self, e, p):
+          ...         return self.output(jnp.tanh(e + p))
+          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> jax_rnnt.JointLogits.from_nnx(Joint(nnx.Rngs(0)), encoded, predicted).shape
+          (2, 4, 3, 5)
+        """
+        return cls(*nnx_joint(module, method), encoded, predicted, **options)
+
     def check(self) -> None:
+        if not callable(self.joint):
+            raise TypeError(f"`joint` must be a function of (params, e, p), got {checks.described(self.joint)}.")
+        if type(self.joint).__hash__ is None:
+            raise TypeError(
+                f"`joint` is static, so it must be hashable, got {checks.described(self.joint)}: make it a function or "
+                "a frozen dataclass."
+            )
         for name, x, letters in (("encoded", self.encoded, "B, T, De"), ("predicted", self.predicted, "B, U+1, Dp")):
             checks.array(name, x)
             checks.floating(name, x)
@@ -130,31 +220,36 @@ class JointLogits(Source):
         checks.number("gradient_budget", self.gradient_budget)
         if not 0 <= self.gradient_budget < 1:
             raise ValueError(f"`gradient_budget` must be in [0, 1), got {self.gradient_budget}.")
-        if self.tile_rows is not None and static_index("tile_rows", self.tile_rows) < 1:
+        if self.tile_rows is not None and checks.static_index("tile_rows", self.tile_rows) < 1:
             raise ValueError(f"`tile_rows` must be None or at least 1, got {self.tile_rows}.")
         names = self.batch_axis_names
         if not isinstance(names, tuple):
             raise TypeError(f"`batch_axis_names` must be a tuple of names of mesh axes, got {checks.described(names)}.")
         self._check_joint()
         nodes = math.prod(self.shape[:3])
-        if nodes >= 2**31:
+        if checks.exceeds(nodes, 2**31 - 1):
             raise ValueError(
                 f"`encoded` {self.encoded.shape} and `predicted` {self.predicted.shape} make B T (U+1) = {nodes} "
                 "nodes; one call takes at most 2^31 - 1."
             )
 
     def _check_joint(self) -> None:
-        traced, row = jax.make_jaxpr(self.joint, return_shape=True)(*self._one_row())
-        if closed := [x for x in traced.consts if isinstance(x, Array)]:
-            raise TypeError(
-                f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: put that in "
-                "`params`, so that it has a gradient."
-            )
+        row = self._row
         if getattr(row, "shape", ())[:-1] != (1,):
             raise ValueError(
                 f"`joint` must give logits [N, W] for rows [N, De] = (1, {self.encoded.shape[-1]}) and [N, Dp] = "
                 f"(1, {self.predicted.shape[-1]}), got {row}."
             )
+
+    def laid_out(self) -> "JointLogits":
+        axes = sharding.explicit_batch_axes(self.encoded)
+        whole, batch = PartitionSpec(), PartitionSpec(axes) if axes else PartitionSpec()
+        layout: dict[str, Any] = {
+            "params": jax.tree.map(lambda x: sharding.laid_out(x, whole), self.params),
+            "encoded": sharding.laid_out(self.encoded, batch),
+            "predicted": sharding.laid_out(self.predicted, batch),
+        }
+        return dataclasses.replace(self, **layout)
 
     def batch_axes(self) -> tuple[str, ...]:
         return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
@@ -168,11 +263,6 @@ class JointLogits(Source):
     def on_device(self, axes: tuple[str, ...]) -> "JointLogits":
         key = self.dropout_key
         if key is not None:
-            if jax.__version_info__ < (0, 7):
-                raise TypeError(
-                    f"`dropout_key` on a mesh needs jax 0.7 or newer, and this is {jax.__version__}: call the loss "
-                    "inside jax.shard_map, with a key for each device."
-                )
             for axis in axes:
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
@@ -184,15 +274,45 @@ class JointLogits(Source):
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
-        forward = functools.partial(_forward, parameters)
-        entries, norm = one_element_after_another(forward)(self, labels)
+        entries, norm = _forward(parameters, self, labels)
         return entries, _Kept(entries, norm)
 
     def backward(
         self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "JointLogits":
-        backward = functools.partial(_backward, parameters)
-        return one_element_after_another(backward)(self, labels, kept, cotangent, bound)
+        return _backward(parameters, self, labels, kept, cotangent, bound)
+
+
+def _check_signature(joint: Callable, args: tuple) -> None:
+    try:
+        inspect.signature(joint).bind(*args)
+    except TypeError as error:
+        names = "(params, e, p, keys), since there is a `dropout_key`" if len(args) == 4 else "(params, e, p)"
+        raise TypeError(f"`joint` is called with {names}, and it does not take these: {error}.") from None
+    except ValueError:  # a callable without a signature
+        return
+
+
+@functools.partial(jax.jit, static_argnums=0)  # keeps what it knows of a joint, for calls outside of `jit`
+def _one_row(joint: Callable[..., Array], *args: Any) -> Any:
+    _check_signature(joint, args)
+    traced, row = jax.make_jaxpr(joint, return_shape=True)(*args)
+    if any(type(effect).__name__ == "ErrorEffect" for effect in traced.effects):
+        raise NotImplementedError(
+            "`joint` must not call checkify.check: it runs in a loop that is traced apart from the function around the "
+            "loss. Check `encoded`, `predicted` and `params` instead."
+        )
+    if closed := [x for x in traced.consts if isinstance(x, Array)]:
+        is_key = jnp.issubdtype(closed[0].dtype, jax.dtypes.prng_key)
+        raise TypeError(
+            f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: "
+            + (
+                "for dropout give the key as `dropout_key`; any other key belongs into `params`."
+                if is_key
+                else "put that in `params`, so that it has a gradient."
+            )
+        )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), row)
 
 
 class _Kept(NamedTuple):
@@ -245,6 +365,20 @@ def _take(x: Array, rows: Array) -> Array:
     return x.at[rows].get(mode="promise_in_bounds")
 
 
+def _compiled_once(function: Callable) -> Callable:
+    """``function(parameters, *pytrees)``, and the same program for all calls outside of ``jit`` with the same shapes.
+
+    Its loops are made of new functions in every call, so JAX would compile each of them in every call.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
+    def call(parameters: ArcParameters, *args: Any) -> Any:
+        return one_element_after_another(functools.partial(function, parameters))(*args)
+
+    return call
+
+
+@_compiled_once
 def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tuple[Array, Array]:
     """``entries [B, T, U+1, K']`` and ``norm [B, T, U+1, 2]``."""
     nodes, flat = _Nodes(logits), labels.reshape(-1)
@@ -265,6 +399,7 @@ def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> t
     return entries.reshape(*labels.shape, entries.shape[-1]), norm.reshape(*labels.shape, 2)
 
 
+@_compiled_once
 def _backward(
     parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
 ) -> JointLogits:
@@ -326,4 +461,5 @@ def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) ->
     nodes = shape[1] * shape[2]
     total = jnp.sum(norms.reshape(shape[0], nodes), axis=1)
     count = jnp.sum(asked.reshape(shape[0], nodes), axis=1)
-    return jnp.repeat(share * total / jnp.maximum(count, 1).astype(total.dtype), nodes)
+    largest = share * total / jnp.maximum(count, 1).astype(total.dtype)
+    return jnp.broadcast_to(largest[:, None], (shape[0], nodes)).reshape(-1)

@@ -9,27 +9,30 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
-from jax_rnnt.ops import arcs, checks
+from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.labels import PADDING, static_index
+from jax_rnnt.ops.dtypes import copied
+from jax_rnnt.ops.labels import PADDING
+from jax_rnnt.xla.sharding import explicit_batch_axes
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PackedLogits(Source):
     """The rows of the nodes inside of the lengths, utterance after utterance, in place of a dense array with padding.
 
     Utterance b has T_b (U_b + 1) rows: those of its first frame, those of its second one, and so on. Memory is N W in
-    place of B T (U+1) W. :func:`pack` gives the inputs of a joint network in this order.
+    place of B T (U+1) W. :meth:`pack` gives the inputs of a joint network in this order.
 
     Args:
       rows: ``[N, W]``, float16, bfloat16, float32 or float64, with N at least the sum of all T_b (U_b + 1). Rows beyond
         are not read, and their gradient is exactly 0.
       logit_lengths: ``[B]``, any integer type, the frames T_b: those that the loss is given.
       target_lengths: ``[B]``, any integer type, the labels U_b: those that the loss is given.
-      frames: static, T. Lengths are at most T and U; one that is not, or is negative, has no rows.
-      labels: static, U, the width of the targets.
+      num_frames: static, T. Lengths are at most T and U; one that is not, or is negative, has no rows.
+      num_labels: static, U, the width of the targets.
 
     An utterance that does not fit into N rows costs NaN, as one does whose lengths are others in the loss.
 
@@ -37,13 +40,13 @@ class PackedLogits(Source):
 
     Raises:
       TypeError: in the loss, if a dtype is wrong.
-      ValueError: in the loss, if a shape does not match, or ``frames`` or ``labels`` is negative.
+      ValueError: in the loss, if a shape does not match, or ``num_frames`` or ``num_labels`` is negative.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
       >>> lengths = jnp.array([4, 3]), jnp.array([2, 1])  # 4 * 3 + 3 * 2 = 18 rows
-      >>> logits = jax_rnnt.PackedLogits(jnp.zeros((18, 5)), *lengths, frames=4, labels=2)
+      >>> logits = jax_rnnt.PackedLogits(jnp.zeros((18, 5)), *lengths, num_frames=4, num_labels=2)
       >>> targets = jnp.array([[1, 2], [3, 0]])
       >>> [round(float(x), 3) for x in jax_rnnt.rnnt_loss(logits, targets, *lengths, reduction="none")]
       [7.354, 5.339]
@@ -52,15 +55,15 @@ class PackedLogits(Source):
     rows: Array
     logit_lengths: Array
     target_lengths: Array
-    frames: int = dataclasses.field(metadata={"static": True})
-    labels: int = dataclasses.field(metadata={"static": True})
+    num_frames: int = dataclasses.field(metadata={"static": True})
+    num_labels: int = dataclasses.field(metadata={"static": True})
 
     composes: ClassVar[bool] = True
     refused_as: ClassVar[str] = "clamp"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.logit_lengths.shape[0], self.frames, self.labels + 1, self.rows.shape[-1])
+        return (self.logit_lengths.shape[0], self.num_frames, self.num_labels + 1, self.rows.shape[-1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -74,10 +77,10 @@ class PackedLogits(Source):
             checks.array(name, getattr(self, name))
         checks.floating("rows", self.rows)
         checks.rank("rows", self.rows, "N, W")
-        _check_lengths(self.logit_lengths, self.target_lengths, self.frames, self.labels)
+        _check_lengths(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels)
 
     def _layout(self) -> "_Layout":
-        return _layout(self.logit_lengths, self.target_lengths, self.frames, self.labels, self.rows.shape[0])
+        return _layout(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels, self.rows.shape[0])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         layout = self._layout()
@@ -100,6 +103,88 @@ class PackedLogits(Source):
             **parameters.asdict(),
         )
         return jax.tree.unflatten(jax.tree.structure(self), [grad, None, None])
+
+    @staticmethod
+    def pack(
+        encoded: ArrayLike,
+        predicted: ArrayLike,
+        logit_lengths: ArrayLike,
+        target_lengths: ArrayLike,
+        num_rows: int,
+    ) -> tuple[Array, Array]:
+        """The inputs of a joint network for the nodes inside of the lengths, in the order of :class:`PackedLogits`.
+
+        Args:
+          encoded: ``[B, T, De]``, the encoder's output.
+          predicted: ``[B, U+1, Dp]``, the predictor's output.
+          logit_lengths: ``[B]``, any integer type, the frames T_b.
+          target_lengths: ``[B]``, any integer type, the labels U_b.
+          num_rows: static, N: at least the sum of all T_b (U_b + 1), or the last utterances do not fit and cost NaN.
+            Under ``jit`` it is one number for all batches, such as the largest sum of the data set.
+
+        Returns:
+          ``[N, De]`` and ``[N, Dp]``: the frame and the position of each row's node. Rows beyond the last utterance are
+          0.
+          Their gradients are added up in float32 at least, and have the dtypes of the arguments.
+
+        Raises:
+          TypeError: if a dtype is wrong or ``num_rows`` is not static.
+          ValueError: if a shape does not match.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> import jax_rnnt
+          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))  # B = 2, T = 4, U = 2
+          >>> e, p = jax_rnnt.PackedLogits.pack(encoded, predicted, jnp.array([2, 1]), jnp.array([1, 0]), num_rows=6)
+          >>> (e + p)[:, 0].tolist()  # 5 rows and a spare one
+          [2.0, 2.0, 2.0, 2.0, 2.0, 0.0]
+        """
+        e, p = checks.as_array("encoded", encoded), checks.as_array("predicted", predicted)
+        t_b, u_b = (
+            checks.as_integers("logit_lengths", logit_lengths),
+            checks.as_integers("target_lengths", target_lengths),
+        )
+        checks.rank("encoded", e, "B, T, De")
+        checks.rank("predicted", p, "B, U+1, Dp")
+        (b, frames, _), (_, positions, _) = e.shape, p.shape
+        checks.shape("predicted", p, (b, max(positions, 1), p.shape[2]), "[B, U+1, Dp]")
+        checks.lengths(b, t_b, u_b, "encoded.shape[0]")
+        _check_lengths(t_b, u_b, frames, positions - 1)
+        if checks.static_index("num_rows", num_rows) < 0:
+            raise ValueError(f"`num_rows` must be at least 0, got {num_rows}.")
+        node = _layout(t_b, u_b, frames, positions - 1, num_rows).node
+        frame = node // positions
+        position = frame // max(frames, 1) * positions + node % positions
+        rows_of_e, rows_of_p = e.reshape(b * frames, e.shape[2]), p.reshape(b * positions, p.shape[2])
+        return copied(lambda x: _rows_at(x, frame, 0), rows_of_e), copied(lambda x: _rows_at(x, position, 0), rows_of_p)
+
+    @staticmethod
+    def offsets(logit_lengths: ArrayLike, target_lengths: ArrayLike, num_frames: int, num_labels: int) -> Array:
+        """Where the rows of each utterance begin in :class:`PackedLogits`.
+
+        Args:
+          logit_lengths, target_lengths, num_frames, num_labels: as in :class:`PackedLogits`.
+
+        Returns:
+          ``[B + 1]``, int32: utterance b has the rows ``offsets[b]`` to ``offsets[b + 1] - 1``. The last number is that
+          of all rows, what N must be at least.
+
+        Raises:
+          TypeError, ValueError: as :class:`PackedLogits`.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> import jax_rnnt
+          >>> jax_rnnt.PackedLogits.offsets(jnp.array([4, 3]), jnp.array([2, 1]), num_frames=4, num_labels=2).tolist()
+          [0, 12, 18]
+        """
+        lengths = (
+            checks.as_integers("logit_lengths", logit_lengths),
+            checks.as_integers("target_lengths", target_lengths),
+        )
+        _check_lengths(*lengths, num_frames, num_labels)
+        t_b, width = _sizes(*lengths, num_frames, num_labels)
+        return jnp.pad(jnp.cumsum(t_b * width, dtype=jnp.int32), (1, 0))
 
 
 class _Layout(NamedTuple):
@@ -138,94 +223,24 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
         checks.to_int32(checks.as_integers(name, x))
         for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
     )
+    if explicit_batch_axes(t_b) or explicit_batch_axes(u_b):
+        raise TypeError(
+            "Packed rows belong to no particular device, so a mesh with explicit axes cannot divide them over the "
+            "batch. Use `jax.shard_map`, where each device packs its own utterances."
+        )
     valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
     return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
 
 
 def _check_lengths(logit_lengths: Array, target_lengths: Array, frames: int, labels: int) -> None:
-    for name, x in (("frames", frames), ("labels", labels)):
-        if static_index(name, x) < 0:
+    for name, x in (("num_frames", frames), ("num_labels", labels)):
+        if not checks.is_symbolic(x) and checks.static_index(name, x) < 0:
             raise ValueError(f"`{name}` must be at least 0, got {x}.")
     checks.rank("logit_lengths", logit_lengths, "B")
     b = logit_lengths.shape[0]
     checks.lengths(b, logit_lengths, target_lengths, "logit_lengths.shape[0]")
-    if b * frames * (labels + 1) > np.iinfo(np.int32).max:
+    if checks.exceeds(b * frames * (labels + 1), np.iinfo(np.int32).max):
         raise ValueError(
             f"B * T * (U + 1) must be less than 2^31, the number of nodes that an int32 can count, got "
             f"{b} * {frames} * {labels + 1} = {b * frames * (labels + 1)}."
         )
-
-
-def packed_offsets(logit_lengths: ArrayLike, target_lengths: ArrayLike, frames: int, labels: int) -> Array:
-    """Where the rows of each utterance begin in :class:`PackedLogits`.
-
-    Args:
-      logit_lengths, target_lengths, frames, labels: as in :class:`PackedLogits`.
-
-    Returns:
-      ``[B + 1]``, int32: utterance b has the rows ``offsets[b]`` to ``offsets[b + 1] - 1``. The last number is that of
-      all rows, what N must be at least.
-
-    Raises:
-      TypeError, ValueError: as :class:`PackedLogits`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jax_rnnt
-      >>> jax_rnnt.packed_offsets(jnp.array([4, 3]), jnp.array([2, 1]), frames=4, labels=2).tolist()
-      [0, 12, 18]
-    """
-    lengths = checks.as_integers("logit_lengths", logit_lengths), checks.as_integers("target_lengths", target_lengths)
-    _check_lengths(*lengths, frames, labels)
-    t_b, width = _sizes(*lengths, frames, labels)
-    return jnp.pad(jnp.cumsum(t_b * width, dtype=jnp.int32), (1, 0))
-
-
-def pack(
-    encoded: ArrayLike,
-    predicted: ArrayLike,
-    logit_lengths: ArrayLike,
-    target_lengths: ArrayLike,
-    rows: int,
-) -> tuple[Array, Array]:
-    """The inputs of a joint network for the nodes inside of the lengths, in the order of :class:`PackedLogits`.
-
-    Args:
-      encoded: ``[B, T, De]``, the encoder's output.
-      predicted: ``[B, U+1, Dp]``, the predictor's output.
-      logit_lengths: ``[B]``, any integer type, the frames T_b.
-      target_lengths: ``[B]``, any integer type, the labels U_b.
-      rows: static, N: at least the sum of all T_b (U_b + 1), or the last utterances do not fit and cost NaN. Under
-        ``jit`` it is one number for all batches, such as the largest sum of the data set.
-
-    Returns:
-      ``[N, De]`` and ``[N, Dp]``: the frame and the position of each row's node. Rows beyond the last utterance are 0.
-
-    Raises:
-      TypeError: if a dtype is wrong or ``rows`` is not static.
-      ValueError: if a shape does not match.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jax_rnnt
-      >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))  # B = 2, T = 4, U = 2
-      >>> e, p = jax_rnnt.pack(encoded, predicted, jnp.array([2, 1]), jnp.array([1, 0]), rows=6)
-      >>> (e + p)[:, 0].tolist()  # 5 rows and a spare one
-      [2.0, 2.0, 2.0, 2.0, 2.0, 0.0]
-    """
-    e, p = checks.as_array("encoded", encoded), checks.as_array("predicted", predicted)
-    t_b, u_b = checks.as_integers("logit_lengths", logit_lengths), checks.as_integers("target_lengths", target_lengths)
-    checks.rank("encoded", e, "B, T, De")
-    checks.rank("predicted", p, "B, U+1, Dp")
-    (b, frames, _), (_, positions, _) = e.shape, p.shape
-    checks.shape("predicted", p, (b, max(positions, 1), p.shape[2]), "[B, U+1, Dp]")
-    checks.lengths(b, t_b, u_b, "encoded.shape[0]")
-    _check_lengths(t_b, u_b, frames, positions - 1)
-    if static_index("rows", rows) < 0:
-        raise ValueError(f"`rows` must be at least 0, got {rows}.")
-    node = _layout(t_b, u_b, frames, positions - 1, rows).node
-    frame = node // positions
-    position = frame // max(frames, 1) * positions + node % positions
-    return _rows_at(e.reshape(b * frames, e.shape[2]), frame, 0), _rows_at(
-        p.reshape(b * positions, p.shape[2]), position, 0
-    )

@@ -43,6 +43,10 @@ class Source(abc.ABC):
             "dense array can be divided."
         )
 
+    def laid_out(self) -> Self:
+        """The same source. In a mesh with explicit axes only the batch is divided, where the source needs that."""
+        return self
+
     def batch_axes(self) -> tuple[str, ...]:
         """The mesh axes that divide the batch, if each device must run its own part of the batch by itself."""
         return ()
@@ -62,6 +66,13 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:
         """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` will need."""
+
+    def nodes(self) -> Array | None:
+        """Which nodes there are, booleans ``[B, T, U+1]``; None where all are. No arc leaves or enters the others.
+
+        ``forward`` gives them entries of -inf. A wildcard, which adds arcs, must know them.
+        """
+        return None
 
     def cotangent_of_costs(self, cotangent: Array) -> Array:
         """The whole cotangent ``[B]`` of the costs, of which this device may hold only a share."""

@@ -40,12 +40,13 @@ def over_tiles(mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Car
     n = mask.size
     if n == 0:
         return carry
-    rows = min(rows, n)
+    if isinstance(n, int):  # else it is a symbol, in a program for any number of nodes
+        rows = min(rows, n)
     rank = jnp.cumsum(mask, dtype=jnp.int32)
     count = rank[-1]
     at = jnp.where(mask, rank - 1, n)
     places = jnp.zeros_like(rank).at[at].set(jnp.arange(n, dtype=jnp.int32), mode="drop", unique_indices=True)
-    places = jnp.pad(places, (0, -n % rows))
+    places = jnp.concatenate([places, jnp.zeros(rows - 1, jnp.int32)])  # so that every tile is whole
     carry, places, count = matched((carry, places, count))
 
     def turn(i: Array, carry: Carry) -> Carry:

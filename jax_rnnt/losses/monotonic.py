@@ -1,17 +1,16 @@
 """The monotonic RNN-T loss: at most one label in each frame (Tripathi 2019)."""
 
 import dataclasses
+from typing import Unpack
 
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import Logits, transducer_loss
-from jax_rnnt.core.options import Options, Reduction, Wildcard
+from jax_rnnt.core.batch import Logits
+from jax_rnnt.core.loss import LogSoftmaxLoss, LossOptions, Reduction, Wildcard, WildcardLoss
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import checks
 from jax_rnnt.ops.labels import Moves, resolve_column
-from jax_rnnt.xla.primitive import Implementation
 
 MONOTONIC_MOVES: Moves = ((1, 0), (1, 1))
 """The moves of the monotonic RNN-T: blank takes (t, u) to (t + 1, u), a label takes it to (t + 1, u + 1)."""
@@ -28,19 +27,22 @@ class LastFrameIsBlank:
 
 
 @dataclasses.dataclass(frozen=True)
-class MonotonicOptions(Options):
-    """The options of :func:`monotonic_rnnt_loss`."""
+class MonotonicRNNTLoss(LogSoftmaxLoss, WildcardLoss):
+    """:func:`monotonic_rnnt_loss` with its options set before the call; see :class:`Loss`."""
 
-    last_blank: bool = dataclasses.field(default=False, kw_only=True)
+    _: dataclasses.KW_ONLY
+    last_blank: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.boolean("last_blank", self.last_blank)
+        self._check_booleans("last_blank")
 
     def topology(self, width: int) -> Topology:
         column = resolve_column(self.blank, width, "blank")
         scores = LastFrameIsBlank() if self.last_blank else None
-        return Topology((column,), self.window(width), MONOTONIC_MOVES, width, (column,), scores)
+        return Topology(
+            (column,), self.window(width), MONOTONIC_MOVES, width, (column,), scores, ends_with_blank=self.last_blank
+        )
 
 
 def monotonic_rnnt_loss(
@@ -54,15 +56,10 @@ def monotonic_rnnt_loss(
     fused_log_softmax: bool = True,
     *,
     last_blank: bool = False,
-    weights: ArrayLike | None = None,
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    sigma: float = 0.0,
     wildcard: Wildcard = None,
     wildcard_weight: float = 0.0,
-    zero_infinity: bool = False,
-    implementation: Implementation = None,
-    vocab_axis_name: str | None = None,
+    weights: ArrayLike | None = None,
+    **options: Unpack[LossOptions],
 ) -> Array:
     r"""The monotonic RNN transducer loss: a label takes one frame, as a blank does.
 
@@ -78,8 +75,7 @@ def monotonic_rnnt_loss(
       target_lengths: ``[B]``, the labels U_b.
       blank: as in :func:`rnnt_loss`. The default is the last entry; in k2 and optimized_transducer it is 0.
       last_blank: whether the last frame must be a blank, as in optimized_transducer. In k2 it may emit the last label.
-      clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty, sigma: as in :func:`rnnt_loss`.
-      wildcard, wildcard_weight, zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`.
+      clamp, reduction, fused_log_softmax, wildcard, wildcard_weight, weights, **options: as in :func:`rnnt_loss`.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.
@@ -99,19 +95,14 @@ def monotonic_rnnt_loss(
       >>> round(float(loss), 4)  # 3 log 4 - log 3
       3.0603
     """
-    options = MonotonicOptions(
+    loss = MonotonicRNNTLoss(
         blank,
         clamp,
         reduction,
         fused_log_softmax,
         last_blank=last_blank,
-        fastemit_lambda=fastemit_lambda,
-        delay_penalty=delay_penalty,
-        sigma=sigma,
         wildcard=wildcard,
         wildcard_weight=wildcard_weight,
-        zero_infinity=zero_infinity,
-        implementation=implementation,
-        vocab_axis_name=vocab_axis_name,
+        **options,
     )
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)
+    return loss(logits, targets, logit_lengths, target_lengths, weights=weights)

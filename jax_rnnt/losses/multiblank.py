@@ -2,20 +2,21 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Unpack
 
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import Logits, transducer_loss
-from jax_rnnt.core.options import Options, Reduction
+from jax_rnnt import checks
+from jax_rnnt.core.batch import Logits
+from jax_rnnt.core.loss import LogSoftmaxLoss, LossOptions, Reduction
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops.labels import resolve_column, resolve_columns, static_integers
-from jax_rnnt.xla.primitive import Implementation
+from jax_rnnt.ops.labels import resolve_column, resolve_columns
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiblankOptions(Options):
-    """The options of :func:`multiblank_rnnt_loss`."""
+class MultiblankRNNTLoss(LogSoftmaxLoss):
+    """:func:`multiblank_rnnt_loss` with its options set before the call; see :class:`Loss`."""
 
     _: dataclasses.KW_ONLY
     big_blanks: Sequence[int]
@@ -23,19 +24,20 @@ class MultiblankOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        frames = static_integers("durations", self.durations)
+        self._set("big_blanks", checks.static_integers("big_blanks", self.big_blanks))
+        frames = checks.static_integers("durations", self.durations)
         if any(d < 1 for d in frames):
             raise ValueError(f"`durations` must be at least 1, got {frames}.")
-        object.__setattr__(self, "durations", frames)
+        if len(frames) != len(self.big_blanks):
+            raise ValueError(
+                f"`durations` must hold one number for each of the {len(self.big_blanks)} `big_blanks`, "
+                f"got {len(frames)}."
+            )
+        self._set("durations", frames)
 
     def topology(self, width: int) -> Topology:
         column = resolve_column(self.blank, width, "blank")
         blanks = (column, *resolve_columns(self.big_blanks, width, "big_blanks"))
-        if len(blanks) != len(self.durations) + 1:
-            raise ValueError(
-                f"`durations` must hold one number for each of the {len(blanks) - 1} `big_blanks`, "
-                f"got {len(self.durations)}."
-            )
         if len(set(blanks)) != len(blanks):
             raise ValueError(
                 f"`blank` and `big_blanks` must be different entries, got the columns {blanks[0]} and {blanks[1:]}."
@@ -56,13 +58,8 @@ def multiblank_rnnt_loss(
     *,
     big_blanks: Sequence[int],
     durations: Sequence[int],
-    sigma: float = 0.0,
     weights: ArrayLike | None = None,
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    zero_infinity: bool = False,
-    implementation: Implementation = None,
-    vocab_axis_name: str | None = None,
+    **options: Unpack[LossOptions],
 ) -> Array:
     r"""The multi-blank RNN transducer loss: besides the blank there are big blanks, and each takes several frames.
 
@@ -83,9 +80,8 @@ def multiblank_rnnt_loss(
         one, counted backwards: ``big_blanks=(-2, -3, -4)`` with ``durations=(2, 4, 8)`` is its
         ``big_blank_durations=[2, 4, 8]``.
       durations: the frames that each of ``big_blanks`` takes, at least 1.
-      sigma: logit under-normalisation: the score of every arc is lowered by this number. The paper trains with 0.05.
-      clamp, reduction, fused_log_softmax, weights, fastemit_lambda, delay_penalty: as in :func:`rnnt_loss`.
-      zero_infinity, implementation, vocab_axis_name: as in :func:`rnnt_loss`.
+      clamp, reduction, fused_log_softmax, weights, **options: as in :func:`rnnt_loss`. The paper trains with
+        ``sigma=0.05``.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.
@@ -106,18 +102,7 @@ def multiblank_rnnt_loss(
       >>> jnp.exp(-loss)  # 1/16 + 1/4
       Array(0.3125, dtype=float32)
     """
-    options = MultiblankOptions(
-        blank,
-        clamp,
-        reduction,
-        fused_log_softmax,
-        big_blanks=big_blanks,
-        durations=durations,
-        fastemit_lambda=fastemit_lambda,
-        delay_penalty=delay_penalty,
-        sigma=sigma,
-        zero_infinity=zero_infinity,
-        implementation=implementation,
-        vocab_axis_name=vocab_axis_name,
+    loss = MultiblankRNNTLoss(
+        blank, clamp, reduction, fused_log_softmax, big_blanks=big_blanks, durations=durations, **options
     )
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)
+    return loss(logits, targets, logit_lengths, target_lengths, weights=weights)

@@ -1,20 +1,31 @@
 """The RNN-T loss (Graves 2012)."""
 
 import dataclasses
+from typing import Unpack
 
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import Logits, transducer_loss
-from jax_rnnt.core.options import Options, Reduction, Wildcard
+from jax_rnnt.core.batch import Logits
+from jax_rnnt.core.loss import LogSoftmaxLoss, LossOptions, Reduction, Wildcard, WildcardLoss
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column
-from jax_rnnt.xla.primitive import Implementation
 
 
 @dataclasses.dataclass(frozen=True)
-class RnntOptions(Options):
-    """The options of :func:`rnnt_loss`."""
+class RNNTLoss(LogSoftmaxLoss, WildcardLoss):
+    """:func:`rnnt_loss` with its options set before the call.
+
+    Names, order and defaults of the first options are those of ``torchaudio.transforms.RNNTLoss``: ``blank``,
+    ``clamp``, ``reduction`` and ``fused_log_softmax``. All options are those of :func:`rnnt_loss` and :class:`Loss`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> loss = jax_rnnt.RNNTLoss(blank=0, reduction="sum")
+      >>> loss(jnp.zeros((1, 2, 2, 4)), jnp.array([[3]]), jnp.array([2]), jnp.array([1])).round(4)
+      Array(3.4657, dtype=float32)
+    """
 
     def topology(self, width: int) -> Topology:
         column = resolve_column(self.blank, width, "blank")
@@ -31,15 +42,10 @@ def rnnt_loss(
     reduction: Reduction = "mean",
     fused_log_softmax: bool = True,
     *,
-    weights: ArrayLike | None = None,
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    sigma: float = 0.0,
     wildcard: Wildcard = None,
     wildcard_weight: float = 0.0,
-    zero_infinity: bool = False,
-    implementation: Implementation = None,
-    vocab_axis_name: str | None = None,
+    weights: ArrayLike | None = None,
+    **options: Unpack[LossOptions],
 ) -> Array:
     r"""The RNN transducer loss: minus the log-probability of the targets, summed over all alignments.
 
@@ -55,39 +61,28 @@ def rnnt_loss(
       targets: ``[B, U]``, any integer type, labels in [0, V) that are not blank. Read up to U_b only.
       logit_lengths: ``[B]``, any integer type, the frames T_b of each utterance, in [0, T].
       target_lengths: ``[B]``, any integer type, the labels U_b of each utterance, in [0, U].
-      blank: static index of the blank in the vocabulary, in [-V, V); negative numbers count from the end. The default
-        is the last one, as in torchaudio; it is 0 in warp-rnnt and k2, and the last one in NeMo.
-      clamp: if > 0, each element of the gradient of one utterance's cost is clipped to [-clamp, clamp], before it is
-        multiplied by the incoming cotangent (so with "mean" the bound is ``clamp / B``). A clipped gradient is no
-        derivative: with ``clamp`` there is no forward mode (``jax.jvp``). Differentiating the clipped gradient works;
-        its Jacobian J is not symmetric, so forward over reverse gives ``J v`` and reverse over reverse ``J^T v``.
-      reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B; "mean_volume" their sum
-        divided by that of all U_b (0 where there are no labels).
+      blank, clamp, reduction: static options, which :class:`Loss` describes.
       fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
         the entries of blank and of the targets are read and have a gradient.
-      weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
-        the sum of ``weights * U_b``. An example of weight 0 counts for nothing, even where its cost is NaN.
-      fastemit_lambda: at least 0; FastEmit multiplies the gradient of the label arcs by ``1 + fastemit_lambda``, so
-        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too. So the gradient
-        is no derivative of the cost; forward mode agrees with the gradient.
-      delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
-      sigma: logit under-normalisation: the score of every arc is lowered by this number. All paths of this loss have
-        the same number of arcs, so it adds a constant to the cost and does not change the gradient. With a ``wildcard``
-        it does: the scores of jumps and of passed frames are not lowered.
-      wildcard: for transcripts that lack words; None, "ends" (W-transducer: words before the first and after the last
-        label) or "anywhere" (words between any two labels). With "ends" a path may jump from (0, 0) to any frame before
-        the first label, and from any frame behind the last label to the last frame; without labels only the first jump
-        is there. With "anywhere" every frame may be passed in place of its blank.
+      wildcard: for transcripts that lack words; None, "ends" (words before the first and after the last label),
+        "anywhere" or "star" (words between any two labels).
+
+        With "ends", the W-transducer, a path may jump from (0, 0) to any (t, 0), and from any (t, U_b) to
+        (T_b - 1, U_b), the last frame; without labels only the first jump is there. With "anywhere" and "star" a path
+        may pass a frame in place of its blank. With w = ``wildcard_weight`` the blank's probability becomes
+
+        .. math:: p(\varnothing | t, u) + e^w \quad \mbox{"anywhere": for all } t; \qquad
+                  \mbox{"star": for } t < T_b - 1
+
+        "star" is the Star-Transducer: the last frame takes its blank. A jump or a passed frame begins and ends at nodes
+        that are there; a jump may pass over nodes that :class:`PrunedLogits` leave out.
       wildcard_weight: the score of such a jump, or of each frame passed. 0 costs nothing.
-      zero_infinity: whether costs that are +inf or NaN count as 0 and have a gradient of 0. (In ``torch.nn.CTCLoss``
-        this concerns +inf only.) :func:`check_inputs` finds the bad values that cause such costs.
-      implementation: None chooses by platform (compiled kernels where they exist, otherwise the ``lax`` form); "native"
-        requires the kernels; "scan" is the ``lax`` form.
-      vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
-        ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
-        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` are indices into the whole
-        vocabulary. No device sees another device's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no
-        forward mode and no second derivative.
+      weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
+        the sum of ``weights * U_b`` (0, with derivatives of 0, where that sum is 0). An example of weight 0 counts for
+        nothing, even where its cost is NaN. The derivative with respect to such a weight is that of any other weight,
+        but 0 where the cost is NaN or +inf.
+      **options: the further static options of every loss, by name: ``fastemit_lambda``, ``delay_penalty``, ``sigma``,
+        ``zero_infinity``, ``implementation`` and ``vocab_axis_name``. :class:`Loss` describes them.
 
     Returns:
       A scalar, or ``[B]`` for "none": float64 for float64 logits, else float32. The gradient has the dtype of the
@@ -110,10 +105,9 @@ def rnnt_loss(
         not known while tracing: :func:`check_inputs` checks those of concrete arrays.
 
     References:
-      Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20. Yu et al.,
-      FastEmit, 2021 (arXiv:2010.11148). Kang et al., Delay-penalized transducer, 2023 (arXiv:2211.00490).
-      Xu et al., Multi-blank transducers, 2023 (arXiv:2211.03541; sigma). Laptev et al., Powerful and
-      extensible WFST framework for RNN-transducer losses, 2023 (arXiv:2303.10384; W-transducer).
+      Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.
+      Laptev et al., Powerful and extensible WFST framework for RNN-transducer losses, 2023 (arXiv:2303.10384;
+      W-transducer).
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -126,18 +120,7 @@ def rnnt_loss(
       >>> jax.grad(jax_rnnt.rnnt_loss)(logits, targets, *lengths).shape
       (2, 4, 3, 5)
     """
-    options = RnntOptions(
-        blank,
-        clamp,
-        reduction,
-        fused_log_softmax,
-        fastemit_lambda=fastemit_lambda,
-        delay_penalty=delay_penalty,
-        sigma=sigma,
-        wildcard=wildcard,
-        wildcard_weight=wildcard_weight,
-        zero_infinity=zero_infinity,
-        implementation=implementation,
-        vocab_axis_name=vocab_axis_name,
+    loss = RNNTLoss(
+        blank, clamp, reduction, fused_log_softmax, wildcard=wildcard, wildcard_weight=wildcard_weight, **options
     )
-    return transducer_loss(logits, targets, logit_lengths, target_lengths, options, weights)
+    return loss(logits, targets, logit_lengths, target_lengths, weights=weights)

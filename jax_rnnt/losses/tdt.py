@@ -3,19 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jax_rnnt.core.loss import Logits, checked_batch, checked_weights, example_costs
-from jax_rnnt.core.options import Options, Reduction
-from jax_rnnt.core.reduction import reduced
+from jax_rnnt import checks
+from jax_rnnt.core.arc_scores import Scheduled
+from jax_rnnt.core.batch import Logits
+from jax_rnnt.core.loss import LogSoftmaxLoss, Loss, LossOptions, Reduction
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import checks
-from jax_rnnt.ops.labels import RNNT_MOVES, resolve_column, static_integers
-from jax_rnnt.xla.primitive import Implementation
+from jax_rnnt.losses.rnnt import RNNTLoss
+from jax_rnnt.ops.labels import resolve_column
+from jax_rnnt.ops.masking import finite_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,12 @@ class TdtScores:
         if self.normalize:
             durations = _log_softmax(durations)
         of_blank = jnp.concatenate([durations[..., k : k + 1] for k, d in enumerate(self.durations) if d > 0], axis=-1)
-        of_label = label + durations
+        of_label = finite_sum(label, durations)
         # A path ends with a blank: no label leads to the end.
         t = lax.broadcasted_iota(jnp.int32, of_label.shape, 1)
         lands = t + jnp.array(self.durations, jnp.int32)[None, None, None]
         of_label = jnp.where(lands < t_b[:, None, None, None], of_label, -jnp.inf)
-        return jnp.concatenate([blank + of_blank, of_label], axis=-1)
+        return jnp.concatenate([finite_sum(blank, of_blank), of_label], axis=-1)
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
@@ -46,7 +48,7 @@ class TdtScores:
 def _log_softmax(x: Array) -> Array:
     """``jax.nn.log_softmax`` over the last axis, but a row of -inf stays -inf, and a small result keeps its digits."""
     top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    shifted = x - jnp.where(top == -jnp.inf, 0, top)
+    shifted = finite_sum(x, -jnp.where(top == -jnp.inf, 0, top))
     # Of the first maximum, exp(0) - 1: nothing, but its derivative is that of exp.
     entry = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     first = jnp.min(jnp.where(x == top, entry, x.shape[-1]), axis=-1, keepdims=True)
@@ -55,8 +57,17 @@ def _log_softmax(x: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class TdtOptions(Options):
-    """The options of :func:`tdt_loss`."""
+class TDTLoss(LogSoftmaxLoss):
+    """:func:`tdt_loss` with its options set before the call; see :class:`Loss`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> loss = jax_rnnt.TDTLoss(durations=(0, 1, 2), sigma=0.05)
+      >>> logits = jnp.zeros((1, 3, 2, 4 + 3))  # B = 1, T = 3, U = 1, V = 4 tokens, D = 3 durations
+      >>> round(float(loss(logits, jnp.array([[0]]), jnp.array([3]), jnp.array([1]))), 4)
+      4.1557
+    """
 
     _: dataclasses.KW_ONLY
     durations: Sequence[int] = (0, 1, 2, 3, 4)
@@ -64,30 +75,59 @@ class TdtOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        frames = static_integers("durations", self.durations)
+        frames = checks.static_integers("durations", self.durations)
         if any(d < 0 for d in frames) or len(set(frames)) != len(frames) or not any(frames):
             raise ValueError(f"`durations` must be different numbers of at least 0, one of them above 0, got {frames}.")
-        object.__setattr__(self, "durations", frames)
-        checks.number("omega", self.omega)
+        self._set("durations", frames)
+        self._check_numbers("omega")
         if not 0 <= self.omega <= 1:
             raise ValueError(f"`omega` must be a probability, in [0, 1], got {self.omega}.")
 
     def topology(self, width: int) -> Topology:
-        of_tokens = self.topology_of_tokens(width)
-        columns = (*of_tokens.columns, *range(of_tokens.vocabulary, width))
-        scores = TdtScores(tuple(self.durations), bool(self.fused_log_softmax))
-        return dataclasses.replace(of_tokens, columns=columns, moves=scores.moves, scores=scores)
-
-    def topology_of_tokens(self, width: int) -> Topology:
-        """The topology of :func:`rnnt_loss` on the token part."""
-        vocabulary = width - len(self.durations)
-        if vocabulary < 1:
-            raise ValueError(
-                f"`logits` must have V + D entries, at least one token and {len(self.durations)} `durations`, "
-                f"got {width}."
-            )
+        vocabulary = _tokens(width, len(self.durations))
         column = resolve_column(self.blank, vocabulary, "blank")
-        return Topology((column,), self.window(vocabulary), RNNT_MOVES, vocabulary, (column,))
+        scores = TdtScores(tuple(self.durations), self.fused_log_softmax)
+        columns = (column, *range(vocabulary, width))
+        return Topology(
+            columns, self.window(vocabulary), scores.moves, vocabulary, (column,), scores, ends_with_blank=True
+        )
+
+    def of_tokens(self) -> Loss:
+        """The RNN-T loss of the token part of the same rows, with the same options less ``sigma``, as in NeMo."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(LogSoftmaxLoss)}
+        return _TokenLoss(**(shared | {"sigma": 0.0}), num_durations=len(self.durations))
+
+    def _costs(self, *batch: Any, key: Array | None) -> Array:
+        if self.omega == 0:
+            return super()._costs(*batch, key=key)
+        if key is None:
+            raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={self.omega}), got None.")
+
+        def of_tokens(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
+            without_sigma = {name: x for name, x in scheduled.items() if name != "sigma"}
+            return self.of_tokens()._costs(source, targets, t_b, u_b, without_sigma, key=None)
+
+        of_tdt = functools.partial(dataclasses.replace(self, omega=0.0)._costs, key=None)
+        return jax.lax.cond(jax.random.bernoulli(key, self.omega), of_tokens, of_tdt, *batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TokenLoss(RNNTLoss):
+    """RNN-T on the tokens of rows of tokens and durations."""
+
+    _: dataclasses.KW_ONLY
+    num_durations: int
+
+    def topology(self, width: int) -> Topology:
+        return super().topology(_tokens(width, self.num_durations))
+
+
+def _tokens(width: int, num_durations: int) -> int:
+    if width <= num_durations:
+        raise ValueError(
+            f"`logits` must have V + D entries, at least one token and {num_durations} `durations`, got {width}."
+        )
+    return width - num_durations
 
 
 def tdt_loss(
@@ -101,15 +141,10 @@ def tdt_loss(
     fused_log_softmax: bool = True,
     *,
     durations: Sequence[int] = (0, 1, 2, 3, 4),
-    sigma: float = 0.0,
     omega: float = 0.0,
-    key: Array | None = None,
     weights: ArrayLike | None = None,
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    zero_infinity: bool = False,
-    implementation: Implementation = None,
-    vocab_axis_name: str | None = None,
+    key: Array | None = None,
+    **options: Unpack[LossOptions],
 ) -> Array:
     r"""The token-and-duration transducer loss: a token and the number of frames that it takes are predicted together.
 
@@ -130,19 +165,17 @@ def tdt_loss(
       durations: D static numbers of frames, different from each other, at least 0, one of them above 0.
       fused_log_softmax: whether the loss normalises the tokens and the durations. If False both must be
         log-probabilities.
-      sigma: logit under-normalisation: the score of every arc is lowered by this number. The paper trains with 0.05.
       omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
         batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
       key: a JAX random key, which makes that choice; required if ``omega`` is above 0.
-      clamp, reduction, weights, fastemit_lambda, delay_penalty, zero_infinity, implementation, vocab_axis_name: as in
-        :func:`rnnt_loss`.
+      clamp, reduction, weights, **options: as in :func:`rnnt_loss`. The paper trains with ``sigma=0.05``.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.
 
     Raises:
       TypeError, ValueError: as :func:`rnnt_loss`; ValueError also if ``durations`` are negative, repeated or all 0, if
-        there are no tokens beside them in ``logits``, if ``omega`` is no probability, or if ``key`` is missing.
+        there are no tokens beside them in ``logits``, if ``omega`` is not a probability, or if ``key`` is missing.
 
     References:
       Xu et al., Efficient sequence transduction by jointly predicting tokens and durations, 2023 (arXiv:2304.06795).
@@ -156,29 +189,5 @@ def tdt_loss(
       >>> round(float(loss), 4)
       4.1557
     """
-    options = TdtOptions(
-        blank,
-        clamp,
-        reduction,
-        fused_log_softmax,
-        durations=durations,
-        omega=omega,
-        fastemit_lambda=fastemit_lambda,
-        delay_penalty=delay_penalty,
-        sigma=sigma,
-        zero_infinity=zero_infinity,
-        implementation=implementation,
-        vocab_axis_name=vocab_axis_name,
-    )
-    if omega > 0 and key is None:
-        raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={omega}), got None.")
-    batch = checked_batch(logits, targets, logit_lengths, target_lengths)
-    of_tdt = functools.partial(example_costs, options=options, topology=options.topology)
-    of_tokens = functools.partial(
-        example_costs, options=dataclasses.replace(options, sigma=0.0), topology=options.topology_of_tokens
-    )
-    if key is None or omega == 0:
-        costs = of_tdt(*batch)
-    else:
-        costs = jax.lax.cond(jax.random.bernoulli(key, omega), of_tokens, of_tdt, *batch)
-    return reduced(costs, batch[3], checked_weights(weights, batch[0], costs.dtype), options)
+    loss = TDTLoss(blank, clamp, reduction, fused_log_softmax, durations=durations, omega=omega, **options)
+    return loss(logits, targets, logit_lengths, target_lengths, weights=weights, key=key)

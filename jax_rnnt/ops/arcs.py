@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks, lax_arcs
+from jax_rnnt import checks
+from jax_rnnt.ops import lax_arcs
+from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import Window, resolve_columns, resolve_window
-from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.ops.masking import scaled
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
@@ -61,8 +62,7 @@ def _tangent_transpose(cotangents, _, logits, labels, norm, **parameters):
     if ct_norm is not None and first < stop:
         # Only second derivatives come here, through the norm that `backward` reads. Its top counts as a constant.
         p = lax_arcs.softmax(logits, labels, norm, parameters["vocabulary"], (first, stop))
-        ct_sum = ct_norm[..., 1:]
-        through_norm = jnp.where(ct_sum == 0, 0, p * ct_sum).astype(logits.dtype)
+        through_norm = scaled(p, by=ct_norm[..., 1:]).astype(logits.dtype)
         result = through_norm if result is None else result + through_norm
     return result, None, None, None
 
@@ -99,7 +99,7 @@ def arc_log_probs(
       window: static integers (first, stop): only the entries ``logits[..., first:stop]`` are normalised. None: the
         whole row. (0, 0): nothing, because ``logits`` are log-probabilities already; then only the picked entries are
         read and have a gradient. Columns and labels may lie inside and outside.
-      implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
+      implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
 
     Returns:
       ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for

@@ -71,7 +71,7 @@ def lattice_best_path(
       >>> import jax.numpy as jnp
       >>> import jax_rnnt
       >>> log_probs = jnp.zeros((1, 3, 2, 2)).at[0, 1, 0, 1].set(1.0)  # T = 3, U = 1: the label fits frame 1 best
-      >>> best = jax_rnnt.lattice_best_path(log_probs, jnp.array([3]), jnp.array([1]))
+      >>> best = jax_rnnt.alignment.lattice_best_path(log_probs, jnp.array([3]), jnp.array([1]))
       >>> best.frames.tolist(), best.arcs.tolist()  # blank, label, blank, blank
       ([[1]], [[0, 1, 0, 0]])
     """

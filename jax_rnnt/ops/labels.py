@@ -1,13 +1,9 @@
 """The integers that both operations take: labels of rows, columns of blanks, the window, the moves of arcs."""
 
-import contextlib
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import numpy as np
-
-from jax_rnnt.ops import checks
+from jax_rnnt import checks
 
 NO_LABEL = -1  # no label leaves this node: its entry is -inf
 PADDING = -2  # the row is neither read nor given a gradient
@@ -20,28 +16,9 @@ RNNT_MOVES: Moves = ((1, 0), (0, 1))
 """The moves of RNN-T (Graves 2012): blank takes (t, u) to (t + 1, u), a label takes it to (t, u + 1)."""
 
 
-def static_index(name: str, x: Any) -> int:
-    """``x`` as a Python integer."""
-    checks.static(name, x)
-    with contextlib.suppress(TypeError):
-        if not isinstance(x, bool | np.bool_):  # Python counts a bool as an integer; here it is a mistake
-            return operator.index(x)
-    raise TypeError(f"`{name}` must be an integer, got {checks.described(x)}.")
-
-
-def static_integers(name: str, x: Iterable[int]) -> tuple[int, ...]:
-    """``x`` as a tuple of Python integers."""
-    checks.static(name, x)
-    try:
-        each = tuple(x)
-    except TypeError as error:
-        raise TypeError(f"`{name}` must be a sequence of integers, such as (0,), got {checks.described(x)}.") from error
-    return tuple(static_index(f"{name}[{i}]", entry) for i, entry in enumerate(each))
-
-
 def resolve_column(column: int, vocabulary: int, name: str) -> int:
     """The index in [0, V) that ``column`` names; negative numbers count from the end."""
-    index = static_index(name, column)
+    index = checks.static_index(name, column)
     if not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"`{name}` must be in [{-vocabulary}, {vocabulary}) for a vocabulary of {vocabulary} entries "
@@ -52,7 +29,7 @@ def resolve_column(column: int, vocabulary: int, name: str) -> int:
 
 def resolve_columns(columns: Iterable[int], vocabulary: int, name: str) -> tuple[int, ...]:
     """:func:`resolve_column` of each of ``columns``."""
-    each = static_integers(name, columns)
+    each = checks.static_integers(name, columns)
     return tuple(resolve_column(c, vocabulary, f"{name}[{i}]") for i, c in enumerate(each))
 
 
@@ -60,7 +37,7 @@ def resolve_window(window: Sequence[int] | None, vocabulary: int) -> Window:
     """``window`` as a pair (first, stop); None is the whole vocabulary, and every empty window is (0, 0)."""
     if window is None:
         return 0, vocabulary
-    pair = static_integers("window", window)
+    pair = checks.static_integers("window", window)
     if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= vocabulary:
         raise ValueError(
             f"`window` must be a pair (first, stop) with 0 <= first <= stop <= {vocabulary}, the entries of the "

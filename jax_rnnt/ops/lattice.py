@@ -8,9 +8,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jax_rnnt.ops import checks, lax_lattice
+from jax_rnnt import checks
+from jax_rnnt.ops import lax_lattice
+from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
-from jax_rnnt.ops.slices import compute_dtype
+from jax_rnnt.ops.masking import scaled
 from jax_rnnt.xla import native
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
@@ -73,8 +75,7 @@ def _cost_tangent_transpose(cotangents, _, posterior, **__):
     (ct,) = cotangents
     if ct is None:
         return None, None
-    ct = ct[..., None, None, None]
-    return jnp.where(ct == 0, 0, -posterior * ct), None
+    return scaled(-posterior, by=ct[..., None, None, None]), None
 
 
 def _posterior_tangent(tangent: Array, arcs: Array, t_b: Array, u_b: Array, *, moves: Moves) -> list[Array]:
@@ -189,7 +190,7 @@ def lattice_cost(
       moves: ``K`` static pairs ``(dt, du)`` with ``dt >= 0``, ``du >= 0`` and ``dt + du >= 1``. RNN-T:
         ``((1, 0), (0, 1))``, the default. One label a frame: ``((1, 0), (1, 1))``. Multi-blank:
         ``((1, 0), (2, 0), (4, 0), (0, 1))``.
-      implementation: None chooses by platform; "native" insists on the compiled kernel; "scan" is the ``lax`` form.
+      implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
 
     Returns:
       ``cost [B]``: +inf where there is no path; NaN where an arc inside the lattice is NaN or +inf, or where a length

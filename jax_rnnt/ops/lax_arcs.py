@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at, compute_dtype
 from jax_rnnt.ops.labels import NO_LABEL, PADDING, Window
-from jax_rnnt.ops.slices import at, compute_dtype
 from jax_rnnt.xla.sharding import may_gather
 
 
@@ -75,10 +75,9 @@ def _arcs_inside(labels: Array, columns: Sequence[int], window: Window) -> Array
     return _inside(jnp.stack(places_of_arcs(labels, columns, jnp.zeros_like(labels)), axis=-1), window)
 
 
-def _exp_inside(x: Array, norm: Array, inside: Array | None) -> Array:
-    """The probabilities inside the window, 0 outside. Derivatives must not see that ``x`` overflows outside."""
-    entries = normalised(x, norm)
-    return jnp.exp(entries if inside is None else jnp.where(inside, entries, -jnp.inf))
+def _exp_inside(x: Array, inside: Array | None) -> Array:
+    """``exp(x)`` inside the window, 0 outside. Derivatives must not see that ``x`` overflows outside."""
+    return jnp.exp(x if inside is None else jnp.where(inside, x, -jnp.inf))
 
 
 def _existing(labels: Array, columns: Sequence[int]) -> Array:
@@ -132,7 +131,7 @@ def softmax(logits: Array, labels: Array, norm: Array, vocabulary: int, window: 
     """The probabilities of the entries in the window, 0 outside of it, in padding and in rows without mass."""
     padding, invalid, massless = _row_state(labels, norm, vocabulary)
     inside = _entries_inside(logits, jnp.zeros_like(labels), vocabulary, window)
-    p = _exp_inside(logits.astype(norm.dtype), norm[..., None, :], inside)
+    p = _exp_inside(normalised(logits.astype(norm.dtype), norm[..., None, :]), inside)
     constant = jnp.where(invalid, jnp.nan, 0).astype(norm.dtype)
     return jnp.where((padding | invalid | massless)[..., None], constant[..., None], p)
 
@@ -180,16 +179,20 @@ def arcs_backward(
     """
     *_, offset = jnp.zeros_like(labels), *optional[1 if clipped else 0 :]
     normalizes = window[0] < window[1]
-    padding, invalid, _ = _row_state(labels, norm, vocabulary)
-    ct = jnp.where(_moving(labels, norm, columns, vocabulary, window), cotangent, 0)
+    padding, invalid, massless = _row_state(labels, norm, vocabulary)
+    moving = _moving(labels, norm, columns, vocabulary, window) & ~invalid[..., None]
+    ct = jnp.where(moving, cotangent, 0)
     arcs_inside = _arcs_inside(labels, columns, window)
     x = logits.astype(norm.dtype)
-    scale = -jnp.sum(jnp.where(arcs_inside, ct, 0), axis=-1)
     alive = ~(padding | invalid)
+    # The gradient is scale * exp(x - top): the sum of the row is a part of the factor.
+    one_over_sum = jnp.exp(-jnp.where(alive & ~massless, at(norm, 1), 0))
+    scale = -jnp.sum(jnp.where(arcs_inside, ct, 0), axis=-1) * one_over_sum
+    top = _finite_top(at(norm, 0))
     if normalizes:
         mask = _entries_inside(x, offset, vocabulary, window)
         inside = alive[..., None] if mask is None else mask & alive[..., None]
-        grad = jnp.where(inside, scale[..., None] * _exp_inside(x, norm[..., None, :], inside), 0)
+        grad = jnp.where(inside, scale[..., None] * _exp_inside(x - top[..., None], inside), 0)
     else:
         grad = jnp.zeros_like(x)
     # The entries that arcs point to are computed separately and then selected. The CPU backend of XLA would write every
@@ -197,16 +200,12 @@ def arcs_backward(
     entry = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
     places = places_of_arcs(labels, columns, offset)
     for j, place in enumerate(places):
-        own, others = jnp.zeros_like(scale), jnp.zeros_like(scale)
+        own = jnp.zeros_like(scale)
         for k, other in enumerate(places):
             own = own + jnp.where(other == place, at(ct, k), 0)
-            others = others + jnp.where((other != place) & at(arcs_inside, k), at(ct, k), 0)
         if normalizes:
             inside = at(arcs_inside, j) & alive
-            log_prob = jnp.where(inside, normalised(_pick(x, place), norm), -jnp.inf)
-            # Where p is near 1, `scale * p` and `own` cancel.
-            sure = scale * jnp.expm1(log_prob) - others
-            own = jnp.where(log_prob > -1 / 64, sure, scale * jnp.exp(log_prob) + own)
+            own = own + jnp.where(inside, scale * _exp_inside(_pick(x, place) - top, inside), 0)
         grad = jnp.where(entry == place[..., None], own[..., None], grad)
     if clipped:
         grad = jnp.clip(grad, -optional[0][..., None], optional[0][..., None])

@@ -7,9 +7,9 @@ in float32 distinguish paths as well as double precision does, even behind masks
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.lax_lattice import by_diagonal, shift
-from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
 Pair = tuple[Array, Array]
@@ -23,21 +23,21 @@ def best_path(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves
     steps = [dt + du for dt, du in moves]
     n, u, opened, at_end, _, poisoned = by_diagonal(arcs, logit_lengths, target_lengths, moves)
     never = float(jnp.finfo(arcs.dtype).min)  # of closed arcs; not -inf, because differences of -inf are NaN
-    scores = [jnp.where(x == -jnp.inf, never, x * _UNIT) for x in opened]
+    scores = jnp.where(opened == -jnp.inf, never, opened * _UNIT)
 
     def backward(recent, inputs):
         out, end = inputs
-        best = jnp.where(end, 0, never).astype(arcs.dtype), jnp.zeros_like(out[0])
+        best = jnp.where(end, 0, never).astype(arcs.dtype), jnp.zeros_like(at(out, 0, 0))
         arc = jnp.full_like(end, -1, dtype=jnp.int32)
-        for k, (x, step, (_, du)) in enumerate(zip(out, steps, moves, strict=True)):
+        for k, (step, (_, du)) in enumerate(zip(steps, moves, strict=True)):
             high, low = recent[step - 1]
-            score = _plus((shift(high, -du, never), shift(low, -du)), x, never)
+            score = _plus((shift(high, -du, never), shift(low, -du)), at(out, k, 0), never)
             better = (score[0] > best[0]) | ((score[0] == best[0]) & (score[1] > best[1]))
             best = jnp.where(better, score[0], best[0]), jnp.where(better, score[1], best[1])
             arc = jnp.where(better, k, arc)
         return (best, *recent[:-1]), arc
 
-    like = at(scores[0], 0, 0)
+    like = at(at(scores, 0, 0), 0, 0)
     _, nowhere, nothing = match_manual_axes([like, jnp.full_like(like, never), jnp.zeros_like(like)])
     recent, choices = lax.scan(backward, ((nowhere, nothing),) * max(steps), (scores, at_end), reverse=True)
     high, low = (at(x, 0) for x in recent[0])

@@ -6,15 +6,14 @@ step does not depend on how small the probabilities are; in float32 a recursion 
 compiled kernels use the same arithmetic. Derivatives treat the exponents as constants.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
-from jax_rnnt.ops.slices import at
 from jax_rnnt.xla.sharding import match_manual_axes
 
 # An exponent is a pair of floats whose sum is an integer below _EXPONENT_RANGE. One float32 cannot count that far, and
@@ -57,32 +56,31 @@ def _normalised(m: Array, high: Array, low: Array) -> Scaled:
     )
 
 
-def _sum(terms: Sequence[Scaled], excesses: Sequence[Array]) -> tuple[Scaled, Array]:
-    """The sum of the terms, and the largest excess among those of the largest exponent."""
-    _, high, low = terms[0]
-    for _, other_high, other_low in terms[1:]:
-        larger = (other_high - high) + (other_low - low) > 0
-        high, low = jnp.where(larger, other_high, high), jnp.where(larger, other_low, low)
-    below = [(other_high - high) + (other_low - low) for _, other_high, other_low in terms]
-    total = terms[0][0] * _pow2(below[0])
-    for (m, _, _), d in zip(terms[1:], below[1:], strict=True):
-        total = total + m * _pow2(d)
-    excess = jnp.full_like(total, jnp.finfo(total.dtype).min)
-    for x, d in zip(excesses, below, strict=True):
-        excess = jnp.maximum(excess, jnp.where(d == 0, x, excess))
-    return _normalised(total, high, low), excess
+def _sum(terms: Scaled) -> tuple[Scaled, Array]:
+    """The sum over the first axis, and by how much the exponent of each term is below the largest one."""
+    m, high, low = terms
+    carry = jnp.round(low / _CARRY) * _CARRY
+    high, low = high + carry, low - carry
+    top_high = jnp.max(high, axis=0)
+    top_low = jnp.max(jnp.where(high == top_high[None], low, -_CARRY), axis=0)
+    below = (high - top_high[None]) + (low - top_low[None])
+    return _normalised(jnp.sum(m * _pow2(below), axis=0), top_high, top_low), below
 
 
-def _exp(x: Array) -> Scaled:
-    """``exp(x)`` as a scaled number with ``m`` near 1; -inf gives zero."""
-    zero = x == -jnp.inf
-    safe = jnp.where(zero, 0, x)
-    whole = jnp.round(lax.stop_gradient(safe) * _LOG2E)
+def _times(a: Scaled, b: Scaled) -> Scaled:
+    m = a[0] * b[0]
+    zero = m == 0
+    return m, jnp.where(zero, _ZERO_EXPONENT, a[1] + b[1]), jnp.where(zero, 0, a[2] + b[2])
+
+
+def _exp(x: Array, zero: Array) -> Scaled:
+    """``exp(x)`` as a scaled number with ``m`` near 1; or zero."""
+    whole = jnp.round(lax.stop_gradient(x) * _LOG2E)
     # Products of two numbers of half the digits are exact, so x - whole * ln 2 loses none.
     integer, mantissa, _ = _bits(x.dtype)
     digits = lax.bitcast_convert_type(whole, integer) >> (mantissa // 2 + 1)
     coarse = lax.bitcast_convert_type(digits << (mantissa // 2 + 1), x.dtype)
-    rest = safe
+    rest = x
     for part in _halves(_LN2, x.dtype):
         rest = (rest - coarse * part) - (whole - coarse) * part
     # Beyond 2**24 float32 has only some of the integers, so more than one power of two may be left of x.
@@ -128,18 +126,15 @@ def shift(x: Array, by: int, outside: float = 0) -> Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [pad], constant_values=outside)
 
 
-def _shift_scaled(x: Scaled, by: int) -> Scaled:
-    # From outside, `shift` brings in zeros, for m and for the exponents. A zero needs the exponent of zero.
-    m = shift(x[0], by)
-    return m, jnp.where(m == 0, _ZERO_EXPONENT, shift(x[1], by)), jnp.where(m == 0, 0, shift(x[2], by))
-
-
 class Diagonals(NamedTuple):
-    """A batch of lattices, sheared: ``[N, ..., U+1]`` with N = T + U + 1."""
+    """A batch of lattices, sheared: ``[N, ..., U+1]`` with N = T + U + 1, and arcs ``[N, K, ..., U+1]``.
+
+    All arcs of a node stand in one array, so that the program is hardly larger for many moves than for two.
+    """
 
     n: Array  # [N, ..., 1]
     u: Array  # [1, ..., U+1]
-    arcs: list[Array]  # one for each move; -inf where the arc leaves the lattice, and where it is NaN or +inf
+    arcs: Array  # [N, K, ..., U+1]; -inf where the arc leaves the lattice, and where it is NaN or +inf
     at_end: Array  # whether this is the node (T_b, U_b)
     valid_lengths: Array  # [1, ..., 1]
     poisoned: Array  # [...]: the result is NaN
@@ -154,14 +149,15 @@ def by_diagonal(arcs: Array, logit_lengths: Array, target_lengths: Array, moves:
     t_b, u_b = logit_lengths[None, ..., None], target_lengths[None, ..., None]
     valid_lengths = (t_b >= 0) & (t_b <= t_max) & (u_b >= 0) & (u_b < u1)
     inside = valid_lengths & (t >= 0) & (t < t_b) & (u <= u_b)  # [N, ..., U+1]
-    opened, poisoned = [], ~at(at(valid_lengths, 0, 0), 0)
-    for k, (dt, du) in enumerate(moves):
+    ends = []
+    for dt, du in moves:
         lands_inside = (t + dt < t_b) & (u + du <= u_b)
         lands_at_end = (t + dt == t_b) & (u + du == u_b)
-        x = jnp.where(inside & (lands_inside | lands_at_end), shear(at(arcs, k)), -jnp.inf)
-        poison = ~(x < jnp.inf)
-        poisoned = poisoned | jnp.any(poison, axis=(0, -1))
-        opened.append(jnp.where(poison, -jnp.inf, x))
+        ends.append(inside & (lands_inside | lands_at_end))
+    x = jnp.where(jnp.stack(ends, axis=1), shear(jnp.moveaxis(arcs, -1, 0)), -jnp.inf)
+    poison = ~(x < jnp.inf)
+    poisoned = ~at(at(valid_lengths, 0, 0), 0) | jnp.any(poison, axis=(0, 1, -1))
+    opened = jnp.where(poison, -jnp.inf, x)
     at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
     return Diagonals(n, u, opened, at_end, valid_lengths, poisoned)
 
@@ -175,57 +171,70 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     t_b, u_b = logit_lengths[None, ..., None], target_lengths[None, ..., None]
 
     # The size to which arcs are cut, as LargestExponent in cpp/lattice_rules.h computes it.
-    arcs_at_most = jnp.maximum(at(at(t_b + u_b, 0, 0), 0), 0)[None, ..., None].astype(arcs.dtype) + 1
+    arcs_at_most = jnp.maximum(logit_lengths + target_lengths, 0)[None, None, ..., None].astype(arcs.dtype) + 1
     largest = jnp.floor(_EXPONENT_RANGE / arcs_at_most) * _LN2
-    probabilities, excesses = [], []
-    for x in opened:
-        cut = jnp.where(x == -jnp.inf, x, jnp.clip(x, -largest, largest))
-        excesses.append(jnp.where(x == -jnp.inf, 0, lax.stop_gradient(x - cut)))
-        probabilities.append(_exp(cut))
+    closed = opened == -jnp.inf
+    score = jnp.where(closed, 0, opened)
+    cut = jnp.clip(score, -largest, largest)
+    excess = lax.stop_gradient(score - cut)
+    m, high, low = _exp(cut, closed)
+    # What has a derivative and what has none stand in two arrays, so that the derivative has nothing to do for the one.
+    exponents = jnp.stack([high, low, excess], axis=2)
 
     start = n == 0
-    like = probabilities[0][0]  # constants take their sharding and their manual axes from the data
-    one = at(like, 0, 0)
-    constants = jnp.zeros_like(one), jnp.full_like(one, _ZERO_EXPONENT), jnp.zeros_like(at(one, 0))
-    _, nil, lowest, nothing = match_manual_axes([like, *constants])
-    zero = (nil, lowest, nil)
+    like = at(m, 0, 0)[0]  # constants take their sharding and their manual axes from the data
+    one = at(like, 0, -1)
+    none = [jnp.zeros_like(like), jnp.full_like(like, _ZERO_EXPONENT), jnp.zeros_like(one)]
+    _, nil, lowest, nothing = match_manual_axes([like, *none])
 
     def delayed(x: Array, step: int) -> Array:
         step = min(step, t_max + u1)
         return jnp.concatenate([jnp.zeros_like(x[:step]), x[: t_max + u1 - step]])
 
-    def incoming(p: Scaled, step: int, du: int) -> Scaled:
-        """For each node (n, u), the arc that comes from (n - step, u - du)."""
-        m, high, low = (delayed(a, step) for a in p)
-        return _shift_scaled((m, high, low), du)
+    def incoming(x: Array) -> Array:
+        """For each node (n, u), the arcs that come from (n - step, u - du)."""
+        each = zip(range(len(moves)), steps, moves, strict=True)
+        return jnp.stack([shift(delayed(at(x, k, 1), step), du) for k, step, (_, du) in each], axis=1)
 
-    into = [incoming(p, s, du) for p, s, (_, du) in zip(probabilities, steps, moves, strict=True)]
-    more = [shift(delayed(x, s), du) for x, s, (_, du) in zip(excesses, steps, moves, strict=True)]
-    first = (start & (u == 0) & jnp.ones_like(at_end)).astype(like.dtype)
+    def across(recent: Array, direction: int) -> Array:
+        """From the values of the last diagonals ``[span, ..., U+1]``, those at the other ends of the arcs."""
+        each = zip(steps, moves, strict=True)
+        return jnp.stack([shift(at(recent, step - 1, 0), direction * du) for step, (_, du) in each])
+
+    def pushed(recent: Array, now: Array) -> Array:
+        return jnp.concatenate([now[None], recent[:-1]])
+
+    def with_unit(terms: Scaled, here: Array) -> Scaled:
+        """The terms, and a 1 where ``here`` is True."""
+        unit = here.astype(like.dtype), jnp.where(here, 0, _ZERO_EXPONENT).astype(like.dtype), jnp.zeros_like(like)
+        m, high, low = (jnp.concatenate([x[None], y]) for x, y in zip(unit, terms, strict=True))
+        return m, high, low
+
+    first = start & (u == 0) & jnp.ones_like(at_end)
     most = jnp.finfo(like.dtype).max
 
-    def unit(here: Array, exists: Array) -> Scaled:
-        return here, jnp.where(exists, 0, _ZERO_EXPONENT).astype(here.dtype), jnp.zeros_like(here)
-
-    def times(a: Scaled, b: Scaled) -> Scaled:
-        return a[0] * b[0], a[1] + b[1], a[2] + b[2]
-
     def forward(carry, inputs):
-        at_the_end, recent = carry
-        arcs_in, more_in, initial, end = inputs
-        terms, beyond = [unit(initial, initial != 0)], [jnp.zeros_like(initial)]
-        for p, x, s, (_, du) in zip(arcs_in, more_in, steps, moves, strict=True):
-            alpha, excess = recent[s - 1]
-            terms.append(times(_shift_scaled(alpha, du), p))
-            beyond.append(jnp.clip(shift(excess, du) + x, -most, most))
-        now = _sum(terms, beyond)
-        picked = (jnp.sum(jnp.where(end, x, 0), axis=-1) for x in (*now[0], now[1]))
-        at_the_end = tuple(x + y for x, y in zip(at_the_end, picked, strict=True))
-        return (at_the_end, (now, *recent[:-1])), now[0] if posteriors else None
+        (m_end, exponents_end), recent, recent_exponents = carry
+        m_in, exponents_in, initial, end = inputs
+        before = across(recent_exponents, 1)
+        alpha = across(recent, 1), at(before, 0, 1), at(before, 1, 1)
+        arc = m_in, at(exponents_in, 0, 1), at(exponents_in, 1, 1)
+        now, below = _sum(with_unit(_times(alpha, arc), initial))
+        beyond = jnp.clip(at(before, 2, 1) + at(exponents_in, 2, 1), -most, most)
+        beyond = jnp.concatenate([jnp.zeros_like(beyond[:1]), beyond])
+        excess = jnp.max(jnp.where(below == 0, beyond, -most), axis=0)  # of the terms of the largest exponent
+        exponents_now = jnp.stack([now[1], now[2], excess])
+        m_end = m_end + jnp.sum(jnp.where(end, now[0], 0), axis=-1)
+        exponents_end = exponents_end + jnp.sum(jnp.where(end[None], exponents_now, 0), axis=-1)
+        carry = (m_end, exponents_end), pushed(recent, now[0]), pushed(recent_exponents, exponents_now)
+        return carry, now if posteriors else None
 
-    carry = ((nothing,) * 4, ((zero, nil),) * span)
-    ((m_end, high_end, low_end, excess_end), _), alphas = lax.scan(forward, carry, (into, more, first, at_end))
+    no_value, no_exponents = jnp.stack([nil] * span), jnp.stack([jnp.stack([lowest, nil, nil])] * span)
+    carry = (nothing, jnp.stack([nothing] * 3)), no_value, no_exponents
+    inputs = incoming(m), incoming(exponents), first, at_end
+    ((m_end, exponents_end), *_), alphas = lax.scan(forward, carry, inputs)
 
+    high_end, low_end, excess_end = (at(exponents_end, i, 0) for i in range(3))
     impossible = m_end == 0
     log_likelihood = jnp.log(jnp.where(impossible, 1, m_end)) + low_end * _LN2 + high_end * _LN2
     finite = jnp.clip(0 - log_likelihood - excess_end, -most, most)
@@ -233,22 +242,23 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     if not posteriors:
         return [cost]
 
-    inverse = (jnp.where(impossible, 0, 1 / jnp.where(impossible, 1, m_end)))[..., None]
+    inverse = (jnp.where(impossible, 0, 1 / jnp.where(impossible, 1, m_end)))[None, ..., None]
 
-    def backward(recent, inputs):
-        alpha, arcs_out, end = inputs
-        terms = [unit(end.astype(like.dtype), end)]
-        for p, s, (_, du) in zip(arcs_out, steps, moves, strict=True):
-            terms.append(times(_shift_scaled(recent[s - 1], -du), p))
-        through = []
-        for product in terms[1:]:
-            m, high, low = times(alpha, product)
-            p = m * inverse * _pow2((high - high_end[..., None]) + (low - low_end[..., None]), 8)
-            through.append(p - lax.stop_gradient(jnp.maximum(p - 1, 0)))  # rounding may give more than 1
-        return (_sum(terms, [jnp.zeros_like(m) for m, _, _ in terms])[0], *recent[:-1]), through
+    def backward(carry, inputs):
+        recent, recent_exponents = carry
+        alpha, m_out, exponents_out, end = inputs
+        after = across(recent_exponents, -1)
+        beta = across(recent, -1), at(after, 0, 1), at(after, 1, 1)
+        products = _times(beta, (m_out, at(exponents_out, 0, 1), at(exponents_out, 1, 1)))
+        through, high, low = _times((alpha[0][None], alpha[1][None], alpha[2][None]), products)
+        p = through * inverse * _pow2((high - high_end[None, ..., None]) + (low - low_end[None, ..., None]), 8)
+        p = p - lax.stop_gradient(jnp.maximum(p - 1, 0))  # rounding may give more than 1
+        now, _ = _sum(with_unit(products, end))
+        return (pushed(recent, now[0]), pushed(recent_exponents, jnp.stack([now[1], now[2]]))), p
 
-    _, through = lax.scan(backward, (zero,) * span, (alphas, probabilities, at_end), reverse=True)
-    posterior = jnp.stack([unshear(p, t_max) for p in through], axis=-1)
+    outputs = alphas, m, exponents, at_end
+    _, through = lax.scan(backward, (no_value, no_exponents[:, :2]), outputs, reverse=True)
+    posterior = jnp.moveaxis(unshear(through, t_max), 0, -1)
     in_example = lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 3) < at(t_b, 0, 0)[..., None, None]
     in_example &= lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 2) <= at(u_b, 0, 0)[..., None, None]
     in_example |= ~at(valid_lengths, 0, 0)[..., None, None]

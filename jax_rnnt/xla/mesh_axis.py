@@ -1,10 +1,10 @@
 """The mesh axis that divides a vocabulary or a batch, and functions that run once on each device along it."""
 
+import math
 from collections.abc import Callable
 
 import jax
 from jax import Array, lax
-from jax.sharding import AxisType
 
 
 def is_bound(axis_name: str) -> bool:
@@ -19,6 +19,18 @@ def is_bound(axis_name: str) -> bool:
 def is_undivided(axis_name: str) -> bool:
     """Whether the current mesh has only one device along the axis. Partitioners mishandle manual axes of size 1."""
     return not is_bound(axis_name) and jax.sharding.get_abstract_mesh().shape.get(axis_name) == 1
+
+
+def check_divides(letter: str, size: int, axes: tuple[str, ...]) -> None:
+    """Requires that the devices along these axes, if the current mesh has them, get equal parts of ``size``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = math.prod(mesh.shape.get(axis, 1) for axis in axes)
+    if isinstance(size, int) and size % devices != 0:
+        names = ", ".join(map(repr, axes))
+        raise ValueError(
+            f"`logits` have {letter} = {size}, and the mesh has {devices} devices along {names}: {letter} must be a "
+            f"multiple of {devices}. Pad it."
+        )
 
 
 def over_mesh(
@@ -36,10 +48,4 @@ def over_mesh(
                 f"the current mesh, whose axes are {mesh.axis_names}. Call it inside jax.shard_map, or under "
                 "`with jax.set_mesh(mesh):`."
             )
-    if jax.__version_info__ < (0, 7) and AxisType.Explicit in mesh.axis_types:
-        raise TypeError(
-            f"`{argument}` in a mesh with explicit axes needs jax 0.7 or newer, and this is {jax.__version__}: "
-            f"operations on arrays that are divided over explicit and manual axes at once fail there. The axes are "
-            f"{dict(zip(mesh.axis_names, mesh.axis_types, strict=True))}; AxisType.Auto will do."
-        )
     return jax.shard_map(costs, in_specs=in_specs, out_specs=out_specs, axis_names=set(axes))

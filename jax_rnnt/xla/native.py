@@ -37,7 +37,7 @@ def _load():
         if (here.parent / "CMakeLists.txt").is_file():
             return None, (
                 f"{here} is the source tree, where nothing is compiled, and comes first on Python's path; run from "
-                "another folder, or install in place with pip install -e ."
+                "another folder, or install in place by the command `pip install -e .`"
             )
         return None, f"the compiled module could not be imported ({error})"
     header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
@@ -120,8 +120,8 @@ def missing_reason(operation: str) -> str:
     """Why a platform has no kernel of ``operation``, and what to do about it: the end of an error message."""
     if _reason:
         return (
-            f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand: "
-            "pip install --force-reinstall --no-deps ."
+            f"{_reason}. Reinstall jax_rnnt from the folder of its source, with a C++17 compiler at hand, by "
+            "`pip install --force-reinstall --no-deps .`"
         )
     return f"this build has one for {', '.join(sorted(platforms_with(operation)))} only"
 
@@ -132,7 +132,7 @@ def build_info() -> dict[str, object]:
     Returns a dictionary: ``version`` ("unknown" where nothing says that the package was installed); ``ffi_api``
     (version of XLA's FFI that the module speaks, or None); ``cuda`` (``{"version": ..., "architectures": ...}`` or
     None); ``simd`` (the instruction set in use on this CPU, or None); ``implementations`` (platform -> "native" or
-    "scan"); ``reason`` (why kernels are not in use, or None).
+    "lax"); ``reason`` (why kernels are not in use, or None).
 
     >>> import jax_rnnt
     >>> sorted(jax_rnnt.build_info())
@@ -144,6 +144,6 @@ def build_info() -> dict[str, object]:
         "ffi_api": f"0.{_module.ffi_api_minor}" if _module is not None else None,
         "cuda": built.get("cuda"),
         "simd": built.get("simd"),
-        "implementations": {p: "native" if p in platforms else "scan" for p in ("cpu", "cuda", "tpu", "rocm")},
+        "implementations": {p: "native" if p in platforms else "lax" for p in ("cpu", "cuda", "tpu", "rocm")},
         "reason": _reason or None,
     }

@@ -20,8 +20,8 @@ from jax_rnnt.xla.in_place import worth_overwriting
 
 _LOWERING_OPTIONS = inspect.signature(mlir.register_lowering).parameters
 
-Implementation = Literal["native", "scan"] | None
-IMPLEMENTATIONS = (None, "native", "scan")
+Implementation = Literal["native", "lax"] | None
+IMPLEMENTATIONS = (None, "native", "lax")
 
 
 def check_implementation(implementation: object) -> None:
@@ -131,7 +131,7 @@ class Operation:
         return mlir.lower_fun(placed, multiple_results=True)(ctx, *args)
 
     def _lower(self, platform, ctx, *args, implementation, in_place=False, **parameters):
-        if platform is None or implementation == "scan":
+        if platform is None or implementation == "lax":
             if implementation == "native" and self._has_kernel:
                 names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
                 raise NotImplementedError(

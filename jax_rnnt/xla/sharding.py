@@ -6,9 +6,11 @@ GSPMD, and result types with the right sharding and manual axes for meshes whose
 
 import importlib
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxlib.mlir import ir
@@ -21,33 +23,60 @@ def varying_axes(x: Array) -> frozenset[str]:
     return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
 
 
+def _varying(x: Array, axes: frozenset[str]) -> Array:
+    missing = axes - varying_axes(x)
+    if not missing:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, tuple(sorted(missing)), to="varying")
+    pvary = getattr(jax.lax, "pvary")  # noqa: B009  (its name until jax 0.10)
+    return pvary(x, tuple(sorted(missing)))
+
+
 def match_manual_axes(args: Sequence[Array]) -> list[Array]:
     """Inside ``shard_map`` all operands of a primitive must vary over the same mesh axes."""
-    axes = [varying_axes(x) for x in args]
-    union = frozenset[str]().union(*axes)
-
-    def cast(x: Array, missing: frozenset[str]) -> Array:
-        if not missing:
-            return x
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(x, tuple(sorted(missing)), to="varying")
-        pvary = getattr(jax.lax, "pvary")  # noqa: B009  (its name until jax 0.10)
-        return pvary(x, tuple(sorted(missing)))
-
-    return [cast(x, union - has) for x, has in zip(args, axes, strict=True)]
+    union = frozenset[str]().union(*map(varying_axes, args))
+    return [_varying(x, union) for x in args]
 
 
-def _explicit_sharding(x: Array) -> NamedSharding | None:
+def vary_alike(tree: Any, *others: Any) -> Any:
+    """``tree`` with arrays that vary over all manual axes that one of its arrays, or of ``others``, varies over.
+
+    Inside ``shard_map`` a loop must hand on arrays that vary as those that it began with.
+    """
+    axes = frozenset[str]().union(*map(varying_axes, jax.tree.leaves((tree, others))))
+    return jax.tree.map(lambda x: _varying(x, axes), tree)
+
+
+def _explicit_sharding(x: Array | np.ndarray) -> NamedSharding | None:
     """The sharding of an array in a mesh with explicit axes; None elsewhere."""
     place = getattr(jax.typeof(x), "sharding", None)
     return None if place is None or place.mesh.empty or AxisType.Explicit not in place.mesh.axis_types else place
 
 
+def explicit_axes(x: Array | np.ndarray) -> tuple[Any, ...]:
+    """What each dimension of ``x`` is divided over, in a mesh whose axes are explicit; () elsewhere."""
+    place = _explicit_sharding(x)
+    return () if place is None else (*place.spec, *(None,) * (x.ndim - len(place.spec)))
+
+
 def explicit_batch_axes(x: Array) -> tuple[str, ...]:
     """The mesh axes that the first dimension of ``x`` is divided over, in a mesh whose axes are explicit."""
-    place = _explicit_sharding(x)
-    axes = place.spec[0] if place is not None and place.spec else None
+    axes = next(iter(explicit_axes(x)), None)
     return () if axes is None else axes if isinstance(axes, tuple) else (axes,)
+
+
+def with_automatic_axes(function: Callable[..., Any], spec: PartitionSpec, *arguments: Any) -> Any:
+    """``function(*arguments)``, in a mesh whose axes are automatic inside even if they are explicit outside.
+
+    Then the partitioner divides what happens inside, and ``spec`` says how all the results are divided.
+    """
+    place = next((place for x in jax.tree.leaves(arguments) if (place := _explicit_sharding(x)) is not None), None)
+    if place is None:
+        return function(*arguments)
+    kinds = zip(place.mesh.axis_names, place.mesh.axis_types, strict=True)
+    axes = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=place.update(spec=spec))(*arguments)
 
 
 def may_gather(x: Array) -> bool:
@@ -61,10 +90,26 @@ def follow_batch(x: Array, logits: Array) -> Array:
     Arrays that meet in one operation must be divided in the same way there. Labels and lengths are small, so they move.
     """
     place = _explicit_sharding(logits)
-    if place is None:
-        return x
+    return x if place is None else _moved(x, PartitionSpec(place.spec[0] if place.spec else None))
+
+
+def laid_out(x: Array, spec: PartitionSpec) -> Array:
+    """``x`` divided as ``spec`` says and in no other way, in a mesh whose axes are explicit; elsewhere ``x``."""
+    place = _explicit_sharding(x)
+    return x if place is None or _dimensions(place.spec) == _dimensions(spec) else _moved(x, spec)
+
+
+def _dimensions(spec: PartitionSpec) -> list:
+    """The axes of each dimension, without the ends that are not divided."""
+    each = [s if s is None or isinstance(s, tuple) else (s,) for s in spec]
+    while each and not each[-1]:
+        each.pop()
+    return each
+
+
+def _moved(x: Array, spec: PartitionSpec) -> Array:
     reshard = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
-    return reshard(x, PartitionSpec(place.spec[0] if place.spec else None))
+    return reshard(x, spec)
 
 
 def result_aval(name: str, like, batch_ndim: int, shape: Sequence[int], dtype):

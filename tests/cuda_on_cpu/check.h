@@ -21,8 +21,7 @@
 extern "C" void cuda_on_cpu_fail(int launch);
 extern "C" void cuda_on_cpu_only_ends(int64_t blocks);
 extern "C" void cuda_on_cpu_shared(int bytes);
-extern "C" void cuda_on_cpu_count();
-extern "C" int64_t cuda_on_cpu_counts(int64_t* to, int64_t room);
+extern "C" int64_t cuda_on_cpu_barriers(int64_t* to, int64_t room);
 
 #define CHECK_STRING(x) #x
 #define CHECK_EXPANDED(x) CHECK_STRING(x)

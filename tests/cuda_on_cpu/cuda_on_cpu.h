@@ -120,8 +120,8 @@ class CallStream {
  private:
   cudaStream_t stream_;
 };
-void CountRead(const void* address, size_t bytes);
-void CountWrite(const void* address, size_t bytes);
+void WatchRead(const void* address, size_t bytes);
+void WatchWrite(const void* address, size_t bytes);
 
 template <class T>
 T Exchange(uint32_t mask, Collective kind, T value, int distance, int line) {
@@ -155,8 +155,8 @@ __attribute__((no_sanitize("thread"))) void Invoke(void (*kernel)(), const void*
   (::cuda_on_cpu::Exchange(mask, ::cuda_on_cpu::Collective::kFromBelow, value, distance, __LINE__))
 
 #define JAX_RNNT_DYNAMIC_SHARED(name) auto* name = static_cast<unsigned char*>(::cuda_on_cpu::DynamicShared())
-#define JAX_RNNT_COUNT_READ(address, bytes) ::cuda_on_cpu::CountRead(address, bytes)
-#define JAX_RNNT_COUNT_WRITE(address, bytes) ::cuda_on_cpu::CountWrite(address, bytes)
+#define JAX_RNNT_WATCH_READ(address, bytes) ::cuda_on_cpu::WatchRead(address, bytes)
+#define JAX_RNNT_WATCH_WRITE(address, bytes) ::cuda_on_cpu::WatchWrite(address, bytes)
 
 template <class Argument>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Argument), cudaFuncAttribute, int value) {

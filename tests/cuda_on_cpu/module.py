@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 OPERATIONS = ("arcs_forward", "arcs_backward", "lattice_cost", "lattice_posteriors")
-COUNTS = ("blocks", "threads", "barriers", "bytes_read", "bytes_written", "segments_read", "segments_written")
 
 
 def load(library: str) -> types.ModuleType:
@@ -27,8 +26,6 @@ def load(library: str) -> types.ModuleType:
     module.build_info = lambda: {"simd": None}
     module.fail_launch = lambda nth: code.cuda_on_cpu_fail(ctypes.c_int(nth))  # the nth from now on
     module.shared_of_block = lambda size: code.cuda_on_cpu_shared(ctypes.c_int(size))  # bytes, at most
-    module.start_counting = code.cuda_on_cpu_count
-    module.counts = lambda: _counts(code)
     return module
 
 
@@ -49,11 +46,3 @@ def _lattice_values(code: ctypes.CDLL, frames: int, columns: int, moves: Sequenc
         pairs.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(len(pairs)),
     )
-
-
-def _counts(code: ctypes.CDLL) -> list[dict[str, int]]:
-    """What each launch since `start_counting` did."""
-    numbers = np.zeros((1000, len(COUNTS)), np.int64)
-    code.cuda_on_cpu_counts.restype = ctypes.c_int64
-    n = code.cuda_on_cpu_counts(numbers.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(len(numbers)))
-    return [dict(zip(COUNTS, map(int, row), strict=True)) for row in numbers[:n]]

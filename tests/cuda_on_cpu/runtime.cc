@@ -13,7 +13,6 @@
 #include <random>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "cuda_on_cpu.h"
@@ -34,7 +33,6 @@ constexpr unsigned kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
 constexpr unsigned kMaxBlocks = 0x7fffffff;
 constexpr size_t kMaxShared = size_t{48} << 10;  // of a kernel that has not asked for more
-constexpr uintptr_t kSegment = 128;
 
 enum class State : uint8_t { kReady, kAtBarrier, kAtCollective, kDone };
 
@@ -58,13 +56,6 @@ struct Warp {
   unsigned syncs = 0;
 };
 
-// What is counted of a launch; tests read it as an array of numbers.
-struct Counts {
-  int64_t blocks = 0, threads = 0, barriers = 0;    // barriers of the block that had the most
-  int64_t bytes_read = 0, bytes_written = 0;        // asked for
-  int64_t segments_read = 0, segments_written = 0;  // of 128 bytes, each once a block
-};
-
 struct Block {
   std::vector<Lane> lanes;
   std::vector<Warp> warps;
@@ -74,7 +65,6 @@ struct Block {
   unsigned live = 0, at_barrier = 0, predicates = 0, last_predicates = 0, generation = 0;
   int line = 0;
   char* shared = nullptr;
-  std::unordered_set<uintptr_t> read, written;
 };
 
 thread_local Block* block = nullptr;
@@ -84,10 +74,9 @@ std::mutex allowed_mutex;
 std::unordered_map<void (*)(), size_t> allowed;  // bytes of shared memory, by kernel
 std::atomic<int64_t> only_ends{0};               // the blocks of a launch that are run, from each end; 0: all
 thread_local CudaStream no_stream;
-std::mutex counts_mutex;
-bool counting = false;
-std::vector<Counts> all_counts;
-thread_local Counts counts;
+std::mutex barriers_mutex;
+std::vector<int64_t> all_barriers;  // of each launch, those of the block that had the most
+thread_local int64_t barriers = 0;
 
 void Wait(State state) {
   Lane& lane = *block->running;
@@ -162,11 +151,7 @@ void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vec
     }
     if (!any) Die("all threads that have not ended wait: some at a barrier, some at a collective");
   }
-  counts.barriers = std::max<int64_t>(counts.barriers, b.generation);
-  counts.segments_read += static_cast<int64_t>(b.read.size());
-  counts.segments_written += static_cast<int64_t>(b.written.size());
-  b.read.clear();
-  b.written.clear();
+  barriers = std::max<int64_t>(barriers, b.generation);
   b.generation = 0;
 }
 
@@ -206,9 +191,7 @@ const std::vector<void*>& Stacks() {
 void RunGrid(const Launch& launch) {
   static thread_local Block b;
   block = &b;
-  counts = Counts();
-  counts.blocks = launch.blocks;
-  counts.threads = launch.threads;
+  barriers = 0;
   indices.block_size.x = launch.threads;
   b.launch = &launch;
   const std::vector<unsigned> order = Order(launch.threads);
@@ -229,15 +212,8 @@ void RunGrid(const Launch& launch) {
     if (i == ends) i = std::max(i, blocks - ends);
     run(static_cast<unsigned>(i));
   }
-  if (counting) {
-    std::lock_guard<std::mutex> lock(counts_mutex);
-    all_counts.push_back(counts);
-  }
-}
-
-void CountSegments(std::unordered_set<uintptr_t>& segments, const void* address, size_t bytes) {
-  const auto begin = reinterpret_cast<uintptr_t>(address);
-  for (uintptr_t s = begin / kSegment; s <= (begin + bytes - 1) / kSegment; ++s) segments.insert(s);
+  std::lock_guard<std::mutex> lock(barriers_mutex);
+  all_barriers.push_back(barriers);
 }
 
 }  // namespace
@@ -351,7 +327,7 @@ void CopyLater(float* to, const float* from, bool wanted) {
 
 void FinishCopies() {
   for (const auto& [to, from] : block->running->copies) {
-    if (from != nullptr) CountRead(from, sizeof *from);
+    if (from != nullptr) WatchRead(from, sizeof *from);
     WriteShared(to, from == nullptr ? 0 : *from);
   }
   block->running->copies.clear();
@@ -371,22 +347,16 @@ void DeleteStream(cudaStream_t stream) {
   delete stream;
 }
 
-void CountRead(const void* address, size_t bytes) {
+void WatchRead([[maybe_unused]] const void* address, [[maybe_unused]] size_t bytes) {
 #if defined(CUDA_ON_CPU_WATCHED)
   WatchAccess(address, bytes, false, __builtin_return_address(0));
 #endif
-  if (!counting) return;
-  counts.bytes_read += static_cast<int64_t>(bytes);
-  CountSegments(block->read, address, bytes);
 }
 
-void CountWrite(const void* address, size_t bytes) {
+void WatchWrite([[maybe_unused]] const void* address, [[maybe_unused]] size_t bytes) {
 #if defined(CUDA_ON_CPU_WATCHED)
   WatchAccess(address, bytes, true, __builtin_return_address(0));
 #endif
-  if (!counting) return;
-  counts.bytes_written += static_cast<int64_t>(bytes);
-  CountSegments(block->written, address, bytes);
 }
 
 }  // namespace cuda_on_cpu
@@ -417,16 +387,13 @@ const char* cudaGetErrorString(cudaError_t error) {
   return "unknown error";
 }
 
-// For tests, by ctypes: starts counting; then gives the counts of each launch since, 7 numbers each, at most `room`.
-extern "C" void cuda_on_cpu_count() {
-  cuda_on_cpu::counting = true;
-  cuda_on_cpu::all_counts.clear();
-}
-extern "C" int64_t cuda_on_cpu_counts(int64_t* to, int64_t room) {
+// For tests: how many barriers each launch had since the last call of this function, at most `room` launches.
+extern "C" int64_t cuda_on_cpu_barriers(int64_t* to, int64_t room) {
   using namespace cuda_on_cpu;
-  counting = false;
-  const auto n = std::min<int64_t>(room, static_cast<int64_t>(all_counts.size()));
-  if (n > 0) std::memcpy(to, all_counts.data(), static_cast<size_t>(n) * sizeof(Counts));
+  std::lock_guard<std::mutex> lock(barriers_mutex);
+  const auto n = std::min<int64_t>(room, static_cast<int64_t>(all_barriers.size()));
+  std::copy_n(all_barriers.begin(), n, to);
+  all_barriers.clear();
   return n;
 }
 

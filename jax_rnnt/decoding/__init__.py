@@ -1,0 +1,28 @@
+"""Decoding with models of any loss, and the training on its errors.
+
+greedy_decode   the most probable arc at every step
+beam_decode     the most probable label sequences, with their scores and times
+GreedyDecoder   greedy_decode for audio that comes in pieces
+BeamDecoder     beam_decode for audio that comes in pieces
+Hypotheses      what they return: labels, lengths, scores, times, durations
+DecoderState    what they keep between two pieces
+edit_distance   how many labels are wrong
+mwer_loss       the expected errors of the best hypotheses, to train on
+"""
+
+from jax_rnnt.decoding.beam import BeamDecoder, beam_decode
+from jax_rnnt.decoding.edit_distance import edit_distance
+from jax_rnnt.decoding.greedy import GreedyDecoder, greedy_decode
+from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses
+from jax_rnnt.decoding.mwer import mwer_loss
+
+__all__ = [
+    "BeamDecoder",
+    "DecoderState",
+    "GreedyDecoder",
+    "Hypotheses",
+    "beam_decode",
+    "edit_distance",
+    "greedy_decode",
+    "mwer_loss",
+]

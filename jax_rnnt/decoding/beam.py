@@ -1,0 +1,261 @@
+"""Beam search in step with the frames: the most probable label sequences, each summed over the paths that were kept."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jax_rnnt.core.loss import Loss
+from jax_rnnt.decoding.beam_arcs import (
+    Arcs,
+    best_merged,
+    emitting_arcs,
+    joined,
+    leads_to,
+    leaving,
+    resting,
+    silent_arcs,
+    staying,
+)
+from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
+from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
+from jax_rnnt.decoding.row_arcs import Choices, RowArcs
+from jax_rnnt.xla.sharding import vary_alike
+
+
+class _Beam(NamedTuple):
+    """Hypotheses within a frame: where they are, and how they came there from the frame's first ones."""
+
+    at: Frontier
+    origin: Array  # [B, N] int32: which of the frame's first hypotheses it continues
+    labels: Array  # [B, N, F] int32: the labels that it emitted at this frame; -1 for none
+    durations: Array  # [B, N, F] int32: the frames that they took
+
+
+_Turn = tuple[Array, _Beam, _Beam, Array]
+"""The labels emitted at this frame, what is done with it, what is open, and which utterances are spoilt."""
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class BeamDecoder(Decoder):
+    """:func:`beam_decode` for audio that comes in pieces, however it is cut: a static value, as :class:`Loss` is.
+
+    Args:
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :class:`GreedyDecoder`.
+      beam, length_normalization: as in :func:`beam_decode`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> loss = jax_rnnt.MonotonicRNNTLoss(blank=0)
+      >>> predictor, joint = lambda _, state, label: (state, label), lambda _, e, p: e
+      >>> decoder = jax_rnnt.decoding.BeamDecoder(loss, predictor, joint, beam=2, max_labels=3)
+      >>> one, two = jnp.array([[[0.0, 0, 2, 0]]]), jnp.array([[[0.0, 0, 0, 3]]])  # two pieces of one frame, V = 4
+      >>> state = decoder.step(None, decoder.init(None, None, one), one, jnp.array([1]))
+      >>> decoder.hypotheses(state).labels.tolist()  # so far
+      [[[2, -1, -1], [-1, -1, -1]]]
+      >>> decoder.hypotheses(decoder.step(None, state, two, jnp.array([1]))).labels.tolist()
+      [[[2, 3, -1], [3, -1, -1]]]
+    """
+
+    _: dataclasses.KW_ONLY
+    beam: int = 8
+    length_normalization: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._make_static("beam", 1)
+        self._make_number("length_normalization")
+
+    @property
+    def width(self) -> int:
+        return self.beam
+
+    def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
+        arcs = self._arcs(params, state, x)
+        room = state.labels.shape[-1]
+
+        def frame(at: Frontier, piece: tuple[Array, Array]) -> tuple[Frontier, tuple[Array, Array, Array]]:
+            c, row = piece
+            here = (at.time == (state.frames + c)[:, None]) & (c < lengths)[:, None]
+            spoilt = jnp.isnan(at.score[:, 0])
+            comparable = at._replace(score=jnp.where(spoilt[:, None], -jnp.inf, at.score))
+            beam, now_spoilt = self._frame(params, comparable, here, row, arcs, room)
+            score = jnp.where((spoilt | now_spoilt)[:, None], jnp.nan, beam.at.score)
+            return beam.at._replace(score=score), (beam.origin, beam.labels, beam.durations)
+
+        each = jnp.arange(x.shape[1], dtype=jnp.int32), jnp.moveaxis(x, 1, 0)
+        frontier, steps = lax.scan(frame, state.frontier, each)
+        return with_history(state, steps)._replace(frontier=frontier, frames=state.frames + lengths)
+
+    def _frame(
+        self, params: Any, at: Frontier, here: Array, row: Array, arcs: RowArcs, room: int
+    ) -> tuple[_Beam, Array]:
+        """From the hypotheses before a frame to those that have left it, those that wait at later ones among them.
+
+        And which utterances are spoilt by NaN ``[B]``: nothing can be compared with it, so the search goes on without.
+
+        In turn v of the loop hypotheses that are `open` have emitted v labels at this frame. Their arcs lead to
+        hypotheses that are `done` with it, or to open ones of the next turn.
+        """
+        batch, n = here.shape
+        most = self._labels_a_frame(arcs)
+        rows = flat(repeated(row, n))
+        some = arcs.labels(n)
+        unused = jnp.full((batch, n, most), -1, jnp.int32)
+        first = _Beam(at, jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n)), unused, unused)
+
+        def turn(carry: _Turn) -> _Turn:
+            v, done, open_, spoilt = carry
+            going = open_.at.score > -jnp.inf
+            now = self._predict(params, open_.at, going, arcs, rows)
+
+            def choose(of: tuple[Array, Any, Array | None]) -> Choices:
+                row, predicted, penalty = of
+                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, penalty)
+
+            inputs = rows, *flat((now.predicted, now.penalty))
+            nothing = arcs.nothing(batch * n, some, now.score.dtype)
+            choices = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
+            is_nan = jnp.isnan(choices.silent[..., 0])
+            spoilt = spoilt | jnp.any(is_nan, axis=1)
+            closed, full = v >= most, now.length >= room
+            lost = going & full & ~closed & choices.prefers_a_label()
+            now = now._replace(truncated=now.truncated | lost)
+            open_ = open_._replace(at=now)
+            score = jnp.where(is_nan, -jnp.inf, now.score)
+            silent = jnp.where(is_nan[..., None], -jnp.inf, choices.silent) + score[..., None]
+            shut = (closed | full | is_nan)[..., None, None]
+            emitting = jnp.where(shut, -jnp.inf, choices.emitting) + score[..., None, None]
+            labels = choices.labels
+
+            both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), done, open_)
+            kept = joined([resting(done.at), silent_arcs(silent, arcs.silent, n)])
+            moves = [k for k, frames in enumerate(arcs.emitting) if frames > 0]
+            if moves:
+                moving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
+                kept = joined([kept, leaving(both.at, moving, kept, n)])
+            done = _after(both, best_merged(both.at, kept, n), v)
+            stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
+            if not stays:
+                return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf))), spoilt
+            following = staying(now, emitting_arcs(emitting, labels, arcs.emitting, stays, 0), done.at, n)
+            return v + 1, done, _after(open_, following, v), spoilt
+
+        def going(carry: _Turn) -> Array:
+            return jnp.any(carry[2].at.score > -jnp.inf)
+
+        def only(mask: Array) -> _Beam:
+            return first._replace(at=at._replace(score=jnp.where(mask, at.score, -jnp.inf)))
+
+        begin = jnp.zeros((), jnp.int32), only(~here), only(here), jnp.zeros(batch, bool)
+        _, done, _, spoilt = lax.while_loop(going, turn, vary_alike(begin))
+        return done, spoilt
+
+    def _found(self, state: DecoderState) -> Hypotheses:
+        return ranked(state, self.length_normalization)
+
+
+def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
+    """The hypotheses behind ``arcs``; labels are the v-th of their frame."""
+    prefix, time = leads_to(beam.at, arcs)
+    came = take(beam, arcs.source)
+    emits = arcs.label >= 0
+    mine = emits[..., None] & (jnp.arange(came.labels.shape[-1], dtype=jnp.int32) == v)[None, None]
+    at = came.at._replace(
+        score=arcs.score,
+        time=time,
+        length=came.at.length + emits.astype(jnp.int32),
+        label=jnp.where(emits, arcs.label, came.at.label),
+        waits=came.at.waits | emits,
+        prefix=prefix,
+    )
+    labels = jnp.where(mine, arcs.label[..., None], came.labels)
+    return _Beam(at, came.origin, labels, jnp.where(mine, arcs.frames[..., None], came.durations))
+
+
+def beam_decode(
+    loss: Loss,
+    predictor: Predictor,
+    joint: Joint,
+    params: Any,
+    state: Any,
+    encoded: ArrayLike,
+    lengths: ArrayLike,
+    *,
+    beam: int = 8,
+    length_normalization: float = 0.0,
+    labels_per_frame: int = 5,
+    max_labels: int | None = None,
+    internal_lm_weight: float = 0.0,
+    start: int | None = None,
+) -> Hypotheses:
+    r"""Transducer beam search in step with the frames, of a batch, in one compiled loop.
+
+    All hypotheses see a frame before any sees the next one. At a frame up to ``beam`` hypotheses try their arcs: those
+    without a label, and those of their ``beam`` best labels. Arcs that lead to the same labels at the same frame become
+    one hypothesis, whose probability is the sum, and then the ``beam`` best are kept. Further labels of a frame are
+    tried as long as one of their hypotheses is better than the worst that has left it, or adds to one that has. A beam
+    with room for every hypothesis gives exactly the probability of each label sequence.
+
+    For RNN-T, monotonic and HAT that probability is exp(-loss) where no limit on labels applies. A limit takes the
+    paths with more labels out of the sum and leaves the others as they are. For multi-blank and TDT one thing differs:
+    in the loss a path lands on the end, and here a jump over the last frame ends the utterance too, and its probability
+    counts. A decoder can't know the end, because audio may come in pieces. So the losses' rules for the last frame
+    (``last_blank``, the last blank of TDT) do not hold here.
+
+    With ``beam=1`` and labels that all take frames the result is that of :func:`greedy_decode`. With others, a beam of
+    1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
+
+    Args:
+      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight, start:
+        as in :func:`greedy_decode`. Both functions see the rows of all hypotheses, R = B * ``beam``.
+      beam: N, how many hypotheses are kept.
+      length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power; 0 leaves it out.
+        The search itself compares scores, and so does what it returns.
+
+    Returns:
+      :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, less the
+      internal language model's part; times and ``truncated`` are those of the best of the paths that became one. Where
+      there are fewer hypotheses the rest have a score of -inf and no labels.
+
+    Raises:
+      TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.
+
+    References:
+      Graves, Sequence transduction with recurrent neural networks, 2012 (arXiv:1211.3711). Saon et al.,
+      Alignment-length synchronous decoding for RNN transducer, 2020, which describes the time-synchronous search too.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> frames = jnp.log(jnp.array([[[0.6, 0.4], [0.6, 0.4]]]))  # B = 1, T = 2, V = 2: a blank and one label
+      >>> found = jax_rnnt.decoding.beam_decode(
+      ...     jax_rnnt.MonotonicRNNTLoss(blank=0),
+      ...     lambda params, state, label: (state, label),
+      ...     lambda params, encoded, predicted: encoded,
+      ...     None, None, frames, jnp.array([2]), beam=3,
+      ... )
+      >>> found.lengths  # one label is the most probable: it may stand at either frame
+      Array([[1, 0, 2]], dtype=int32)
+      >>> jnp.exp(found.scores)
+      Array([[0.48      , 0.35999998, 0.16      ]], dtype=float32)
+    """
+    decoder = BeamDecoder(
+        loss,
+        predictor,
+        joint,
+        labels_per_frame=labels_per_frame,
+        max_labels=max_labels,
+        internal_lm_weight=internal_lm_weight,
+        start=start,
+        beam=beam,
+        length_normalization=length_normalization,
+    )
+    return decoder.hypotheses(decoder.step(params, decoder.init(params, state, encoded), encoded, lengths))

@@ -1,0 +1,99 @@
+"""The arcs that a beam search chooses from at a frame, and the choice."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding.hypotheses import Frontier
+from jax_rnnt.decoding.hypothesis_rows import select, take
+
+
+class Arcs(NamedTuple):
+    """Arcs [B, M] out of hypotheses: where they begin, and where they lead."""
+
+    score: Array  # of the path that ends with this arc
+    source: Array  # int32: the hypothesis that it leaves
+    label: Array  # int32: -1 for none
+    frames: Array  # int32
+
+
+def resting(at: Frontier) -> Arcs:
+    batch, n = at.score.shape
+    source = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
+    return Arcs(at.score, source, jnp.full((batch, n), -1, jnp.int32), jnp.zeros((batch, n), jnp.int32))
+
+
+def silent_arcs(scores: Array, frames: tuple[int, ...], first: int) -> Arcs:
+    """The arcs without a label of ``scores [B, N, K]``, out of the hypotheses from number ``first`` on."""
+    shape = scores.shape
+    size = shape[1] * shape[2]
+    source = lax.broadcasted_iota(jnp.int32, shape, 1) + first
+    taken = jnp.broadcast_to(jnp.array(frames, jnp.int32), shape)
+    arcs = Arcs(scores, source, jnp.full(shape, -1, jnp.int32), taken)
+    return jax.tree.map(lambda x: x.reshape(shape[0], size), arcs)
+
+
+def emitting_arcs(scores: Array, labels: Array, frames: tuple[int, ...], moves: list[int], first: int) -> Arcs:
+    """The arcs with a label that are ``moves``, of ``scores [B, N, M, K]`` and ``labels [B, N, M]``; ``first`` as in
+    :func:`silent_arcs`."""
+    scores = jnp.stack([scores[..., k] for k in moves], axis=-1)
+    frames = tuple(frames[k] for k in moves)
+    shape = scores.shape
+    size = shape[1] * shape[2] * shape[3]
+    source = lax.broadcasted_iota(jnp.int32, shape, 1) + first
+    taken = jnp.broadcast_to(jnp.array(frames, jnp.int32), shape)
+    arcs = Arcs(scores, source, jnp.broadcast_to(labels[..., None], shape), taken)
+    return jax.tree.map(lambda x: x.reshape(shape[0], size), arcs)
+
+
+def joined(groups: list[Arcs]) -> Arcs:
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *groups)
+
+
+def leads_to(at: Frontier, arcs: Arcs) -> tuple[Array, Array]:
+    """The prefix and the time that each arc leads to."""
+    prefix, time = take((at.prefix, at.time), arcs.source)
+    return select(arcs.label >= 0, prefixes.extended(prefix, arcs.label), prefix), time + arcs.frames
+
+
+def best_equal(score: Array, same: Array) -> Array:
+    """The largest of ``score [B, P]`` among the ``same [B, M, P]``; -inf if there are none."""
+    return jnp.max(jnp.where(same, score[:, None], -jnp.inf), axis=-1)
+
+
+def leaving(at: Frontier, arcs: Arcs, kept: Arcs, n: int) -> Arcs:
+    """Of ``arcs`` that take frames, the n that lead to the best hypotheses, the ``kept`` ones' probabilities included.
+
+    So an arc to a hypothesis that is kept counts with it, and no better arc takes its place.
+    """
+    prefix, time = leads_to(at, kept)
+    score = prefixes.merged(kept.score, prefix, time)
+    to, when = leads_to(at, arcs)
+    there = best_equal(score, prefixes.equal(to, prefix) & (when[:, :, None] == time[:, None]))
+    total = jnp.where(arcs.score == -jnp.inf, -jnp.inf, prefixes.log_add(arcs.score, there))
+    _, index = lax.top_k(total, n)
+    return take(arcs, index)
+
+
+def staying(at: Frontier, arcs: Arcs, done: Frontier, n: int) -> Arcs:
+    """Of ``arcs`` that stay at the frame, up to n: those of the best hypotheses, what is ``done`` with it included.
+
+    An arc has no use if it leads to a hypothesis that is worse than all of a full beam, because every arc lowers a
+    score; or to one that is done already, with so little that the sum remains as it is.
+    """
+    to, _ = leads_to(at, arcs)
+    there = best_equal(done.score, prefixes.equal(to, done.prefix))
+    total = prefixes.log_add(arcs.score, there)
+    useful = total > jnp.maximum(there, jnp.min(done.score, axis=1, keepdims=True))
+    total, index = lax.top_k(jnp.where(useful, total, -jnp.inf), n)
+    chosen = take(arcs, index)
+    return chosen._replace(score=jnp.where(total == -jnp.inf, -jnp.inf, chosen.score))
+
+
+def best_merged(at: Frontier, arcs: Arcs, n: int) -> Arcs:
+    """The n best arcs, where those that lead to the same labels at the same frame are one."""
+    score, index = lax.top_k(prefixes.merged(arcs.score, *leads_to(at, arcs)), n)
+    return Arcs(score, *take(tuple(arcs[1:]), index))

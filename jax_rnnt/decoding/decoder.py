@@ -1,0 +1,270 @@
+"""What both decoders share: their options, the state that they start with, and the predictor's turn."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+
+from jax_rnnt import checks
+from jax_rnnt.core import debug
+from jax_rnnt.core.loss import Loss, checked_loss
+from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses
+from jax_rnnt.decoding.hypothesis_rows import flat, repeated, unflat, where_needed
+from jax_rnnt.decoding.parameters import Parameters
+from jax_rnnt.decoding.row_arcs import RowArcs, row_arcs
+from jax_rnnt.losses.hat import HATLoss
+from jax_rnnt.ops.dtypes import compute_dtype
+from jax_rnnt.xla.sharding import explicit_batch_axes, vary_alike, with_automatic_axes
+
+Predictor = Callable[[Any, Any, Array], tuple[Any, Any]]
+Joint = Callable[[Any, Array, Any], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Static options, which :func:`greedy_decode` and :func:`beam_decode` describe."""
+
+    loss: Loss
+    predictor: Predictor
+    joint: Joint
+    _: dataclasses.KW_ONLY
+    labels_per_frame: int = 5
+    max_labels: int | None = None
+    internal_lm_weight: float = 0.0
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        checked_loss(self.loss)
+        for name in ("predictor", "joint"):
+            function = getattr(self, name)
+            if not callable(function):
+                raise TypeError(f"`{name}` must be a function, got {checks.described(function)}.")
+            try:
+                hash(function)
+            except TypeError as error:
+                raise TypeError(
+                    f"`{name}` must be hashable, because compiled programs are found by it, got "
+                    f"{checks.described(function)}. Pass a plain function, and the arrays that it needs as `params`."
+                ) from error
+        for name, least in (("labels_per_frame", 1), ("max_labels", 0), ("start", None)):
+            self._make_static(name, least)
+        self._make_number("internal_lm_weight")
+        if self.internal_lm_weight != 0 and not isinstance(self.loss, HATLoss):
+            raise ValueError(
+                "`internal_lm_weight` is for models trained with HATLoss, whose labels are normalised by themselves; "
+                f"got {self.internal_lm_weight} with {self.loss!r}."
+            )
+
+    def _make_static(self, name: str, least: int | None) -> None:
+        """Makes an integer of JAX or NumPy one of Python: these are compared and hashed alike."""
+        value = getattr(self, name)
+        if value is None:
+            return
+        index = checks.static_index(name, value)
+        if least is not None and index < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {index}.")
+        object.__setattr__(self, name, index)
+
+    def _make_number(self, name: str) -> None:
+        checks.number(name, getattr(self, name))
+        object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def width(self) -> int:
+        """The hypotheses of an utterance."""
+        return 1
+
+    def init(self, params: Any, state: Any, encoded: ArrayLike | jax.ShapeDtypeStruct) -> DecoderState:
+        """The state before the first frame.
+
+        Args:
+          params: as in the decoding functions.
+          state: the predictor's state before the first label, a pytree of ``[B, ...]``.
+          encoded: ``[B, T, ...]``, or a ``jax.ShapeDtypeStruct``: only its shape and dtype are read.
+        """
+        shaped = encoded if isinstance(encoded, jax.ShapeDtypeStruct) else checks.as_array("encoded", encoded)
+        if shaped.ndim < 2:
+            raise ValueError(f"`encoded` must have shape [B, T, ...], got {shaped.shape}.")
+        batch = shaped.shape[0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if jnp.ndim(leaf) < 1 or jnp.shape(leaf)[0] != batch:
+                raise ValueError(
+                    f"`state` must hold arrays [B, ...] with B = {batch}, as `encoded` has it, "
+                    f"got shape {jnp.shape(leaf)}{' at ' * bool(path)}{jax.tree_util.keystr(path)}."
+                )
+        axes = explicit_batch_axes(shaped) if isinstance(shaped, Array) else ()
+        return _init(self, axes, shaped.shape, np.dtype(shaped.dtype), Parameters.of(params), state)
+
+    def step(self, params: Any, state: DecoderState, encoded: ArrayLike, lengths: ArrayLike) -> DecoderState:
+        """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that are over.
+
+        From a length outside of [0, C] on, the scores of that utterance are NaN.
+        """
+        x = checks.as_array("encoded", encoded)
+        if x.ndim < 2 or x.shape[0] != state.frames.shape[0]:
+            raise ValueError(f"`encoded` must have shape [B, T, ...] with B = {state.frames.shape[0]}, got {x.shape}.")
+        t_b = checks.as_integers("lengths", lengths)
+        checks.integer("lengths", t_b)
+        checks.shape("lengths", t_b, (x.shape[0],), "[B]")
+        debug.check_on_host(functools.partial(_check_lengths, x.shape[1]), t_b)
+        return _step(self, explicit_batch_axes(x), Parameters.of(params), state, x, t_b)
+
+    def hypotheses(self, state: DecoderState) -> Hypotheses:
+        """The best found so far, ``[B, N, L]`` and ``[B, N]``; without N if the decoder is greedy."""
+        return _hypotheses(self, explicit_batch_axes(state.frames), state)
+
+    def _start(self, shape: tuple[int, ...], dtype: np.dtype, params: Any, state: Any) -> DecoderState:
+        batch, n = shape[0], self.width
+        memory = repeated(jax.tree.map(jnp.asarray, state), n)
+        label = jnp.zeros((batch, n), jnp.int32)
+        rows = jax.ShapeDtypeStruct((batch * n, *shape[2:]), dtype)
+
+        def first(row: Array) -> tuple[Any, Array]:
+            _, predicted = self._predicted(params, flat(memory), flat(label))
+            return predicted, self._logits(params, row, predicted)
+
+        predicted, logits = jax.eval_shape(first, rows)
+        arcs = row_arcs(self.loss, logits.shape[-1])
+        of_scores = compute_dtype(logits.dtype)
+        room = shape[1] * self._labels_a_frame(arcs) if self.max_labels is None else self.max_labels
+        is_first = jnp.arange(n) == 0
+        penalty = None
+        if self.internal_lm_weight != 0:
+            penalty = jnp.zeros((batch, n, arcs.topology.vocabulary), of_scores)
+        frontier = Frontier(
+            score=jnp.broadcast_to(jnp.where(is_first, 0, -jnp.inf).astype(of_scores)[None], (batch, n)),
+            time=jnp.zeros((batch, n), jnp.int32),
+            length=jnp.zeros((batch, n), jnp.int32),
+            label=label + (arcs.topology.blanks[0] if self.start is None else self.start),
+            waits=jnp.ones((batch, n), bool),
+            truncated=jnp.zeros((batch, n), bool),
+            prefix=prefixes.empty((batch, n)),
+            memory=memory,
+            predicted=jax.tree.map(lambda x: jnp.zeros((batch, n, *x.shape[1:]), x.dtype), predicted),
+            penalty=penalty,
+        )
+        labels, times, durations = (jnp.full((batch, n, room), -1, jnp.int32) for _ in range(3))
+        frames = jnp.zeros(batch, jnp.int32)
+        return DecoderState(frames, frontier, labels, times, durations if arcs.has_durations else None)
+
+    def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
+        """The step of this kind of decoder, for ``lengths`` that are in [0, C]."""
+        raise NotImplementedError
+
+    def _found(self, state: DecoderState) -> Hypotheses:
+        raise NotImplementedError
+
+    def _labels_a_frame(self, arcs: RowArcs) -> int:
+        return self.labels_per_frame if arcs.stays else 1
+
+    def _predicted(self, params: Any, memory: Any, label: Array) -> tuple[Any, Any]:
+        """The predictor's turn for rows."""
+        result = _called("predictor(params, state, label)", self.predictor, params, memory, label)
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise TypeError(f"`predictor` must return a pair (state, predicted), got {type(result).__name__}.")
+        after, predicted = result
+        given, got = (jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x).name), x) for x in (memory, after))
+        if given != got:
+            raise ValueError(
+                f"`predictor` must return a state of shapes and dtypes {given}, as it got it, but has {got}."
+            )
+        return after, predicted
+
+    def _logits(self, params: Any, rows: Array, predicted: Any) -> Array:
+        """The joint network's output ``[R, W]``."""
+        logits = _called("joint(params, encoded, predicted)", self.joint, params, rows, predicted)
+        if getattr(logits, "ndim", None) != 2 or logits.shape[0] != rows.shape[0]:
+            got = f"shape {logits.shape}" if hasattr(logits, "shape") else checks.described(logits)
+            raise ValueError(f"`joint` must return logits [R, W] for R = {rows.shape[0]} rows, got {got}.")
+        checks.floating("logits", logits)
+        return logits
+
+    def _arcs(self, params: Any, state: DecoderState, x: Array) -> RowArcs:
+        rows = jax.ShapeDtypeStruct((state.frontier.label.size, *x.shape[2:]), x.dtype)
+        predicted = jax.eval_shape(lambda: flat(state.frontier.predicted))
+        return row_arcs(self.loss, jax.eval_shape(lambda r, p: self._logits(params, r, p), rows, predicted).shape[-1])
+
+    def _predict(self, params: Any, at: Frontier, going: Array, arcs: RowArcs, row: Array) -> Frontier:
+        """The predictor's turn: it sees the labels that wait, in the hypotheses that are ``going``, if there are any.
+
+        Only the shape and the dtype of ``row [R, ...]``, a frame of the encoder for each, are used.
+        """
+        due = at.waits & going
+
+        def run(rows: tuple[Any, Array]) -> tuple[Any, Any, Array | None]:
+            memory, predicted = self._predicted(params, *rows)
+            if at.penalty is None:
+                return memory, predicted, None
+            nothing = jnp.zeros((rows[1].shape[0], *row.shape[1:]), row.dtype)
+            logits = self._logits(params, nothing, predicted)
+            first, stop = arcs.topology.window
+            scores = jax.nn.log_softmax(logits[:, first:stop].astype(at.penalty.dtype), axis=-1)
+            outside = (0, 0), (first, arcs.topology.vocabulary - stop)
+            return memory, predicted, self.internal_lm_weight * jnp.pad(scores, outside)
+
+        now = flat((at.memory, at.predicted, at.penalty))
+        new = where_needed(run, flat(due), flat((at.memory, at.label)), now)
+        memory, predicted, penalty = unflat(new, due.shape)
+        return at._replace(memory=memory, predicted=predicted, penalty=penalty, waits=at.waits & ~due)
+
+
+def _check_lengths(most: int, lengths: Array) -> None:
+    for b, n in enumerate(np.asarray(lengths).tolist()):
+        if not 0 <= n <= most:
+            raise ValueError(f"`lengths[{b}]` must be in [0, T] = [0, {most}], got {n}.")
+
+
+def _called(signature: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)``, where an error says how the decoder called the user's function."""
+    try:
+        return function(*arguments)
+    except (TypeError, ValueError) as error:
+        names = signature.removesuffix(")").split(", ")[1:]
+        shapes = [jax.tree.map(lambda x: tuple(jnp.shape(x)), x) for x in arguments[1:]]
+        given = ", ".join(f"`{name}` of shape {x}" for name, x in zip(names, shapes, strict=True))
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"A decoder calls {signature}, here with {given}; this failed: {error}") from error
+
+
+# A decoder is a static value, so these programs are compiled once for equal decoders and equal shapes.
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _init(
+    decoder: Decoder, axes: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype, params: Parameters, state: Any
+) -> DecoderState:
+    def start(params: Parameters, state: Any) -> DecoderState:
+        return vary_alike(decoder._start(shape, dtype, params.tree(), state), params)
+
+    return with_automatic_axes(start, _over(axes), params, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(
+    decoder: Decoder, axes: tuple[str, ...], params: Parameters, state: DecoderState, x: Array, lengths: Array
+) -> DecoderState:
+    def advance(params: Parameters, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
+        state, x, t_b = vary_alike((state, x, checks.to_int32(lengths)), params)
+        valid = (t_b >= 0) & (t_b <= x.shape[1])
+        score = jnp.where(valid[:, None], state.frontier.score, jnp.nan)
+        state = state._replace(frontier=state.frontier._replace(score=score))
+        return decoder._advance(params.tree(), state, x, jnp.where(valid, t_b, 0))
+
+    return with_automatic_axes(advance, _over(axes), params, state, x, lengths)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _hypotheses(decoder: Decoder, axes: tuple[str, ...], state: DecoderState) -> Hypotheses:
+    return with_automatic_axes(decoder._found, _over(axes), state)
+
+
+def _over(axes: tuple[str, ...]) -> PartitionSpec:
+    return PartitionSpec(axes or None)

@@ -1,0 +1,183 @@
+"""Greedy decoding: the most probable arc at every step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jax_rnnt.core.loss import Loss
+from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked, with_bin, with_histories, without_bin
+from jax_rnnt.decoding.hypothesis_rows import flat
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class GreedyDecoder(Decoder):
+    """:func:`greedy_decode` for audio that comes in pieces, however it is cut: a static value, as :class:`Loss` is.
+
+    Args:
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :func:`greedy_decode`. T is
+        that of the array that ``init`` sees: where audio goes on, ``max_labels`` says how much room there is.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> decoder = jax_rnnt.decoding.GreedyDecoder(
+      ...     jax_rnnt.MonotonicRNNTLoss(blank=0),
+      ...     predictor=lambda params, state, label: (state, label),
+      ...     joint=lambda params, encoded, predicted: encoded,
+      ...     max_labels=8,
+      ... )
+      >>> frames = jax.nn.one_hot(jnp.array([[2, 0, 3]]), 4)  # B = 1, T = 3, V = 4
+      >>> state = decoder.init(None, None, frames)
+      >>> for piece in (frames[:, :2], frames[:, 2:]):
+      ...     state = decoder.step(None, state, piece, jnp.array([piece.shape[1]]))
+      >>> decoder.hypotheses(state).times
+      Array([[ 0,  2, -1, -1, -1, -1, -1, -1]], dtype=int32)
+    """
+
+    def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
+        """In each turn of the loop every utterance either emits a label or moves on.
+
+        So they are at different frames, and the loop ends with the slowest of them.
+        """
+        if x.shape[1] == 0:
+            return state
+        arcs = self._arcs(params, state, x)
+        rows = jnp.arange(x.shape[0])
+        room = state.labels.shape[-1]
+        taken = jnp.array((*arcs.silent, *arcs.emitting), jnp.int32)
+
+        def offset(state: DecoderState) -> Array:
+            """Of each utterance's frame in this piece."""
+            return state.frontier.time[:, 0] - state.frames
+
+        def turn(carry: tuple[DecoderState, Array]) -> tuple[DecoderState, Array]:
+            state, here = carry
+            going = offset(state) < lengths
+            row = x[rows, jnp.clip(offset(state), 0, x.shape[1] - 1)]
+            at = self._predict(params, state.frontier, going[:, None], arcs, row)
+            penalty = None if at.penalty is None else at.penalty[:, 0]
+            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, penalty)
+            closed, full = here >= self.labels_per_frame, at.length[:, 0] >= room
+            lost = going & full & ~closed & choices.prefers_a_label()
+            emitting = jnp.where((closed | full)[:, None], -jnp.inf, choices.emitting[:, 0])
+            scores = jnp.concatenate([choices.silent, emitting], axis=-1).astype(at.score.dtype)
+            arc = jnp.argmax(scores, axis=-1)
+            score, frames = jnp.max(scores, axis=-1), taken[arc]
+            emits = going & (arc >= len(arcs.silent))
+            place = jnp.where(emits, at.length[:, 0], room)
+
+            def written(history: Array, value: Array) -> Array:
+                return history.at[rows, 0, place].set(value)
+
+            label = jnp.where(emits, choices.labels[:, 0], at.label[:, 0])
+            moves = jnp.where(going, frames, 0)
+            frontier = at._replace(
+                score=at.score + jnp.where(going, score, 0)[:, None],
+                time=at.time + moves[:, None],
+                length=at.length + emits[:, None].astype(jnp.int32),
+                label=label[:, None],
+                waits=at.waits | emits[:, None],
+                truncated=at.truncated | lost[:, None],
+            )
+            state = state._replace(
+                frontier=frontier,
+                labels=written(state.labels, label),
+                times=written(state.times, at.time[:, 0]),
+                durations=None if state.durations is None else written(state.durations, frames),
+            )
+            return state, jnp.where(moves > 0, 0, here + emits.astype(jnp.int32))
+
+        start = with_histories(with_bin, state), jnp.zeros_like(lengths)
+        state, _ = lax.while_loop(lambda carry: jnp.any(offset(carry[0]) < lengths), turn, start)
+        return with_histories(without_bin, state)._replace(frames=state.frames + lengths)
+
+    def _found(self, state: DecoderState) -> Hypotheses:
+        return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0))
+
+
+def greedy_decode(
+    loss: Loss,
+    predictor: Predictor,
+    joint: Joint,
+    params: Any,
+    state: Any,
+    encoded: ArrayLike,
+    lengths: ArrayLike,
+    *,
+    labels_per_frame: int = 5,
+    max_labels: int | None = None,
+    internal_lm_weight: float = 0.0,
+    start: int | None = None,
+) -> Hypotheses:
+    r"""Greedy transducer decoding of a batch: the most probable arc at every step, in one compiled loop.
+
+    The loss that a model was trained with says which arcs there are: labels and blanks, the frames that they take, and
+    how a row of logits is normalised. An arc that takes several frames skips them. A jump over the last frame ends the
+    utterance.
+
+    Args:
+      loss: the loss that the model was trained with, such as ``TDTLoss(blank=0)``. Its options hold that say which arcs
+        there are: ``blank``, ``fused_log_softmax``, ``durations``, ``big_blanks``. What regularises the training is
+        left out.
+      predictor: ``predictor(params, state, label) -> (state, predicted)`` for rows: ``label [R]`` int32, and pytrees of
+        arrays ``[R, ...]``. It is called where a label was emitted, and before the first frame, for the start symbol.
+      joint: ``joint(params, encoded, predicted) -> logits [R, W]`` for rows ``encoded [R, ...]``.
+      params: a pytree; it is handed to both. Its arrays may change from call to call. Other leaves must be hashable; if
+        they change, the loop is compiled again.
+      state: the predictor's state before the start symbol, a pytree of arrays ``[B, ...]``.
+      encoded: ``[B, T, ...]``: the encoder's output, with whatever of the joint does not depend on labels applied.
+      lengths: ``[B]``, any integer type, the frames T_b of each utterance. What stands beyond them does not matter. An
+        utterance whose length is outside of [0, T] has a score of NaN and no labels.
+      labels_per_frame: how many labels a frame may emit; after them, labels are closed until an arc takes a frame. In a
+        model whose labels all take frames it is 1 by itself.
+      max_labels: L, how many labels an utterance may emit; after them, labels are closed. None: what T frames may emit.
+      internal_lm_weight: for :class:`HATLoss`: how much of the label's score under the internal language model is
+        subtracted from its own. That is the joint with an encoder of zeros (:meth:`HATLoss.internal_lm_scores`).
+      start: the label that the predictor sees first: the blank unless said otherwise.
+
+    Returns:
+      :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
+      score is the log-probability of the path, less the internal language model's part: float64 for float64 logits,
+      else float32.
+
+    Raises:
+      TypeError: if ``loss`` is not one of these, a function is not hashable, or a dtype is wrong.
+      ValueError: if an option is out of its range, or a shape does not match. Errors of the two functions are raised
+        again, with the shapes that the functions were called with.
+
+    References:
+      Graves, Sequence transduction with recurrent neural networks, 2012 (arXiv:1211.3711). Xu et al., Efficient
+      sequence transduction by jointly predicting tokens and durations, 2023 (arXiv:2304.06795).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jax_rnnt
+      >>> def predictor(params, state, label):  # no memory but the last label
+      ...     return state, params["predictor"][label]
+      >>> def joint(params, encoded, predicted):
+      ...     return encoded + predicted
+      >>> never_twice = {"predictor": -9.0 * jnp.eye(4).at[0, 0].set(0)}
+      >>> frames = 5.0 * jax.nn.one_hot(jnp.array([[2, 0, 3, 1]]), 4)  # B = 1, T = 4, V = 4
+      >>> loss = jax_rnnt.RNNTLoss(blank=0)
+      >>> found = jax_rnnt.decoding.greedy_decode(
+      ...     loss, predictor, joint, never_twice, None, frames, jnp.array([3]), max_labels=3
+      ... )
+      >>> found.labels, found.times
+      (Array([[ 2,  3, -1]], dtype=int32), Array([[ 0,  2, -1]], dtype=int32))
+    """
+    decoder = GreedyDecoder(
+        loss,
+        predictor,
+        joint,
+        max_labels=max_labels,
+        labels_per_frame=labels_per_frame,
+        internal_lm_weight=internal_lm_weight,
+        start=start,
+    )
+    return decoder.hypotheses(decoder.step(params, decoder.init(params, state, encoded), encoded, lengths))

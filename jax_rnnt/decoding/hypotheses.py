@@ -1,0 +1,129 @@
+"""The state of a decoder's hypotheses, and the result that decoders return."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, export, lax
+
+from jax_rnnt.decoding.hypothesis_rows import take
+from jax_rnnt.decoding.prefixes import merged
+from jax_rnnt.xla.sharding import vary_alike
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def _of_arrays(cls: _Class) -> _Class:
+    """Compares tuples by identity, because a comparison of arrays is not a bool, and lets ``jax.export`` keep them."""
+    for name in ("__eq__", "__ne__", "__hash__"):
+        setattr(cls, name, getattr(object, name))
+    export.register_namedtuple_serialization(cls, serialized_name=f"jax_rnnt.{cls.__name__}")
+    return cls
+
+
+@_of_arrays
+class Hypotheses(NamedTuple):
+    """The result of a decoder. The arrays of a beam have a dimension N for its hypotheses, the best first.
+
+    An utterance has NaN scores and no labels if a logit that counts is NaN or +inf, or its length is out of range.
+    ``==`` is identity.
+    """
+
+    labels: Array  #: ``[B, L]`` or ``[B, N, L]`` int32; -1 behind the last label
+    lengths: Array  #: ``[B]`` or ``[B, N]`` int32, how many labels there are
+    scores: Array  #: ``[B]`` or ``[B, N]``, log-probabilities; -inf where a beam has fewer than N hypotheses
+    times: Array  #: ``[B, L]`` or ``[B, N, L]`` int32, the frame of each label; -1 behind the last
+    durations: Array | None  #: for TDT, ``[B, L]`` or ``[B, N, L]`` int32, the frames of each label
+    truncated: Array  #: ``[B]`` or ``[B, N]`` bool: whether ``max_labels`` once closed a label that was the best arc
+
+
+@_of_arrays
+class Frontier(NamedTuple):
+    """The place of each hypothesis ``[B, N]``, and all that its next label depends on."""
+
+    score: Array  # [B, N]; NaN for all of an utterance that is spoilt
+    time: Array  # [B, N] int32: its frame, counted from the beginning of the utterance
+    length: Array  # [B, N] int32
+    label: Array  # [B, N] int32: the last one; the start symbol where there is none yet
+    waits: Array  # [B, N] bool: whether the predictor has yet to see that label
+    truncated: Array  # [B, N] bool: whether `max_labels` closed its best arc at some frame
+    prefix: Array  # [B, N, 2] uint32: equal for hypotheses with equal labels
+    memory: Any  # the predictor's state, [B, N, ...]
+    predicted: Any  # the predictor's output, [B, N, ...]
+    penalty: Array | None  # [B, N, V]: the internal language model's part of the scores of labels
+
+
+@_of_arrays
+class DecoderState(NamedTuple):
+    """A decoder between two pieces of audio: a pytree of arrays. ``==`` is identity."""
+
+    frames: Array  #: ``[B]`` int32, how many have been decoded
+    frontier: Frontier
+    labels: Array  #: ``[B, N, L]`` int32
+    times: Array  #: ``[B, N, L]`` int32
+    durations: Array | None  #: ``[B, N, L]`` int32
+
+
+def with_bin(history: Array) -> Array:
+    """``history [B, N, L]`` with one more place, where what is not to be kept can be written."""
+    return jnp.pad(history, ((0, 0), (0, 0), (0, 1)), constant_values=-1)
+
+
+def without_bin(history: Array) -> Array:
+    return history[..., :-1]
+
+
+def with_histories(function: Callable[[Array], Array], state: DecoderState) -> DecoderState:
+    labels, times, durations = jax.tree.map(function, (state.labels, state.times, state.durations))
+    return state._replace(labels=labels, times=times, durations=durations)
+
+
+def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> DecoderState:
+    """``state`` with the labels of a piece, from the ``steps`` of its frames: where each hypothesis came from, ``[C, B,
+    N]``, and its labels and durations there, ``[C, B, N, F]``."""
+    batch, n, room = state.labels.shape
+
+    def back(slot: Array, step: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        origin, labels, durations = step
+        return take(origin, slot), take((labels, durations), slot)
+
+    last = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
+    slot, (labels, durations) = lax.scan(back, vary_alike(last, steps), steps, reverse=True)
+
+    def by_hypothesis(x: Array) -> Array:  # [C, B, N, F] to [B, N, C * F]
+        return jnp.moveaxis(x, 0, 2).reshape(batch, n, x.shape[0] * x.shape[3])
+
+    frame = state.frames[None, :, None, None] + jnp.arange(labels.shape[0], dtype=jnp.int32)[:, None, None, None]
+    times = by_hypothesis(jnp.broadcast_to(frame, labels.shape))
+    labels, durations = by_hypothesis(labels), by_hypothesis(durations)
+    emits = labels >= 0
+    length = take(state.frontier.length, slot)
+    place = length[..., None] + jnp.cumsum(emits, axis=-1, dtype=jnp.int32) - 1
+    place = jnp.where(emits, place, room)
+    b, m = (lax.broadcasted_iota(jnp.int32, place.shape, axis) for axis in (0, 1))
+
+    def written(history: Array, value: Array) -> Array:
+        return without_bin(with_bin(take(history, slot)).at[b, m, place].set(value))
+
+    return state._replace(
+        labels=written(state.labels, labels),
+        times=written(state.times, times),
+        durations=None if state.durations is None else written(state.durations, durations),
+    )
+
+
+def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:
+    """``[B, N]`` hypotheses, the best first; those of equal labels count as one, at whatever frame they are."""
+    at = state.frontier
+    spoilt = jnp.isnan(at.score)
+    score = merged(jnp.where(spoilt, -jnp.inf, at.score), at.prefix, jnp.zeros_like(at.time))
+    normalised = score / (at.length + 1).astype(score.dtype) ** length_normalization
+    order = jnp.argsort(-normalised, axis=-1, stable=True)
+    there = at.length, at.truncated, state.labels, state.times, state.durations
+    score, (length, truncated, *found) = take((score, there), order)
+    exists = score > -jnp.inf
+    length = jnp.where(exists, length, 0)
+    used = lax.broadcasted_iota(jnp.int32, state.labels.shape, 2) < length[..., None]
+    labels, times, durations = jax.tree.map(lambda x: jnp.where(used, x, -1), tuple(found))
+    return Hypotheses(labels, length, jnp.where(spoilt, jnp.nan, score), times, durations, truncated & exists)

@@ -1,0 +1,108 @@
+"""The arcs that a decoder may take from a node, for every label that may come next."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jax_rnnt.core.loss import Loss
+from jax_rnnt.core.topology import Topology
+from jax_rnnt.ops import arcs, lax_arcs
+from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.ops.dtypes import at
+from jax_rnnt.ops.labels import NO_LABEL, PADDING
+
+_NEVER = jnp.iinfo(jnp.int32).max
+"""The length of an utterance whose end is not known yet: no arc leads there."""
+
+
+class Choices(NamedTuple):
+    """The arcs of rows of logits: those without a label, and those of the n best labels."""
+
+    silent: Array  # scores [R, K0]
+    labels: Array  # [R, n] int32
+    emitting: Array  # scores [R, n, K1]
+
+    def prefers_a_label(self) -> Array:
+        """Whether the best arc emits a label, ``[R]``; or ``[B, N]`` for such rows."""
+        return jnp.max(self.emitting, axis=(-2, -1)) > jnp.max(self.silent, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowArcs:
+    """The topology of a loss, for rows of one width, in the form that a decoder needs."""
+
+    topology: Topology
+    width: int
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """The frames that each arc without a label takes."""
+        return tuple(dt for dt, du in self.topology.moves if du == 0)
+
+    @property
+    def emitting(self) -> tuple[int, ...]:
+        """The frames that each arc with a label takes."""
+        return tuple(dt for dt, du in self.topology.moves if du > 0)
+
+    @property
+    def has_durations(self) -> bool:
+        """Whether labels differ in the frames that they take."""
+        return len(self.emitting) > 1
+
+    @property
+    def stays(self) -> bool:
+        """Whether a label may leave a frame for others of the same frame."""
+        return 0 in self.emitting
+
+    def labels(self, count: int) -> int:
+        """``count``, or as many labels as there are."""
+        return max(1, min(count, self.topology.vocabulary - len(self.topology.blanks)))
+
+    def nothing(self, rows: int, count: int, dtype: np.dtype) -> Choices:
+        """Choices where every arc is closed."""
+        closed = [
+            jnp.full((rows, *shape), -jnp.inf, dtype) for shape in ((len(self.silent),), (count, len(self.emitting)))
+        ]
+        return Choices(closed[0], jnp.zeros((rows, count), jnp.int32), closed[1])
+
+    def choices(self, logits: Array, reads: Array, count: int, penalty: Array | None) -> Choices:
+        """Of ``logits [R, W]`` where ``reads [R]``; ``penalty [R, V]`` is subtracted from the scores of labels.
+
+        The best labels are those of the largest logits, less the penalty: scores of arcs grow with them.
+        """
+        tokens = logits[:, : self.topology.vocabulary]
+        column = lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+        for blank in self.topology.blanks:
+            tokens = jnp.where(column == blank, -jnp.inf, tokens)
+        if penalty is not None:
+            tokens = jnp.where(tokens == -jnp.inf, -jnp.inf, tokens.astype(penalty.dtype) - penalty)
+        if count == 1:
+            labels = jnp.argmax(tokens, axis=-1, keepdims=True).astype(jnp.int32)
+            of_labels = jnp.take_along_axis(tokens, labels, axis=-1)
+        else:
+            of_labels, labels = lax.top_k(tokens, count)
+        # A step has too few rows for the kernels: to wait for their threads would take longer than the work itself.
+        parameters = ArcParameters(self.topology.columns, self.width, self.topology.window, "lax")
+        unlabelled = jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32)
+        entries, norm = arcs.forward(logits, unlabelled, **parameters.asdict())
+        of_columns = jnp.broadcast_to(entries[:, None, :-1], (*labels.shape, len(self.topology.columns)))
+        # Labels are in the window, or the window is empty and the norm is 0. A penalty is not normalised.
+        of_labels = lax_arcs.normalised(of_labels.astype(norm.dtype), norm[:, None])
+        of_labels = jnp.where(reads[:, None], of_labels, -jnp.inf)
+        scores = jnp.concatenate([of_columns, of_labels[..., None]], axis=-1)
+        # A row with NaN or +inf has no arcs that could be compared.
+        spoilt = ~jnp.all(scores < jnp.inf, axis=(1, 2))
+        if self.topology.scores is not None:
+            far, none = jnp.full(labels.shape[:1], _NEVER, jnp.int32), jnp.zeros(labels.shape[:1], jnp.int32)
+            scores = self.topology.scores(scores[:, None], far, none)[:, 0]
+        scores = jnp.where(spoilt[:, None, None], jnp.nan, scores)
+        silent = [at(scores[:, 0], k) for k, (_, du) in enumerate(self.topology.moves) if du == 0]
+        emitting = [at(scores, k) for k, (_, du) in enumerate(self.topology.moves) if du > 0]
+        return Choices(jnp.stack(silent, axis=-1), labels, jnp.stack(emitting, axis=-1))
+
+
+def row_arcs(loss: Loss, width: int) -> RowArcs:
+    return RowArcs(loss.topology(width), width)

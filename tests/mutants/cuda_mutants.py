@@ -1,0 +1,186 @@
+"""Faults of the CUDA kernels that are easily made, a few per kind, and what must notice them."""
+
+from mutant import Mutant
+
+# Caught by values, by the watcher (races, bounds, alignment), by UBSan or by what the check demands of launches.
+BY_CHECK = (
+    Mutant("dropped block barrier", "cuda/lattice_walk.cuh", "      __syncthreads();\n", ""),
+    Mutant("dropped warp barrier", "cuda/lattice_walk.cuh", "      __syncwarp();\n", ""),
+    Mutant(
+        "no barrier behind a vote",
+        "cuda/lattice_walk.cuh",
+        "    Barrier();\n    for (int32_t n = 0;",
+        "    for (int32_t n = 0;",
+    ),
+    Mutant(
+        "half a warp in a mask",
+        "cuda/arcs_forward.cuh",
+        "__shfl_xor_sync(kWholeWarp, max,",
+        "__shfl_xor_sync(0xffffu, max,",
+    ),
+    Mutant(
+        "one workspace for all utterances",
+        "cuda/lattice_walk.cuh",
+        "shape.workspace + b * shape.remembered",
+        "shape.workspace",
+    ),
+    Mutant(
+        "every lane writes the norm",
+        "cuda/arcs_forward.cuh",
+        "if (lane == 0) Write(operands.norms",
+        "Write(operands.norms",
+    ),
+    Mutant(
+        "a vector that ends behind the array",
+        "cuda/arcs_backward.cuh",
+        "operands.aligned ? entries / kSize : 0",
+        "operands.aligned ? (entries + kSize - 1) / kSize : 0",
+    ),
+    Mutant("launch on the default stream", "cuda/launch.h", "pointers, shared, stream)", "pointers, shared, nullptr)"),
+    Mutant(
+        "failed launch not told",
+        "cuda/launch.h",
+        "error == cudaSuccess ? LaunchResult()",
+        "error != cudaErrorInvalidValue ? LaunchResult()",
+    ),
+    Mutant("more blocks than a grid has", "cuda/launch.h", "if (blocks > kMaxBlocks) return", "if (blocks < 0) return"),
+    Mutant("no launch for one block", "cuda/launch.h", "if (blocks == 0) return {};", "if (blocks <= 1) return {};"),
+    Mutant(
+        "tiles that begin within a vector",
+        "cuda/arcs.cu",
+        "const int64_t least = Pack<T>::kSize / std::gcd<int64_t>(Pack<T>::kSize, width);",
+        "const int64_t least = 1;",
+    ),
+    Mutant(
+        "threads in 32 bits",
+        "cuda/arcs_forward.cuh",
+        "int64_t{blockIdx.x} * kForwardThreads",
+        "blockIdx.x * kForwardThreads",
+    ),
+    Mutant(
+        "rows in 32 bits",
+        "cuda/arcs_backward.cuh",
+        "operands.grad + begin * rows.width",
+        "operands.grad + static_cast<uint32_t>(begin) * static_cast<uint32_t>(rows.width)",
+    ),
+    Mutant(
+        "place in a window in 31 bits",
+        "cuda/arcs_forward.cuh",
+        "(row + window.first, window.size()",
+        "(row + (window.first & 0x3fffffff), window.size()",
+    ),
+    Mutant(
+        "nodes in 32 bits",
+        "cuda/lattice_walk.cuh",
+        "return (int64_t{t} * shape.columns + u) * NumArcs();",
+        "return static_cast<int32_t>(static_cast<uint32_t>((t * shape.columns + u) * NumArcs()));",
+    ),
+    Mutant(
+        "one row too many", "cuda/arcs_backward.cuh", "if (lane < count) DescribeRow", "if (lane <= count) DescribeRow"
+    ),
+    Mutant("vectors that begin with the row", "cuda/arcs_forward.cuh", "beginning = row - head;", "beginning = row;"),
+    Mutant(
+        "gradient of NaN rows not NaN",
+        "cuda/arcs_backward.cuh",
+        "if (kind == Row::kPadding || broken) {",
+        "if (kind == Row::kPadding) {",
+    ),
+    Mutant(
+        "NaN where nothing is asked",
+        "cuda/arcs_backward.cuh",
+        "broken && asked ? kNaN<A> : A(0)",
+        "broken ? kNaN<A> : A(0)",
+    ),
+    Mutant(
+        "softmax beyond the window's end",
+        "cuda/arcs_backward.cuh",
+        "window.Holds(at.before + e) ?",
+        "at.before + e >= window.first ?",
+    ),
+    Mutant("arcs of a window without mass", "cuda/arcs_backward.cuh", "if (!(massless && inside)) value", "value"),
+    Mutant(
+        "a neighbour's entries in a row's sum",
+        "cuda/arcs_forward.cuh",
+        "if (first == 0 && stop >= kSize)",
+        "if (first == 0)",
+    ),
+    Mutant(
+        "rows without a gradient give their NaN to neighbours",
+        "cuda/arcs_backward.cuh",
+        "terms.gradient != Gradient::kSoftmax) {",
+        "terms.gradient == Gradient::kConstant) {",
+    ),
+    Mutant(
+        "rounding toward zero",
+        "cuda/device.cuh",
+        "  return Narrow<T>(x);",
+        "  if constexpr (sizeof(T) == 2) return {uint16_t(BitCast<uint32_t>(x) >> 16)};\n  return Narrow<T>(x);",
+        types=("BFloat16",),
+    ),
+    Mutant(
+        "length not cut",
+        "cuda/lattice_walk.cuh",
+        "return frames < 0 ? 0 : frames > shape.frames_max ? shape.frames_max : frames;",
+        "return frames;",
+    ),
+    Mutant("stale diagonal", "cuda/lattice.cc", "while (depth <= longest_step)", "while (depth < longest_step)"),
+    Mutant("short: copies not waited for", "cuda/short_sums.cuh", "      FinishCopies();\n", ""),
+    Mutant("short: a chunk too few in the ring", "cuda/short_sums.cuh", "kRing = 2 +", "kRing = 1 +"),
+    Mutant("short: columns before the lattice", "cuda/runs.cuh", "of_group >= 0 && ", ""),
+    Mutant("short: frames behind the array", "cuda/runs.cuh", "below((before + frames) / kRunsOfRequest)", "below(31)"),
+    Mutant("short: NaN not walked anew", "cuda/lattice_short.cu", "sums.special || ", ""),
+    Mutant("short: scores above 0 not walked anew", "cuda/lattice_short.cu", "sums.highest > kHighestPower || ", ""),
+    Mutant(
+        "short: NaN of beta not walked anew",
+        "cuda/short_posteriors.cuh",
+        "if (alpha_special || beta_special)",
+        "if (alpha_special)",
+    ),
+    Mutant(
+        "short: a walk for beta changes the cost",
+        "cuda/short_posteriors.cuh",
+        "alpha_special ? shape.cost + b : &ends->other_cost",
+        "shape.cost + b",
+    ),
+    Mutant(
+        "short: more shared memory than there is",
+        "cuda/lattice_short.cu",
+        "fits = shared <= SharedOfBlock() && ",
+        "fits = ",
+    ),
+)
+
+# Caught by tests/cuda_on_cpu/test_launches.py.
+BY_SUITE = (
+    Mutant(
+        "a handler keeps silent about its launch",
+        "cuda/errors.h",
+        "return result.empty() ? ffi::Error::Success()",
+        "return result.size() < 9999 ? ffi::Error::Success()",
+    ),
+    Mutant(
+        "a handler launches on the default stream",
+        "cuda/lattice_handlers.cc",
+        "LatticeSums(stream,",
+        "LatticeSums(batch < 0 ? stream : nullptr,",
+    ),
+)
+
+# Caught by tests/nvcc/ptx_rules.py.
+BY_NVCC = (
+    Mutant(
+        "float16 toward zero, by nvcc", "cuda/device.cuh", '"cvt.rn.f16x2.f32"', '"cvt.rz.f16x2.f32"', types=("Half",)
+    ),
+    Mutant(
+        "logits through the read-only cache, in place",
+        "cuda/device.cuh",
+        "Read(reinterpret_cast<const uint4*>(from))",
+        "__ldg(reinterpret_cast<const uint4*>(from))",
+    ),
+    Mutant(
+        "launch bounds below the launch",
+        "cuda/arcs_forward.cuh",
+        "__launch_bounds__(kForwardThreads) ForwardKernel",
+        "__launch_bounds__(kForwardThreads / 2) ForwardKernel",
+    ),
+)

@@ -1,0 +1,180 @@
+"""Runs nvcc's machine code of the kernels for short moves on the CPU, and holds its results to float64.
+
+    python tests/nvcc/run_lattices.py
+
+Runs two utterances of different lengths through the kernels that cuda/lattice_short.cu chooses. Scores are normal
+numbers and some -inf, and NaN beyond the lengths. Holds costs and posteriors to a recursion in float64. This is the
+only check of the kernels' PTX: of copies, stores with a predicate, barriers and 2^x. In float32, 2^x is exact here; on
+a GPU it is right within 2 ULP. instructions.py does not know the instructions of the general walk. No case needs it.
+
+Prints the instructions of a warp that computes, and of one that copies, divided by its steps; and how many instructions
+of warps compute 32 posteriors of the array.
+"""
+
+import struct
+from typing import NamedTuple
+
+import cubin
+import numpy as np
+import operands
+from launch import launch, require
+
+# As in cuda/lattice.h, cuda/runs.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
+MAX_MOVES, WARP_BYTES, CHUNK, COLUMNS, MARGIN, POSTERIOR_THREADS, ENDS_SIZE = 64, 512, 4, 33, 3, 256, 6
+SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
+LANES = operands.LANES
+
+MOVES = {
+    "RNN-T": ((1, 0), (0, 1)),
+    "monotonic": ((1, 0), (1, 1)),
+    "multi-blank": ((1, 0), (2, 0), (4, 0), (0, 1)),
+    "TDT": (*((d, 0) for d in range(1, 5)), *((d, 1) for d in range(5))),
+    "blanks to 8": ((1, 0), (2, 0), (8, 0), (0, 1)),
+    "TDT to 8": (*((d, 0) for d in range(1, 9)), *((d, 1) for d in range(9))),
+}
+# Frames and labels of both utterances, frames and columns of the array.
+SMALL = (9, 7), (5, 3), 10, 6
+TWO_WARPS = (11, 13), (40, 33), 13, 42
+MORE_FRAMES = (44, 38), (40, 33), 45, 42  # monotonic paths have at most one label a frame
+LONG = (130, 116), (31, 24), 131, 32  # what a launch does once weighs less
+CASES = [
+    (name, *shape, keep)
+    for name in MOVES
+    for shape in (SMALL, MORE_FRAMES if name == "monotonic" else TWO_WARPS, LONG)
+    for keep in (True, False)
+    if shape is not LONG or not keep
+]
+# Relative; of costs below 1, absolute.
+COST_TOLERANCE, TOLERANCE = 1e-6, 1e-5
+
+
+class Lattice(NamedTuple):
+    """``scores``: [utterance, frame, column, arc]."""
+
+    moves: tuple[tuple[int, int], ...]
+    frames: tuple[int, ...]
+    labels: tuple[int, ...]
+    scores: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """Those of all warps that compute one direction: whole chunks, of the nodes of 32 columns."""
+        total = 0
+        for frames, labels in zip(self.frames, self.labels, strict=True):
+            for first in range(0, labels + 1, LANES):
+                begin, end = max(first - 1, 0) // CHUNK, -(-(frames + min(first + LANES - 1, labels)) // CHUNK)
+                total += (end - begin) * CHUNK
+        return total
+
+
+def lattice_of(name: str, frames: tuple[int, ...], labels: tuple[int, ...], most: int, columns: int) -> Lattice:
+    moves, random = MOVES[name], np.random.default_rng(0)
+    scores = random.normal(-1, 1, (len(frames), most, columns, len(moves))).astype(np.float32)
+    scores[random.random(scores.shape) < 0.05] = -np.inf
+    for b, (t, u) in enumerate(zip(frames, labels, strict=True)):
+        scores[b, t:] = scores[b, :, u + 1 :] = np.nan
+    return Lattice(moves, frames, labels, scores)
+
+
+def expected(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
+    """Costs [utterance] and posteriors, of the shape of the scores."""
+    costs, posteriors = [], np.zeros(lattice.scores.shape)
+    for b, (frames, labels) in enumerate(zip(lattice.frames, lattice.labels, strict=True)):
+        p = np.exp(lattice.scores[b].astype(np.float64))
+        alpha, beta = np.zeros((2, frames + 1, labels + 1))  # the last frame: the end of all paths
+        alpha[0, 0] = beta[frames, labels] = 1
+        nodes = [(t, u) for t in range(frames) for u in range(labels + 1)]
+        arcs = [
+            (t, u, t + dt, u + du, k)
+            for t, u in nodes
+            for k, (dt, du) in enumerate(lattice.moves)
+            if (t + dt < frames and u + du <= labels) or (t + dt, u + du) == (frames, labels)
+        ]
+        for t, u, to_t, to_u, k in arcs:
+            alpha[to_t, to_u] += alpha[t, u] * p[t, u, k]
+        for t, u, to_t, to_u, k in reversed(arcs):
+            beta[t, u] += beta[to_t, to_u] * p[t, u, k]
+        for t, u, to_t, to_u, k in arcs:
+            posteriors[b, t, u, k] = alpha[t, u] * p[t, u, k] * beta[to_t, to_u] / beta[0, 0]
+        costs.append(-np.log(beta[0, 0]))
+    return np.array(costs), posteriors
+
+
+class Counts(NamedTuple):
+    """Instructions of all warps that compute, of all that copy, and of those that compute posteriors."""
+
+    compute: int
+    copy: int
+    posteriors: int
+
+
+def count(codes: dict[str, list[str]], what: str, lattice: Lattice, keep: bool) -> Counts:
+    """Runs the launches of LaunchOf in cuda/lattice_short.cu, and holds their results to what is expected."""
+    batch, frames, columns, arcs = lattice.scores.shape
+    depth, remembered = depth_and_remembered(lattice, keep)
+    cost = np.full(batch, np.nan, np.float32)
+    posteriors = np.full(lattice.scores.shape, np.nan, np.float32)
+    workspace = np.full((batch, remembered), np.nan, np.float32)
+    lengths = np.array(lattice.frames, np.int32), np.array(lattice.labels, np.int32)
+    memory = operands.Memory(lattice.scores, *lengths, cost, posteriors, workspace)
+    pointers = memory.addresses if keep else [*memory.addresses[:4], 0, 0]
+    dt, du = ([move[i] for move in lattice.moves] + [0] * (MAX_MOVES - arcs) for i in (0, 1))
+    operand = struct.pack("<6Qq4i", *pointers, remembered, frames, columns, arcs, depth)
+    operand += struct.pack(f"<{2 * MAX_MOVES}i", *dt, *du)
+
+    own, labels = next(s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves))
+    warps = -(-columns // LANES)
+    ring = (2 + (max(own, labels) - 1 + CHUNK - 1) // CHUNK) * CHUNK * (COLUMNS + 2 * MARGIN) * ((own + labels) | 1)
+    of_walk = WARP_BYTES + (0 if keep else 4 * remembered)
+    shared = max(WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * 2 * CHUNK, of_walk)
+    code = codes[f"ShortKernel<{own}, {labels}, {str(keep).lower()}>"]
+    sums = launch(code, operand, memory, batch * (2 if keep else 1), 2 * warps * LANES, shared)
+    costs, wanted = expected(lattice)
+    scale = np.maximum(np.abs(costs), 1)
+    got = memory.array(memory.addresses[3], cost)
+    require(f"{what}, cost", got / scale, costs / scale, COST_TOLERANCE)
+    of_compute, of_copy = sums[:, :warps].sum(), sums[:, warps:].sum()
+    if not keep:
+        return Counts(of_compute, of_copy, 0)
+
+    rows = max(16 * POSTERIOR_THREADS // (columns * arcs), 1)
+    slices = -(-frames // rows)
+    operand += struct.pack("<2i", slices, rows)
+    code = codes["PosteriorKernel"]
+    of_posteriors = launch(code, operand, memory, batch * slices, POSTERIOR_THREADS, of_walk).sum()
+    scale = np.maximum(wanted, 2.0**-126)  # where a posterior is 0, it must be 0
+    got = memory.array(memory.addresses[4], posteriors)
+    require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
+    return Counts(of_compute, of_copy, of_posteriors)
+
+
+def depth_and_remembered(lattice: Lattice, keep: bool) -> tuple[int, int]:
+    """Depth and Remembered of cuda/lattice.cc; with posteriors, ValuesOfShort of cuda/lattice_short.cu."""
+    _, frames, columns, arcs = lattice.scores.shape
+    depth = 2
+    while depth <= max(dt + du for dt, du in lattice.moves):
+        depth *= 2
+    remembered = 2 * (arcs + 1) * depth * columns
+    return depth, max(4 * (frames + columns) * columns, remembered) + ENDS_SIZE if keep else remembered
+
+
+def _has(own: int, labels: int, dt: int, du: int) -> bool:
+    return 1 <= dt <= own if du == 0 else du == 1 and 0 <= dt < labels
+
+
+def main() -> None:
+    codes = cubin.of_source("lattice_short")
+    print("| moves | T, U of the array | compute, a step | copy, a step | posteriors, 32 of them |")
+    print("|---|---|--:|--:|--:|")
+    for name, frames, labels, most, columns, keep in CASES:
+        what = f"{name}{'' if keep else ', the cost alone'} | {most}, {columns - 1}"
+        lattice = lattice_of(name, frames, labels, most, columns)
+        counts = count(codes, what, lattice, keep)
+        steps = lattice.steps * (2 if keep else 1)
+        each = f"{counts.posteriors * LANES / lattice.scores.size:.0f}" if keep else "-"
+        print(f"| {what} | {counts.compute / steps:.0f} | {counts.copy / steps:.0f} | {each} |", flush=True)
+
+
+if __name__ == "__main__":
+    with np.errstate(all="ignore"):
+        main()
