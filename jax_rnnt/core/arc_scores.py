@@ -11,7 +11,6 @@ from jax import Array, lax
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.core.wildcards import with_wildcard
 from jax_rnnt.ops.labels import Window
-from jax_rnnt.ops.dtypes import at
 
 Scheduled = Mapping[str, Array]
 """Scalars that take the place of options of the same name. They may be traced."""
