@@ -40,9 +40,14 @@ struct Vectors {
   }
 };
 
+// In a row that is sure, the maximum's 1 takes digits of a sum. Where few lanes share a row, each lane also adds up its
+// entries without its maxima. Elsewhere the row is long, and that would cost more than to add up one share again.
+template <int kLanes>
+constexpr bool kAddsRests = kLanes < 8;
+
 template <class A>
-struct MaxAndSum {  // the maximum, and the sum of exp(x - max)
-  A max, sum;
+struct Share {  // the maximum, and the sum of exp(x - max) over all entries and over those that are not the maximum
+  A max, sum, rest;
 };
 
 // The number that is subtracted from exponents. It is not -inf, so that a row of -inf still shows a NaN in it.
@@ -52,14 +57,23 @@ __device__ __forceinline__ A Origin(A max) {
 }
 
 template <class A>
-__device__ __forceinline__ void Raise(MaxAndSum<A>& all, A top) {
-  if (top > all.max) all = {top, all.sum * ExpApprox(all.max - top)};
+__device__ __forceinline__ void Raise(Share<A>& all, A top) {
+  if (!(top > all.max)) return;
+  const A before = all.sum * ExpApprox(all.max - top);
+  all = {top, before, before};
+}
+
+template <bool kRest, class A>
+__device__ __forceinline__ void Add(Share<A>& all, A x, A origin) {
+  const A e = ExpApprox(x - origin);
+  all.sum += e;
+  if (kRest) all.rest += x == all.max ? A(0) : e;
 }
 
 // Adds kUnroll vectors of a lane: vector i and every kLanes-th one behind it. All of them are loaded before the first
 // is used. Entries of other rows, and vectors that do not exist, count as -inf.
 template <class T, int kLanes, int kUnroll, class A = typename Compute<T>::Type>
-__device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t i, MaxAndSum<A>& all) {
+__device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t i, Share<A>& all) {
   constexpr int kSize = Pack<T>::kSize;
   const int32_t left = vectors.count - i;            // vectors
   const int32_t entries = vectors.stop - i * kSize;  // of the row, from vector i on
@@ -83,7 +97,7 @@ __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t
     A x[kSize];
     Unpack(BitCast<Pack<T>>(words[j]), x);
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) all.sum += ExpApprox(x[e] - origin);
+    for (int e = 0; e < kSize; ++e) Add<kAddsRests<kLanes>>(all, x[e], origin);
   }
 }
 
@@ -107,8 +121,8 @@ __device__ __forceinline__ void ForEdges(const Vectors<T>& vectors, int32_t lane
 
 // One lane's share of a row: every kLanes-th vector.
 template <class T, int kLanes, int kUnroll, class A = typename Compute<T>::Type>
-__device__ __forceinline__ MaxAndSum<A> ReduceShare(const Vectors<T>& vectors, int32_t lane) {
-  MaxAndSum<A> all{-kInfinity<A>, 0};
+__device__ __forceinline__ Share<A> ReduceShare(const Vectors<T>& vectors, int32_t lane) {
+  Share<A> all{-kInfinity<A>, 0, 0};
   int32_t i = vectors.begin + lane;
 #pragma unroll 1
   for (; i < vectors.count && (i < kLanes || vectors.count - i > kUnroll / 2 * kLanes); i += kLanes * kUnroll) {
@@ -118,7 +132,7 @@ __device__ __forceinline__ MaxAndSum<A> ReduceShare(const Vectors<T>& vectors, i
   for (; i < vectors.count; i += kLanes) ReduceVectors<T, kLanes, 1>(vectors, i, all);
   ForEdges<kLanes>(vectors, lane, [&](A x) {
     Raise(all, x);
-    all.sum += ExpApprox(x - Origin(all.max));
+    Add<kAddsRests<kLanes>>(all, x, Origin(all.max));
   });
   return all;
 }
@@ -145,21 +159,26 @@ __device__ __forceinline__ A RestOfShare(const Vectors<T>& vectors, int32_t owne
 }
 
 // The norm of a row from its lanes' shares. All lanes of the warp must call it. Where the sum is below 1.5, the maximum
-// occurs once, and its 1 has taken digits of the sum of its lane. So what that lane has added up is added up again.
+// occurs once, and its 1 has taken digits of the sum of its lane.
 template <class T, int kLanes, class A = typename Compute<T>::Type>
-__device__ __forceinline__ Norm<A> Combine(const Vectors<T>& vectors, int32_t lane, bool live, MaxAndSum<A> share) {
+__device__ __forceinline__ Norm<A> Combine(const Vectors<T>& vectors, int32_t lane, bool live, Share<A> share) {
   A max = share.max;
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     max = MaxOf(max, __shfl_xor_sync(kWholeWarp, max, distance));
   }
   const A own = share.sum * ExpApprox(share.max - Origin(max));
-  A sum = own;
+  A sum = own, without = share.max == max ? share.rest : own;
 #pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+    if (kAddsRests<kLanes>) without += __shfl_xor_sync(kWholeWarp, without, distance);
+  }
   A rest = max == -kInfinity<A> ? sum : sum - 1;
   const bool sure = live && rest < A(0.5) && max > -kInfinity<A>;
-  if (__any_sync(kWholeWarp, sure)) {
+  if constexpr (kAddsRests<kLanes>) {
+    rest = sure ? without : rest;
+  } else if (__any_sync(kWholeWarp, sure)) {  // what that lane has added up is added up again
     int32_t owner = share.max == max ? lane : 0;
 #pragma unroll
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
@@ -192,7 +211,7 @@ __global__ void __launch_bounds__(kForwardThreads) ForwardKernel(const __grid_co
   if (rows.window.size() > 0) {
     const Window<int32_t> window = rows.InRow(offset);
     const Vectors<T> vectors(row + window.first, window.size(), rows.logits, rows.end);
-    MaxAndSum<A> share{0, 1};
+    Share<A> share{0, 1, 0};
     if (live) share = ReduceShare<T, kLanes, kUnroll>(vectors, lane);
     norm = Combine<T, kLanes>(vectors, lane, live, share);
     if (!live) norm = {0, 0};
