@@ -21,11 +21,11 @@ int64_t Grain(const Rows& rows, size_t element, int64_t threads) {
 
 ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels,
                            ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> log_probs,
-                           ffi::Result<ffi::AnyBuffer> log_norm, ffi::Span<const int64_t> columns, int64_t vocabulary,
+                           ffi::Result<ffi::AnyBuffer> norms, ffi::Span<const int64_t> columns, int64_t vocabulary,
                            ffi::Span<const int64_t> window) {
   constexpr const char* kName = "arcs_forward";
   const Rows rows = RowsOf(logits, columns, vocabulary, window);
-  if (auto e = CheckRows(kName, rows, labels, log_norm->element_count(), log_probs->element_count()); e.failure())
+  if (auto e = CheckRows(kName, rows, labels, norms->element_count(), log_probs->element_count()); e.failure())
     return e;
   const auto offsets = Optional(kName, rows, optional, 0);
   if (!offsets.has_value()) return offsets.error();
@@ -34,20 +34,19 @@ ffi::Error ArcsForwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::Any
     using A = typename Compute<T>::Type;
     ForRanges(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](IndexRange range) {
       ArcsForward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels), static_cast<const int32_t*>(*offsets),
-                  Data<A>(*log_probs), Data<A>(*log_norm), range.begin, range.end);
+                  Data<A>(*log_probs), Data<Norm<A>>(*norms), range.begin, range.end);
     });
     return ffi::Error::Success();
   });
 }
 
-ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer log_norm,
+ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer norms,
                             ffi::AnyBuffer cotangent, ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> grad,
                             ffi::Span<const int64_t> columns, int64_t vocabulary, ffi::Span<const int64_t> window,
                             bool clipped) {
   constexpr const char* kName = "arcs_backward";
   const Rows rows = RowsOf(logits, columns, vocabulary, window);
-  if (auto e = CheckRows(kName, rows, labels, log_norm.element_count(), cotangent.element_count()); e.failure())
-    return e;
+  if (auto e = CheckRows(kName, rows, labels, norms.element_count(), cotangent.element_count()); e.failure()) return e;
   if (auto e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
   const auto bound = Optional(kName, rows, optional, clipped ? 0 : optional.size());
   if (!bound.has_value()) return bound.error();
@@ -59,7 +58,7 @@ ffi::Error ArcsBackwardImpl(ffi::ThreadPool pool, ffi::AnyBuffer logits, ffi::An
     using A = typename Compute<T>::Type;
     ForRanges(pool, rows.count, Grain(rows, sizeof(T), pool.num_threads()), [&](IndexRange range) {
       ArcsBackward(rows.shape, Data<const T>(logits), Data<const int32_t>(labels),
-                   static_cast<const int32_t*>(*offsets), Data<const A>(log_norm), Data<const A>(cotangent),
+                   static_cast<const int32_t*>(*offsets), Data<const Norm<A>>(norms), Data<const A>(cotangent),
                    static_cast<const A*>(*bound), Data<T>(*grad), range.begin, range.end);
     });
     return ffi::Error::Success();
@@ -75,7 +74,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsForwardHandler, ArcsForwardImpl,
                                   .Arg<ffi::AnyBuffer>()  // labels [...]
                                   .RemainingArgs()        // offsets [...], where the vocabulary is divided
                                   .Ret<ffi::AnyBuffer>()  // log_probs [..., K]
-                                  .Ret<ffi::AnyBuffer>()  // log_norm [...]
+                                  .Ret<ffi::AnyBuffer>()  // norms [..., 2]
                                   .Attr<ffi::Span<const int64_t>>("columns")
                                   .Attr<int64_t>("vocabulary")
                                   .Attr<ffi::Span<const int64_t>>("window"));
@@ -85,7 +84,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ArcsBackwardHandler, ArcsBackwardImpl,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>()  // logits [..., V]
                                   .Arg<ffi::AnyBuffer>()  // labels [...]
-                                  .Arg<ffi::AnyBuffer>()  // log_norm [...]
+                                  .Arg<ffi::AnyBuffer>()  // norms [..., 2]
                                   .Arg<ffi::AnyBuffer>()  // cotangent of log_probs [..., K]
                                   .RemainingArgs()        // bound [...], where clipped; then offsets [...]
                                   .Ret<ffi::AnyBuffer>()  // d logits [..., V]

@@ -38,7 +38,7 @@ inline ffi::Error CheckRows(const char* operation, const Rows& rows, ffi::AnyBuf
     return ffi::Error::InvalidArgument(std::string(operation) + ": labels must be S32");
   }
   if (auto e = CheckCount(operation, "labels", count, labels.element_count()); e.failure()) return e;
-  if (auto e = CheckCount(operation, "log_norm", count, norms); e.failure()) return e;
+  if (auto e = CheckCount(operation, "norms", 2 * count, norms); e.failure()) return e;
   return CheckCount(operation, "arcs", count * static_cast<size_t>(rows.shape.num_arcs()), entries);
 }
 

@@ -1,4 +1,4 @@
-// fast_exp.h: exp and log as polynomials without branches, which compilers vectorise inside a plain loop.
+// fast_exp.h: exp and log1p as polynomials without branches, which compilers vectorise inside a plain loop.
 //
 // exp: x = n ln 2 + r with an integer n and |r| <= ln 2 / 2. exp(r) is a minimax polynomial (in relative error). The
 // code builds 2^n from its bits. It rounds to n by adding and subtracting 1.5 * 2^(mantissa bits), which leaves the
@@ -58,11 +58,26 @@ JAX_RNNT_INLINE float ExpPolynomial(float r) {
 // Max error: float 3 + |x| / 4 ULP where the compiler fuses multiplications and additions, 3 + 1.25 |x| elsewhere;
 //   double 2 ULP. (The float's error is relative to the size of x, as that of a log-probability is: it is a constant
 //   number of ULP of x.)
-JAX_RNNT_INLINE float Exp(float x) {
+//
+// `lowest` is kLowestExponent. Where a loop adds up results, it should come from LowestExponent(), outside of the loop.
+// Then the compiler does not know it, and fuses the last multiplication with the addition. If GCC knows that exp of
+// `lowest` is 0, it chooses between 0 and the product.
+template <class A>
+constexpr A kLowestExponent = A(-709.09);  // n is -1023 there, and the bits of 2^-1023 are those of zero
+template <>
+constexpr float kLowestExponent<float> = -88.03f;  // n is -127 there
+
+template <class A>
+JAX_RNNT_INLINE A LowestExponent() {
+  const volatile A lowest = kLowestExponent<A>;
+  return lowest;
+}
+
+JAX_RNNT_INLINE float Exp(float x, float lowest = kLowestExponent<float>) {
   // 2^r is a minimax polynomial for |r| <= 1/2 (relative error 9.2e-8, and 0 at 0). Multiplications limit the speed of
-  // this function. Where a caller sums results, the compiler fuses the last multiplication with that addition.
+  // this function.
   constexpr float kRound = 12582912.0f + 127.0f;  // 1.5 * 2^23, and the exponent's bias
-  x = x < -88.03f ? -88.03f : x;                  // n is -127 there, and the bits of 2^-127 are those of zero
+  x = x < lowest ? lowest : x;
   const float shifted = x * static_cast<float>(kLog2E) + kRound;
   const float r = x * static_cast<float>(kLog2E) - (shifted - kRound);
   float p = 1.32647272e-3f;
@@ -74,9 +89,9 @@ JAX_RNNT_INLINE float Exp(float x) {
   return p * BitCast<float>(BitCast<uint32_t>(shifted) << 23);
 }
 
-JAX_RNNT_INLINE double Exp(double x) {
+JAX_RNNT_INLINE double Exp(double x, double lowest = kLowestExponent<double>) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  x = x < -709.09 ? -709.09 : x;                 // n is -1023 there, and the bits of 2^-1023 are those of zero
+  x = x < lowest ? lowest : x;
   const double shifted = x * kLog2E + kRound;
   const double n = shifted - kRound;
   const double r = (x - n * 0.69314718036912381649) - n * 1.9082149292705877e-10;
@@ -84,17 +99,18 @@ JAX_RNNT_INLINE double Exp(double x) {
   return ExpPolynomial(r) * power;
 }
 
-// Log(x)
+// Log1p(x), log(1 + x)
 // Valid types: float (and double, by the C library).
-// Valid range: normal positive numbers. 0 gives a number below -87, NaN and +inf give NaN.
-// Max error: 2 ULP.
-JAX_RNNT_INLINE float Log(float x) {
-  // x = 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2). log(1 + f) = f - f^2 / 2 + f^3 q(f), where q is a minimax
-  // polynomial; the relative error of the whole is 5.9e-9.
+// Valid range: 0 and positive numbers. NaN and +inf give NaN.
+// Max error: 2.5 ULP.
+JAX_RNNT_INLINE float Log1p(float x) {
+  // 1 + x = 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2). log(1 + f) = f - f^2 / 2 + f^3 q(f), where q is a
+  // minimax polynomial; the relative error of the whole is 5.9e-9. Where n is 0, f is x, with all of its digits.
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
-  const int32_t bits = BitCast<int32_t>(x);
+  const int32_t bits = BitCast<int32_t>(1.0f + x);
   const int32_t n = (bits - kSqrtHalf) >> 23;
-  const float f = BitCast<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(n) << 23)) - 1.0f;
+  const float scaled = BitCast<float>(bits - static_cast<int32_t>(static_cast<uint32_t>(n) << 23)) - 1.0f;
+  const float f = n == 0 ? x : scaled;
   float q = -7.63391778e-2f;
   q = q * f + 1.27613425e-1f;
   q = q * f - 1.31602913e-1f;
@@ -108,6 +124,6 @@ JAX_RNNT_INLINE float Log(float x) {
   return static_cast<float>(n) * 0.693145752f + (f + rest) + (x - x);  // x - x is NaN where x is NaN or +inf
 }
 
-JAX_RNNT_INLINE double Log(double x) { return std::log(x); }
+JAX_RNNT_INLINE double Log1p(double x) { return std::log1p(x); }
 
 }  // namespace jax_rnnt

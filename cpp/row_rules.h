@@ -1,4 +1,4 @@
-// row_rules.h: what a label, a log-norm and the window mean for a row of operation 1 (arcs.h). All platforms share this
+// row_rules.h: what a label, a norm and the window mean for a row of operation 1 (arcs.h). All platforms share this
 // file.
 #pragma once
 
@@ -25,22 +25,30 @@ JAX_RNNT_INLINE I ArcsOf(int32_t label, I num_columns) {
   return num_columns + (label == kNoLabel ? 0 : 1);
 }
 
+// The log-norm of a row is top + log_sum, where log_sum is log sum exp(x - top). As one number it would be rounded to
+// the size of the logits. The entries of a row that is sure are much smaller than that.
+template <class A>
+struct Norm {
+  A top, log_sum;
+};
+
 // Whether the entries of the row are NaN. Then its gradient is NaN too, unless the cotangents of all its arcs are 0.
 template <class A>
-JAX_RNNT_INLINE bool IsBroken(Row kind, A log_norm) {
-  return kind == Row::kInvalid || (kind == Row::kLive && !(log_norm < std::numeric_limits<A>::infinity()));
+JAX_RNNT_INLINE bool IsBroken(Row kind, Norm<A> norm) {
+  return kind == Row::kInvalid ||
+         (kind == Row::kLive && !(norm.top + norm.log_sum < std::numeric_limits<A>::infinity()));
 }
 
 // Whether every logit in the window is -inf. Then the entries in the window are -inf, and their gradient is 0.
 template <class A>
-JAX_RNNT_INLINE bool IsMassless(A log_norm) {
-  return log_norm == -std::numeric_limits<A>::infinity();
+JAX_RNNT_INLINE bool IsMassless(Norm<A> norm) {
+  return norm.top == -std::numeric_limits<A>::infinity();
 }
 
-// What the code subtracts from the entries in the window. Where the window has no mass, the difference must stay -inf.
+// The log-probability of an entry in the window. Where the window has no mass, it must stay -inf.
 template <class A>
-JAX_RNNT_INLINE A Shift(A log_norm) {
-  return IsMassless(log_norm) ? std::numeric_limits<A>::infinity() : log_norm;
+JAX_RNNT_INLINE A Normalised(A x, Norm<A> norm) {
+  return x - (IsMassless(norm) ? std::numeric_limits<A>::infinity() : norm.top) - norm.log_sum;
 }
 
 // Entries [first, stop) of the vocabulary or of a row: the entries that are normalised.

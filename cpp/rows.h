@@ -95,17 +95,31 @@ JAX_RNNT_INLINE void FoldRows(const A* folded, A* all, const F& combine) {
   }
 }
 
-// For `count` rows of n >= kLanes entries, `stride` apart: max[j] is the maximum of row j, and sum[j] is the sum of
-// exp(x - max[j]). `next` is what will be read after these rows. For each piece of the rows the code prefetches a piece
-// of `next`. Without that, the maximum of the next rows would wait for memory before their first exponential could
-// begin.
+// How often the maximum of a row occurs.
+template <class A>
+JAX_RNNT_INLINE A CountOf(const A* row, int64_t n, A max) {
+  A count = 0;
+#pragma omp simd reduction(+ : count)
+  for (int64_t i = 0; i < n; ++i) count += row[i] == max ? A(1) : A(0);
+  return count;
+}
+
+// For `count` rows of n >= kLanes entries, `stride` apart: max[j] is the maximum of row j, and rest[j] is the sum of
+// exp(x - max[j]) over all entries but one that is the maximum. In a row that is sure the rest is small, and in a sum
+// with the maximum's 1 it would lose its digits. So the loop leaves out every entry that is the maximum, and counts the
+// other entries of all rows together. If they are too few, the maximum of a row occurs more than once. Only then the
+// maxima of each row are counted.
+//
+// `next` is what will be read after these rows. For each piece of the rows the code prefetches a piece of `next`.
+// Without that, the maximum of the next rows would wait for memory before their first exponential could begin.
 template <class T, class A>
 JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t stride, const T* next,
-                                int64_t next_stride, A* max, A* sum) {
+                                int64_t next_stride, A* max, A* rest) {
   const auto larger = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return b > a ? b : a; };
   const auto plus = [](A a, A b) JAX_RNNT_INLINE_LAMBDA { return a + b; };
   const int64_t whole = n / kLanes * kLanes, tail = n - whole;
-  alignas(64) A folded[kTile * kFolds], kept[kLanes];
+  alignas(64) A folded[kTile * kFolds], kept[kLanes], others[kLanes] = {};
+  const A lowest = LowestExponent<A>();
   std::fill(folded + count * kFolds, folded + kTile * kFolds, A(0));
   // The last piece overlaps the one before it: only its last `tail` lanes count.
   for (int64_t l = 0; l < kLanes; ++l) kept[l] = l >= kLanes - tail ? A(1) : A(0);
@@ -132,17 +146,41 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
     for (int64_t i = 0; i < whole; i += kLanes) {
       PrefetchPiece(ahead + i);
 #pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += Exp(row[i + l] - shift);
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const A d = row[i + l] - shift, with = lanes[l] + Exp(d, lowest);
+        lanes[l] = d != 0 ? with : lanes[l];
+      }
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {  // in a loop of its own, or GCC makes no vector code
+        const A with = others[l] + 1;
+        others[l] = row[i + l] - shift != 0 ? with : others[l];
+      }
     }
     if (tail > 0) {
       const A* last = row + n - kLanes;
       PrefetchPiece(ahead + whole);
 #pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += kept[l] * Exp(last[l] - shift);
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const A d = last[l] - shift, with = lanes[l] + kept[l] * Exp(d, lowest);
+        lanes[l] = d != 0 ? with : lanes[l];
+      }
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const A with = others[l] + kept[l];
+        others[l] = last[l] - shift != 0 ? with : others[l];
+      }
     }
     Fold(lanes, folded + kFolds * j, plus);
   }
-  FoldRows(folded, sum, plus);
+  FoldRows(folded, rest, plus);
+  A entries = 0;
+#pragma omp simd reduction(+ : entries)
+  for (int64_t l = 0; l < kLanes; ++l) entries += others[l];
+  for (int64_t j = 0; j < count; ++j) entries += max[j] > -kInfinity<A> ? A(1) : A(0);
+  if (entries == static_cast<A>(count * n)) return;
+  for (int64_t j = 0; j < count; ++j) {
+    if (max[j] > -kInfinity<A>) rest[j] += CountOf(x + j * stride, n, max[j]) - 1;
+  }
 }
 
 // The number of rows that are reduced together.
@@ -150,14 +188,15 @@ JAX_RNNT_INLINE int64_t TileRows(int64_t length) {
   return std::clamp<int64_t>(kBlock / std::max(length, kLanes), 1, kTile);
 }
 
-// log sum exp of `count` rows whose beginnings are `stride` apart; `count` is at most TileRows. The result is NaN where
-// a row holds NaN or +inf. It is -inf where every entry of a row is -inf, and where a row is empty.
+// The norms of `count` rows whose beginnings are `stride` apart; `count` is at most TileRows. One of the two numbers is
+// NaN or +inf where a row holds NaN or +inf. `top` is -inf where every entry of a row is -inf, and where a row is
+// empty.
 template <class T, class A = typename Compute<T>::Type>
-JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int64_t stride, A* log_norm) {
-  alignas(64) A buffer[kBlock], max[kTile], sum[kTile], all_max[kTile], all_sum[kTile];
+JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int64_t stride, Norm<A>* norms) {
+  alignas(64) A buffer[kBlock], max[kTile], rest[kTile] = {}, all_max[kTile], all_rest[kTile];
   if (length == 0) {
     std::fill(all_max, all_max + kTile, -kInfinity<A>);
-    std::fill(all_sum, all_sum + kTile, A(0));
+    std::fill(all_rest, all_rest + kTile, A(0));
   }
   for (int64_t v = 0; v < length; v += kBlock) {  // more than one turn only for a single long row
     int64_t n = std::min(kBlock, length - v), apart = kLanes;
@@ -175,27 +214,27 @@ JAX_RNNT_INLINE void LogSumExp(const T* rows, int64_t count, int64_t length, int
       }
       n = kLanes;
     }
-    ReduceRows(x, count, n, apart, next, stride, max, sum);
+    ReduceRows(x, count, n, apart, next, stride, max, rest);
     if (v == 0) {
       std::copy(max, max + kTile, all_max);
-      std::copy(sum, sum + kTile, all_sum);
-      continue;
+      std::copy(rest, rest + kTile, all_rest);
+    } else if (max[0] > all_max[0]) {  // the maximum so far becomes one of the others
+      all_rest[0] = rest[0] + (1 + all_rest[0]) * Exp(all_max[0] - max[0]);
+      all_max[0] = max[0];
+    } else {
+      all_rest[0] += max[0] == -kInfinity<A> ? rest[0] : (1 + rest[0]) * Exp(max[0] - all_max[0]);
     }
-    const A top = max[0] > all_max[0] ? max[0] : all_max[0];
-    if (top != all_max[0]) all_sum[0] *= Exp(all_max[0] - top);
-    all_sum[0] += top != max[0] ? sum[0] * Exp(max[0] - top) : sum[0];
-    all_max[0] = top;
   }
 #pragma omp simd
-  for (int64_t j = 0; j < kTile; ++j) all_sum[j] = all_max[j] + Log(all_sum[j]);
-  std::copy(all_sum, all_sum + count, log_norm);
+  for (int64_t j = 0; j < kTile; ++j) all_rest[j] = Log1p(all_rest[j]);
+  for (int64_t j = 0; j < count; ++j) norms[j] = {all_max[j], all_rest[j]};
 }
 
-// grad = scale * exp(x - log_norm) for a row of any length. With kClipped the result is clipped to the limit.
+// grad = scale * exp(x - top) for a row of any length. With kClipped the result is clipped to the limit.
 template <bool kClipped, class T, class A>
-JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A log_norm, A scale, A limit, T* grad) {
+JAX_RNNT_INLINE void ScaledSoftmax(const T* x, int64_t n, A top, A scale, A limit, T* grad) {
   const auto entry = [=](A value) JAX_RNNT_INLINE_LAMBDA {
-    const A g = scale * Exp(value - log_norm);
+    const A g = scale * Exp(value - top);
     return kClipped ? Clip(g, limit) : g;
   };
   const auto piece = [&](const auto* from, auto* to) JAX_RNNT_INLINE_LAMBDA {

@@ -40,8 +40,8 @@ bool IsAligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer
 template <class T>
 LaunchResult ArcsForward(cudaStream_t stream, const ArcsShape& shape, int64_t count, const T* logits,
                          const int32_t* labels, const int32_t* offsets, typename Compute<T>::Type* log_probs,
-                         typename Compute<T>::Type* log_norm) {
-  const ForwardOperands<T> operands{Rows<T>(shape, count, logits, labels, offsets), log_probs, log_norm};
+                         Norm<typename Compute<T>::Type>* norms) {
+  const ForwardOperands<T> operands{Rows<T>(shape, count, logits, labels, offsets), log_probs, norms};
   return ForWidth<T>(shape.width, [&](auto lanes, auto unroll) {
     return Launch("ArcsForward", &ForwardKernel<T, lanes(), unroll()>, CeilDiv(count, kForwardThreads / lanes()),
                   kForwardThreads, 0, stream, operands);
@@ -50,7 +50,7 @@ LaunchResult ArcsForward(cudaStream_t stream, const ArcsShape& shape, int64_t co
 
 template <class T>
 LaunchResult ArcsBackward(cudaStream_t stream, const ArcsShape& shape, int64_t count, const T* logits,
-                          const int32_t* labels, const int32_t* offsets, const typename Compute<T>::Type* log_norm,
+                          const int32_t* labels, const int32_t* offsets, const Norm<typename Compute<T>::Type>* norms,
                           const typename Compute<T>::Type* cotangent, const typename Compute<T>::Type* bound, T* grad) {
   constexpr int64_t kWarps = kBackwardThreads / kWarp, kStride = kWarp * Pack<T>::kSize;
   const Rows<T> rows(shape, count, logits, labels, offsets);
@@ -59,7 +59,7 @@ LaunchResult ArcsBackward(cudaStream_t stream, const ArcsShape& shape, int64_t c
   const auto tile_bytes = static_cast<int32_t>(
       Tile<typename Compute<T>::Type>::Bytes(static_cast<int32_t>(tile_rows), static_cast<int32_t>(shape.num_arcs())));
   const BackwardOperands<T> operands{rows,
-                                     log_norm,
+                                     norms,
                                      cotangent,
                                      bound,
                                      grad,
@@ -77,11 +77,11 @@ LaunchResult ArcsBackward(cudaStream_t stream, const ArcsShape& shape, int64_t c
                 static_cast<size_t>(kWarps * tile_bytes), stream, operands);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                            \
-  template LaunchResult ArcsForward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,  \
-                                       const int32_t*, Compute<T>::Type*, Compute<T>::Type*);              \
-  template LaunchResult ArcsBackward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*, \
-                                        const int32_t*, const Compute<T>::Type*, const Compute<T>::Type*,  \
+#define JAX_RNNT_INSTANTIATE(T)                                                                                 \
+  template LaunchResult ArcsForward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,       \
+                                       const int32_t*, Compute<T>::Type*, Norm<Compute<T>::Type>*);             \
+  template LaunchResult ArcsBackward<T>(cudaStream_t, const ArcsShape&, int64_t, const T*, const int32_t*,      \
+                                        const int32_t*, const Norm<Compute<T>::Type>*, const Compute<T>::Type*, \
                                         const Compute<T>::Type*, T*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)

@@ -14,12 +14,12 @@ constexpr int64_t kMaxWidth = (int64_t{1} << 31) - 8192;  // places in a row are
 template <class T>
 LaunchResult ArcsForward(cudaStream_t stream, const ArcsShape& shape, int64_t rows, const T* logits,
                          const int32_t* labels, const int32_t* offsets, typename Compute<T>::Type* log_probs,
-                         typename Compute<T>::Type* log_norm);
+                         Norm<typename Compute<T>::Type>* norms);
 
 // grad may be logits.
 template <class T>
 LaunchResult ArcsBackward(cudaStream_t stream, const ArcsShape& shape, int64_t rows, const T* logits,
-                          const int32_t* labels, const int32_t* offsets, const typename Compute<T>::Type* log_norm,
+                          const int32_t* labels, const int32_t* offsets, const Norm<typename Compute<T>::Type>* norms,
                           const typename Compute<T>::Type* cotangent, const typename Compute<T>::Type* bound, T* grad);
 
 }  // namespace jax_rnnt::cuda

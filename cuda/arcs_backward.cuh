@@ -59,7 +59,8 @@ template <class T>
 struct BackwardOperands {
   using A = typename Compute<T>::Type;
   Rows<T> rows;
-  const A *log_norm, *cotangent, *bound;  // bound may be null
+  const Norm<A>* norms;
+  const A *cotangent, *bound;  // bound may be null
   T* grad;
   int32_t tile_rows, tile_bytes;
   int64_t tiles;
@@ -77,7 +78,7 @@ __device__ __forceinline__ void DescribeRow(const BackwardOperands<T>& operands,
   const Rows<T>& rows = operands.rows;
   const int32_t label = Read(rows.labels + begin + r);
   const Row kind = RowKind(label, rows.vocabulary);
-  const A norm = Read(operands.log_norm + begin + r);
+  const Norm<A> norm = Read(operands.norms + begin + r);
   const Window<int32_t> window = rows.InRow(rows.Offset(begin + r));
   const bool broken = IsBroken(kind, norm);
   const A* cotangent = operands.cotangent + begin * (rows.num_columns + 1) + r * (rows.num_columns + 1);
@@ -91,13 +92,13 @@ __device__ __forceinline__ void DescribeRow(const BackwardOperands<T>& operands,
     if (rows.window.Holds(rows.Column(k, label))) total += own;
   }
   Terms<A> terms;
-  terms.shift = Shift(norm);
+  terms.shift = IsMassless(norm) ? kInfinity<A> : norm.top;
   terms.limit = operands.bound == nullptr ? kInfinity<A> : Read(operands.bound + begin + r);
   if (kind == Row::kPadding || broken) {
     terms.scale = broken && asked ? kNaN<A> : A(0);
     terms.gradient = Gradient::kConstant;
   } else {
-    terms.scale = IsMassless(norm) || window.size() == 0 ? A(0) : -total;
+    terms.scale = IsMassless(norm) || window.size() == 0 ? A(0) : -total * ExpApprox(-norm.log_sum);
     terms.gradient = terms.scale == 0 ? Gradient::kArcs : Gradient::kSoftmax;
   }
   tile.terms[r] = terms;

@@ -14,7 +14,8 @@ template <class T>
 struct ForwardOperands {
   using A = typename Compute<T>::Type;
   Rows<T> rows;
-  A *log_probs, *log_norm;
+  A* log_probs;
+  Norm<A>* norms;
 };
 
 // The aligned vectors that cover the entries [row, row + width) of an array. They may reach beyond both ends of the
@@ -39,9 +40,14 @@ struct Vectors {
   }
 };
 
+// In a row that is sure, the maximum's 1 takes digits of a sum. Where few lanes share a row, each lane also adds up its
+// entries without its maxima. Elsewhere the row is long, and that would cost more than to add up one share again.
+template <int kLanes>
+constexpr bool kAddsRests = kLanes < 8;
+
 template <class A>
-struct MaxAndSum {  // the maximum, and the sum of exp(x - max)
-  A max, sum;
+struct Share {  // the maximum, and the sum of exp(x - max) over all entries and over those that are not the maximum
+  A max, sum, rest;
 };
 
 // The number that is subtracted from exponents. It is not -inf, so that a row of -inf still shows a NaN in it.
@@ -51,14 +57,23 @@ __device__ __forceinline__ A Origin(A max) {
 }
 
 template <class A>
-__device__ __forceinline__ void Raise(MaxAndSum<A>& all, A top) {
-  if (top > all.max) all = {top, all.sum * ExpApprox(all.max - top)};
+__device__ __forceinline__ void Raise(Share<A>& all, A top) {
+  if (!(top > all.max)) return;
+  const A before = all.sum * ExpApprox(all.max - top);
+  all = {top, before, before};
+}
+
+template <bool kRest, class A>
+__device__ __forceinline__ void Add(Share<A>& all, A x, A origin) {
+  const A e = ExpApprox(x - origin);
+  all.sum += e;
+  if (kRest) all.rest += x == all.max ? A(0) : e;
 }
 
 // Adds kUnroll vectors of a lane: vector i and every kLanes-th one behind it. All of them are loaded before the first
 // is used. Entries of other rows, and vectors that do not exist, count as -inf.
 template <class T, int kLanes, int kUnroll, class A = typename Compute<T>::Type>
-__device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t i, MaxAndSum<A>& all) {
+__device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t i, Share<A>& all) {
   constexpr int kSize = Pack<T>::kSize;
   const int32_t left = vectors.count - i;            // vectors
   const int32_t entries = vectors.stop - i * kSize;  // of the row, from vector i on
@@ -82,26 +97,32 @@ __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t
     A x[kSize];
     Unpack(BitCast<Pack<T>>(words[j]), x);
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) all.sum += ExpApprox(x[e] - origin);
+    for (int e = 0; e < kSize; ++e) Add<kAddsRests<kLanes>>(all, x[e], origin);
   }
 }
 
-// Adds the entries [first, stop) behind the beginning of a vector, one at a time. Only the ends of the array need this.
-template <class T, int kLanes, class A = typename Compute<T>::Type>
-__device__ __forceinline__ void ReduceEntries(const T* beginning, int32_t first, int32_t stop, MaxAndSum<A>& all) {
+// Calls f with each entry of a lane's share that lies in no whole vector of the array. Only the array's ends have some.
+template <int kLanes, class T, class F>
+__device__ __forceinline__ void ForEdges(const Vectors<T>& vectors, int32_t lane, const F& f) {
+  constexpr int kSize = Pack<T>::kSize;
+  if (vectors.begin > 0) {
 #pragma unroll 1
-  for (int32_t p = first; p < stop; p += kLanes) {
-    const A x = ToCompute(Read(beginning + p));
-    Raise(all, x);
-    all.sum += ExpApprox(x - Origin(all.max));
+    for (int32_t p = vectors.head + lane; p < MinOf(kSize, vectors.stop); p += kLanes) {
+      f(ToCompute(Read(vectors.beginning + p)));
+    }
+  }
+  if (vectors.count * kSize < vectors.stop) {
+#pragma unroll 1
+    for (int32_t p = MaxOf(vectors.count * kSize, vectors.head) + lane; p < vectors.stop; p += kLanes) {
+      f(ToCompute(Read(vectors.beginning + p)));
+    }
   }
 }
 
 // One lane's share of a row: every kLanes-th vector.
 template <class T, int kLanes, int kUnroll, class A = typename Compute<T>::Type>
-__device__ __forceinline__ MaxAndSum<A> ReduceShare(const Vectors<T>& vectors, int32_t lane) {
-  constexpr int kSize = Pack<T>::kSize;
-  MaxAndSum<A> all{-kInfinity<A>, 0};
+__device__ __forceinline__ Share<A> ReduceShare(const Vectors<T>& vectors, int32_t lane) {
+  Share<A> all{-kInfinity<A>, 0, 0};
   int32_t i = vectors.begin + lane;
 #pragma unroll 1
   for (; i < vectors.count && (i < kLanes || vectors.count - i > kUnroll / 2 * kLanes); i += kLanes * kUnroll) {
@@ -109,27 +130,69 @@ __device__ __forceinline__ MaxAndSum<A> ReduceShare(const Vectors<T>& vectors, i
   }
 #pragma unroll 1
   for (; i < vectors.count; i += kLanes) ReduceVectors<T, kLanes, 1>(vectors, i, all);
-  if (vectors.begin > 0) {
-    ReduceEntries<T, kLanes>(vectors.beginning, vectors.head + lane, MinOf(kSize, vectors.stop), all);
-  }
-  if (vectors.count * kSize < vectors.stop) {
-    ReduceEntries<T, kLanes>(vectors.beginning, MaxOf(vectors.count * kSize, vectors.head) + lane, vectors.stop, all);
-  }
+  ForEdges<kLanes>(vectors, lane, [&](A x) {
+    Raise(all, x);
+    Add<kAddsRests<kLanes>>(all, x, Origin(all.max));
+  });
   return all;
 }
 
-// The log-sum-exp of a row from its lanes' shares. All lanes of the warp must call it.
-template <int kLanes, class A>
-__device__ __forceinline__ A Combine(MaxAndSum<A> share) {
+// The sum of exp(x - max) over the share of the lane `owner` that holds the maximum of its row, without the maximum,
+// which occurs once. All lanes of the row work on it: this is what `lane` of them finds.
+template <class T, int kLanes, class A = typename Compute<T>::Type>
+__device__ __forceinline__ A RestOfShare(const Vectors<T>& vectors, int32_t owner, int32_t lane, A max) {
+  constexpr int kSize = Pack<T>::kSize;
+  A rest = 0;
+#pragma unroll 1
+  for (int32_t i = vectors.begin + owner + lane * kLanes; i < vectors.count; i += kLanes * kLanes) {
+    Words words = BitCast<Words>(ReadPack(vectors.beginning + int64_t{i} * kSize));
+    const int32_t first = i == 0 ? vectors.head : 0, stop = vectors.stop - i * kSize;
+    if (first > 0 || stop < kSize) Exclude<T>(words, first, stop);
+    A x[kSize];
+    Unpack(BitCast<Pack<T>>(words), x);
+#pragma unroll
+    for (int e = 0; e < kSize; ++e) rest += x[e] == max ? A(0) : ExpApprox(x[e] - max);
+  }
+  if (lane != owner) return rest;
+  ForEdges<kLanes>(vectors, lane, [&](A x) { rest += x == max ? A(0) : ExpApprox(x - max); });
+  return rest;
+}
+
+// The norm of a row from its lanes' shares. All lanes of the warp must call it. Where the sum is below 1.5, the maximum
+// occurs once, and its 1 has taken digits of the sum of its lane.
+template <class T, int kLanes, class A = typename Compute<T>::Type>
+__device__ __forceinline__ Norm<A> Combine(const Vectors<T>& vectors, int32_t lane, bool live, Share<A> share) {
   A max = share.max;
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     max = MaxOf(max, __shfl_xor_sync(kWholeWarp, max, distance));
   }
-  A sum = share.sum * ExpApprox(share.max - Origin(max));
+  const A own = share.sum * ExpApprox(share.max - Origin(max));
+  A sum = own, without = share.max == max ? share.rest : own;
 #pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, distance);
-  return max + LogOf(sum);
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+    if (kAddsRests<kLanes>) without += __shfl_xor_sync(kWholeWarp, without, distance);
+  }
+  A rest = max == -kInfinity<A> ? sum : sum - 1;
+  const bool sure = live && rest < A(0.5) && max > -kInfinity<A>;
+  if constexpr (kAddsRests<kLanes>) {
+    rest = sure ? without : rest;
+  } else if (__any_sync(kWholeWarp, sure)) {  // what that lane has added up is added up again
+    int32_t owner = share.max == max ? lane : 0;
+#pragma unroll
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      owner = MaxOf(owner, __shfl_xor_sync(kWholeWarp, owner, distance));
+    }
+    A again = lane == owner ? A(0) : own;
+    if (sure) again += RestOfShare<T, kLanes>(vectors, owner, lane, max);
+#pragma unroll
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      again += __shfl_xor_sync(kWholeWarp, again, distance);
+    }
+    rest = sure ? again : rest;
+  }
+  return {max, Log1pOf(rest)};
 }
 
 template <class T, int kLanes, int kUnroll>
@@ -144,16 +207,14 @@ __global__ void __launch_bounds__(kForwardThreads) ForwardKernel(const __grid_co
   const bool live = kind == Row::kLive;
   const T* row = rows.logits + at * rows.width;
   const int32_t offset = exists ? rows.Offset(at) : 0;
-  A norm = 0;
+  Norm<A> norm{0, 0};
   if (rows.window.size() > 0) {
     const Window<int32_t> window = rows.InRow(offset);
-    MaxAndSum<A> share{0, 1};
-    if (live) {
-      const Vectors<T> vectors(row + window.first, window.size(), rows.logits, rows.end);
-      share = ReduceShare<T, kLanes, kUnroll>(vectors, lane);
-    }
-    norm = Combine<kLanes>(share);
-    norm = live ? norm : 0;
+    const Vectors<T> vectors(row + window.first, window.size(), rows.logits, rows.end);
+    Share<A> share{0, 1, 0};
+    if (live) share = ReduceShare<T, kLanes, kUnroll>(vectors, lane);
+    norm = Combine<T, kLanes>(vectors, lane, live, share);
+    if (!live) norm = {0, 0};
   }
   if (!exists) return;
   const bool broken = IsBroken(kind, norm);
@@ -164,12 +225,14 @@ __global__ void __launch_bounds__(kForwardThreads) ForwardKernel(const __grid_co
     A entry = broken ? kNaN<A> : -kInfinity<A>;
     if (k < arcs) {
       const int32_t column = rows.Column(k, label), place = column - offset;
-      const A shift = rows.window.Holds(column) ? Shift(norm) : A(0);
-      if (place >= 0 && place < rows.width) entry = ToCompute(Read(row + place)) - shift;
+      if (place >= 0 && place < rows.width) {
+        const A x = ToCompute(Read(row + place));
+        entry = rows.window.Holds(column) ? Normalised(x, norm) : x;
+      }
     }
     Write(log_probs + k, entry);
   }
-  if (lane == 0) Write(operands.log_norm + at, norm);
+  if (lane == 0) Write(operands.norms + at, norm);
 }
 
 }  // namespace jax_rnnt::cuda

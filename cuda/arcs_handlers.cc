@@ -17,11 +17,11 @@ ffi::Error CheckLimits(const char* operation, const ArcsShape& shape) {
 }
 
 ffi::Error ForwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::RemainingArgs optional,
-                       ffi::Result<ffi::AnyBuffer> log_probs, ffi::Result<ffi::AnyBuffer> log_norm,
+                       ffi::Result<ffi::AnyBuffer> log_probs, ffi::Result<ffi::AnyBuffer> norms,
                        ffi::Span<const int64_t> columns, int64_t vocabulary, ffi::Span<const int64_t> window) {
   constexpr const char* kName = "arcs_forward";
   const jax_rnnt::Rows rows = RowsOf(logits, columns, vocabulary, window);
-  auto e = CheckRows(kName, rows, labels, log_norm->element_count(), log_probs->element_count());
+  auto e = CheckRows(kName, rows, labels, norms->element_count(), log_probs->element_count());
   if (e.failure()) return e;
   if (e = CheckLimits(kName, rows.shape); e.failure()) return e;
   const auto offsets = Optional(kName, rows, optional, 0);
@@ -30,17 +30,17 @@ ffi::Error ForwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffe
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
     return FromLaunch(ArcsForward(stream, rows.shape, rows.count, Data<const T>(logits), Data<const int32_t>(labels),
-                                  static_cast<const int32_t*>(*offsets), Data<A>(*log_probs), Data<A>(*log_norm)));
+                                  static_cast<const int32_t*>(*offsets), Data<A>(*log_probs), Data<Norm<A>>(*norms)));
   });
 }
 
-ffi::Error BackwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer log_norm,
+ffi::Error BackwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuffer labels, ffi::AnyBuffer norms,
                         ffi::AnyBuffer cotangent, ffi::RemainingArgs optional, ffi::Result<ffi::AnyBuffer> grad,
                         ffi::Span<const int64_t> columns, int64_t vocabulary, ffi::Span<const int64_t> window,
                         bool clipped) {
   constexpr const char* kName = "arcs_backward";
   const jax_rnnt::Rows rows = RowsOf(logits, columns, vocabulary, window);
-  auto e = CheckRows(kName, rows, labels, log_norm.element_count(), cotangent.element_count());
+  auto e = CheckRows(kName, rows, labels, norms.element_count(), cotangent.element_count());
   if (e.failure()) return e;
   if (e = CheckCount(kName, "grad", logits.element_count(), grad->element_count()); e.failure()) return e;
   if (e = CheckLimits(kName, rows.shape); e.failure()) return e;
@@ -52,7 +52,7 @@ ffi::Error BackwardImpl(cudaStream_t stream, ffi::AnyBuffer logits, ffi::AnyBuff
     using T = typename decltype(tag)::Type;
     using A = typename Compute<T>::Type;
     return FromLaunch(ArcsBackward(stream, rows.shape, rows.count, Data<const T>(logits), Data<const int32_t>(labels),
-                                   static_cast<const int32_t*>(*offsets), Data<const A>(log_norm),
+                                   static_cast<const int32_t*>(*offsets), Data<const Norm<A>>(norms),
                                    Data<const A>(cotangent), static_cast<const A*>(*bound), Data<T>(*grad)));
   });
 }
@@ -66,7 +66,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaArcsForwardHandler, ForwardImpl,
                                   .Arg<ffi::AnyBuffer>()  // labels [...]
                                   .RemainingArgs()        // offsets [...], where the vocabulary is divided
                                   .Ret<ffi::AnyBuffer>()  // log_probs [..., K]
-                                  .Ret<ffi::AnyBuffer>()  // log_norm [...]
+                                  .Ret<ffi::AnyBuffer>()  // norms [..., 2]
                                   .Attr<ffi::Span<const int64_t>>("columns")
                                   .Attr<int64_t>("vocabulary")
                                   .Attr<ffi::Span<const int64_t>>("window"),
@@ -77,7 +77,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaArcsBackwardHandler, BackwardImpl,
                                   .Ctx<StreamContext>()
                                   .Arg<ffi::AnyBuffer>()  // logits [..., V]
                                   .Arg<ffi::AnyBuffer>()  // labels [...]
-                                  .Arg<ffi::AnyBuffer>()  // log_norm [...]
+                                  .Arg<ffi::AnyBuffer>()  // norms [..., 2]
                                   .Arg<ffi::AnyBuffer>()  // cotangent of log_probs [..., K]
                                   .RemainingArgs()        // bound [...], where clipped; then offsets [...]
                                   .Ret<ffi::AnyBuffer>()  // d logits [..., V], which may be logits

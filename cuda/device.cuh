@@ -96,8 +96,8 @@ __device__ __forceinline__ double MaxOf(double a, double b) { return b > a ? b :
 __device__ __forceinline__ int32_t MaxOf(int32_t a, int32_t b) { return b > a ? b : a; }
 __device__ __forceinline__ int32_t MinOf(int32_t a, int32_t b) { return b < a ? b : a; }
 
-__device__ __forceinline__ float LogOf(float x) { return logf(x); }
-__device__ __forceinline__ double LogOf(double x) { return log(x); }
+__device__ __forceinline__ float Log1pOf(float x) { return log1pf(x); }
+__device__ __forceinline__ double Log1pOf(double x) { return log1p(x); }
 
 // The entries that a 128-bit access moves.
 template <class T>

@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.core.wildcards import with_wildcard
+from jax_rnnt.ops.labels import Window
 
 Scheduled = Mapping[str, Array]
 """Scalars that take the place of options of the same name. They may be traced."""
@@ -24,6 +25,18 @@ class ArcScores:
     sigma: float = 0.0
     wildcard: str | None = None
     wildcard_weight: float = 0.0
+
+    def are_log_probs(self, window: Window, scheduled: Scheduled) -> bool:
+        """Whether no path has a score above 0, where the entries in the window are normalised.
+
+        Of a scheduled number nothing is known.
+        """
+        first, stop = window
+        normalised = first < stop and all(first <= c < stop for c in self.topology.columns)
+        if self.topology.scores is not None:  # they normalise what is outside of the window
+            normalised = first < stop
+        known = not {"sigma", "delay_penalty", "wildcard_weight"} & scheduled.keys()
+        return normalised and known and self.sigma >= 0 and self.delay_penalty == 0 and self.wildcard is None
 
     def __call__(
         self, entries: Array, t_b: Array, u_b: Array, nodes: Array | None = None, scheduled: Scheduled | None = None

@@ -46,6 +46,14 @@ Run = Callable[[Source, NodeLabels, Pipeline, Scheduled], Any]
 
 def costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Array:
     """``costs [B]`` of the lattices whose nodes have these labels."""
+    cost = _rounded_costs(source, nodes, static, scheduled)
+    if not static.scores.are_log_probs(static.arcs.window, scheduled):
+        return cost
+    # Rounding may make a probability larger than 1. A maximum would have no derivative there, and the cost has one.
+    return cost + jax.lax.stop_gradient(jnp.where(cost < 0, -cost, 0))
+
+
+def _rounded_costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Array:
     lengths = nodes[1:]
     if static.clamp <= 0 and source.composes:
         entries, _ = source.forward(nodes.labels, static.arcs)

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jax_rnnt.core.loss import Loss
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops import arcs
+from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import NO_LABEL, PADDING
@@ -87,11 +87,11 @@ class RowArcs:
         # A step has too few rows for the kernels: to wait for their threads would take longer than the work itself.
         parameters = ArcParameters(self.topology.columns, self.width, self.topology.window, "lax")
         unlabelled = jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32)
-        entries, log_norm = arcs.forward(logits, unlabelled, **parameters.asdict())
+        entries, norm = arcs.forward(logits, unlabelled, **parameters.asdict())
         of_columns = jnp.broadcast_to(entries[:, None, :-1], (*labels.shape, len(self.topology.columns)))
-        # Labels are in the window, or the window is empty and the log-norm is 0. A penalty is not normalised.
-        norm = jnp.where(log_norm == -jnp.inf, 0, log_norm)[:, None]
-        of_labels = jnp.where(reads[:, None], of_labels.astype(norm.dtype) - norm, -jnp.inf)
+        # Labels are in the window, or the window is empty and the norm is 0. A penalty is not normalised.
+        of_labels = lax_arcs.normalised(of_labels.astype(norm.dtype), norm[:, None])
+        of_labels = jnp.where(reads[:, None], of_labels, -jnp.inf)
         scores = jnp.concatenate([of_columns, of_labels[..., None]], axis=-1)
         # A row with NaN or +inf has no arcs that could be compared.
         spoilt = ~jnp.all(scores < jnp.inf, axis=(1, 2))

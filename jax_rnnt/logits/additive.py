@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from jax_rnnt import checks
 from jax_rnnt.logits.source import Source
-from jax_rnnt.logits.sum_norms import sum_norms
+from jax_rnnt.logits.sum_norms import sum_norms, tops
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import at, compute_dtype
@@ -112,8 +112,8 @@ class AdditiveLogits(Source):
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         am, lm = (x.astype(compute_dtype(x.dtype)) for x in (self.am, self.lm))
-        entries, log_norm = _sums(am, lm, labels, parameters)
-        return (self._smoothed(entries, am, lm, labels, parameters) if self._is_smoothed else entries), log_norm
+        entries, norm = _sums(am, lm, labels, parameters)
+        return (self._smoothed(entries, am, lm, labels, parameters) if self._is_smoothed else entries), norm
 
     def _smoothed(self, entries: Array, am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> Array:
         first, stop = parameters.window
@@ -177,41 +177,58 @@ def _of_positions(labels: Array) -> Array:
 
 
 def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
-    """The entries ``[B, T, U+1, K']`` and log-norms of ``am [B, T, W] + lm [B, U+1, W]``."""
+    """The entries ``[B, T, U+1, K']`` and norms of ``am [B, T, W] + lm [B, U+1, W]``.
+
+    The entries come from the distances to the maxima of the two parts: their sum would be rounded to its own size.
+    """
     first, stop = parameters.window
     label = jnp.maximum(_of_positions(labels), 0)
-    of_am = jnp.take_along_axis(am, label[:, None], axis=2)
-    of_lm = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
-    picks = [finite_sum(at(am, c)[:, :, None], at(lm, c)[:, None]) for c in parameters.columns]
-    picks.append(finite_sum(of_am, of_lm[:, None]))
+    of_am, of_lm = [at(am, c) for c in parameters.columns], [at(lm, c) for c in parameters.columns]
+    am_of_label = jnp.take_along_axis(am, label[:, None], axis=2)
+    lm_of_label = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
     invalid = labels < PADDING
+    log_sum = jnp.zeros(labels.shape, am.dtype)
+    am_top, lm_top = jnp.zeros(am.shape[:2], am.dtype), jnp.zeros(lm.shape[:2], lm.dtype)
     if first < stop and labels.size > 0:
         real = labels != PADDING
         am, lm = am[..., first:stop], lm[..., first:stop]
         # Of NaN the maximum is NaN, which is not less than inf.
         good_am, good_lm = (lax.stop_gradient(jnp.max(x, axis=-1)) < jnp.inf for x in (am, lm))
-        log_norm = sum_norms(am, lm, good_am & jnp.any(real, axis=2), good_lm & jnp.any(real, axis=1))
+        use_am, use_lm = good_am & jnp.any(real, axis=2), good_lm & jnp.any(real, axis=1)
+        am_top, lm_top = tops(am, use_am), tops(lm, use_lm)
+        log_sum = sum_norms(am, lm, use_am, use_lm)
         invalid |= real & ~(good_am[:, :, None] & good_lm[:, None])
-    else:
-        log_norm = jnp.zeros_like(picks[0])
+    # Labels are in the window, if it is not empty.
+    inside = [first <= c < stop for c in parameters.columns]
+    picks = [
+        finite_sum((a - am_top if normalised else a)[:, :, None], (b - lm_top if normalised else b)[:, None])
+        for a, b, normalised in zip(of_am, of_lm, inside, strict=True)
+    ]
+    picks.append(finite_sum(am_of_label - am_top[..., None], (lm_of_label - lm_top)[:, None]))
+    massless = log_sum == -jnp.inf
+    log_sum = jnp.where(massless, 0, log_sum)
     entries = lax_arcs.assemble(
         picks,
         jnp.where(invalid, NO_LABEL, labels),
-        log_norm,
+        jnp.stack([jnp.where(massless, -jnp.inf, 0).astype(log_sum.dtype), log_sum], axis=-1),
         parameters.columns,
         parameters.vocabulary,
         parameters.window,
     )
+    # One number is enough where the sums themselves are rounded (`backward`). Apart, log_sum may be as small as top is
+    # large.
+    log_norm = jnp.where(massless, -jnp.inf, am_top[:, :, None] + lm_top[:, None] + log_sum)
+    norm = jnp.stack([log_norm, jnp.zeros_like(log_norm)], axis=-1)
     # The derivatives are those of finite numbers, and NaN is added to the values alone: an example whose cotangent is 0
     # has a gradient of 0, and any other one NaN by its cotangents.
     poison = jnp.where(invalid, jnp.nan, 0).astype(entries.dtype)
-    return entries + poison[..., None], log_norm + poison
+    return entries + poison[..., None], norm + poison[..., None]
 
 
 def _log_mean(lm: Array, norm: Array, label: Array) -> Array:
     """The log of the mean of the softmax of ``lm [B, U+1, W]`` over the positions that are not padding: ``[B, W]``."""
-    counts = (label != PADDING) & (norm > -jnp.inf)
-    x = jnp.where(counts[..., None], lm - jnp.where(counts, norm, 0)[..., None], -jnp.inf)
+    counts = ((label != PADDING) & (at(norm, 0) > -jnp.inf))[..., None]
+    x = jnp.where(counts, lax_arcs.normalised(lm, jnp.where(counts, norm, 0)[..., None, :]), -jnp.inf)
     top = lax.stop_gradient(jnp.max(x, axis=1))
     top = jnp.where(top == -jnp.inf, 0, top)
     total = jnp.sum(jnp.exp(x - top[:, None]), axis=1)

@@ -38,8 +38,8 @@ class DenseLogits(Source):
         return DividedLogits(self.logits, axis_name)
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
-        entries, log_norm = arcs.forward(self.logits, labels, **parameters.asdict())
-        return entries, log_norm
+        entries, norm = arcs.forward(self.logits, labels, **parameters.asdict())
+        return entries, norm
 
     def backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters

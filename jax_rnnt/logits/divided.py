@@ -51,19 +51,21 @@ class DividedLogits(Source):
         owned = jnp.where((places >= 0) & (places < self.logits.shape[-1]), picks, 0)
         if first < stop:
             _, part = arcs.forward(self.logits, labels, offsets, **(static | {"columns": ()}))
-            top = lax.pmax(part, self.axis_name)
+            top_here, log_sum_here = at(part, 0), at(part, 1)
+            top = lax.pmax(top_here, self.axis_name)
             shift = jnp.where(top == -jnp.inf, 0, top)
-            exponentials = jnp.exp(part - shift)[..., None]
+            exponentials = jnp.exp((top_here - shift) + log_sum_here)[..., None]
             total = lax.psum(jnp.concatenate([owned, exponentials], axis=-1), self.axis_name)
-            owned, log_norm = total[..., :-1], shift + jnp.log(total[..., -1])
+            owned, total = total[..., :-1], at(total, -1)
+            # For a sum without the maximum one more number would cross the mesh: how many devices have it.
+            log_sum = jnp.where(total == 0, 0, jnp.log(total))
+            norm = jnp.stack([top, log_sum], axis=-1)
         else:
             owned = lax.psum(owned, self.axis_name)
-            log_norm = jnp.zeros_like(at(owned, 0))
+            norm = jnp.stack([jnp.zeros_like(at(owned, 0))] * 2, axis=-1)
         each = [at(owned, k) for k in range(owned.shape[-1])]
-        entries = lax_arcs.assemble(
-            each, labels, log_norm, parameters.columns, parameters.vocabulary, parameters.window
-        )
-        return entries, log_norm
+        entries = lax_arcs.assemble(each, labels, norm, parameters.columns, parameters.vocabulary, parameters.window)
+        return entries, norm
 
     def cotangent_of_costs(self, cotangent: Array) -> Array:
         if self.axis_name in varying_axes(self.logits):

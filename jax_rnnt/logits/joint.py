@@ -274,8 +274,8 @@ class JointLogits(Source):
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
-        entries, log_norm = _forward(parameters, self, labels)
-        return entries, _Kept(entries, log_norm)
+        entries, norm = _forward(parameters, self, labels)
+        return entries, _Kept(entries, norm)
 
     def backward(
         self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
@@ -319,7 +319,7 @@ class _Kept(NamedTuple):
     """What the backward pass reads of the forward pass."""
 
     entries: Array  # [B, T, U+1, K']
-    log_norm: Array  # [B, T, U+1]
+    norm: Array  # [B, T, U+1, 2]
 
 
 class _Nodes:
@@ -380,7 +380,7 @@ def _compiled_once(function: Callable) -> Callable:
 
 @_compiled_once
 def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tuple[Array, Array]:
-    """``entries [B, T, U+1, K']`` and ``log_norm [B, T, U+1]``."""
+    """``entries [B, T, U+1, K']`` and ``norm [B, T, U+1, 2]``."""
     nodes, flat = _Nodes(logits), labels.reshape(-1)
     dtype = compute_dtype(logits.dtype)
 
@@ -388,15 +388,15 @@ def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> t
         rows = nodes.joint(place)(*nodes.taken(place))
         results = arcs.forward(rows, jnp.where(real, flat[place], PADDING), **parameters.asdict())
         at = jnp.where(real, place, flat.size)
-        entries, log_norm = (
+        entries, norm = (
             x.at[at].set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
             for x, value in zip(carry, results, strict=True)
         )
-        return entries, log_norm
+        return entries, norm
 
-    empty = jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros(flat.size, dtype)
-    entries, log_norm = nodes.over_tiles(flat != PADDING, tile, empty)
-    return entries.reshape(*labels.shape, entries.shape[-1]), log_norm.reshape(labels.shape)
+    empty = jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros((flat.size, 2), dtype)
+    entries, norm = nodes.over_tiles(flat != PADDING, tile, empty)
+    return entries.reshape(*labels.shape, entries.shape[-1]), norm.reshape(*labels.shape, 2)
 
 
 @_compiled_once
@@ -404,7 +404,7 @@ def _backward(
     parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
 ) -> JointLogits:
     nodes, flat = _Nodes(logits), labels.reshape(-1)
-    log_norm, ct = kept.log_norm.reshape(-1), cotangent.reshape(flat.size, cotangent.shape[-1])
+    norm, ct = kept.norm.reshape(flat.size, 2), cotangent.reshape(flat.size, cotangent.shape[-1])
     limit = None if bound is None else bound.reshape(-1)
     lower, upper = row_norms(kept.entries.reshape(ct.shape), flat, ct, parameters)
     asked = (flat != PADDING) & (upper != 0)
@@ -419,7 +419,7 @@ def _backward(
         (of_rows,) = arcs.backward(
             rows,
             jnp.where(real, flat[place], PADDING),
-            log_norm[place],
+            norm[place],
             ct[place],
             *optional,
             clipped=limit is not None,

@@ -84,10 +84,10 @@ class PackedLogits(Source):
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         layout = self._layout()
-        entries, log_norm = arcs.forward(self.rows, layout.of_rows(labels, PADDING), **parameters.asdict())
+        entries, norm = arcs.forward(self.rows, layout.of_rows(labels, PADDING), **parameters.asdict())
         absent = (layout.row == self.rows.shape[0]) & (labels != PADDING)
         of_nodes = _rows_at(entries, layout.row, -jnp.inf)
-        return jnp.where(absent[..., None], jnp.nan, of_nodes), log_norm
+        return jnp.where(absent[..., None], jnp.nan, of_nodes), norm
 
     def backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters

@@ -98,12 +98,12 @@ class PrunedLogits(Source):
         return (u >= first) & (u < first + self.rows.shape[2])
 
     def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
-        entries, log_norm = arcs.forward(self.rows, self._of_rows(labels, PADDING), **parameters.asdict())
+        entries, norm = arcs.forward(self.rows, self._of_rows(labels, PADDING), **parameters.asdict())
         first, kept = self._first()[:, :, None], self.rows.shape[2]
         place = jnp.arange(self.num_labels + 1, dtype=jnp.int32)[None, None] - first
         of_nodes = _take(entries, jnp.where(place < 0, kept, place), -jnp.inf)
         wrong = (first > self.num_labels) & (labels != PADDING)
-        return jnp.where(wrong[..., None], jnp.nan, of_nodes), log_norm
+        return jnp.where(wrong[..., None], jnp.nan, of_nodes), norm
 
     def backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters

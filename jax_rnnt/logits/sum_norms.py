@@ -1,9 +1,10 @@
-"""The log-norms of sums of rows, ``log sum_v exp(a[t, v] + b[u, v])``, by one matrix product of exponentials.
+"""The norms of sums of rows, ``log sum_v exp(a[t, v] + b[u, v])``, by one matrix product of exponentials.
 
-Each row is shifted by its maximum, so no exponential overflows. Where the maxima of two rows lie at entries far apart,
-all products of the two rows are tiny, and some underflow. Each of the V products then loses less than the smallest
-normal number. So a sum of at least ``V tiny / eps`` is as exact as its rounding. In float32 with V = 500 this is a sum
-65 nats below the maxima. If any sum is less, all are computed by the definition, one t after another.
+Each row is shifted by its maximum, its top, so no exponential overflows. The result is what remains of the norm without
+the tops of the two rows: it is not rounded to the size of the logits. Where the maxima of two rows lie at entries far
+apart, all products of the two rows are tiny, and some underflow. Each of the V products then loses less than the
+smallest normal number. So a sum of at least ``V tiny / eps`` is as exact as its rounding. In float32 with V = 500 this
+is a sum 65 nats below the maxima. If any sum is less, all are computed by the definition, one t after another.
 
 No array has both T U and V entries, forward or backward. Of arrays with T V entries there is only ``a``: a loop makes
 the exponentials for a part of the frames at a time, and the gradient of ``a`` is written in the place of ``a``.
@@ -27,16 +28,19 @@ _TILES = 16
 Carry = TypeVar("Carry")
 
 
-def _top(x: Array, usable: Array) -> Array:
-    """The maximum of each row, or 0 where that is -inf."""
+def tops(x: Array, usable: Array) -> Array:
+    """The maximum of each row, or 0 where that is -inf or the row is not usable."""
     highest = lax.stop_gradient(jnp.max(x, axis=-1))
     return jnp.where(usable & (highest > -jnp.inf), highest, 0)
 
 
-def _shifted(x: Array, usable: Array) -> tuple[Array, Array]:
-    """``exp(x - top)``, and ``top [...]``. A row that is not usable counts as one of zeros."""
-    top = _top(x, usable)
-    return jnp.exp(_used(x, usable) - top[..., None]), top
+def _shifted(x: Array, usable: Array) -> Array:
+    """``exp(x - top)``. A row that is not usable counts as one of zeros."""
+    return jnp.exp(_relative(x, usable))
+
+
+def _relative(x: Array, usable: Array) -> Array:
+    return _used(x, usable) - tops(x, usable)[..., None]
 
 
 def _used(x: Array, usable: Array) -> Array:
@@ -54,20 +58,14 @@ def _inexact(width: int, log_sum: Array) -> Array:
     return jnp.any((log_sum < least) & (log_sum > -jnp.inf))
 
 
-def _log_sums(norm: Array, top_a: Array, top_b: Array) -> Array:
-    """Of the shifted exponentials; -inf where nothing is summed."""
-    return jnp.where(norm == -jnp.inf, -jnp.inf, norm - top_a[..., :, None] - top_b[..., None, :])
-
-
 def _one_over(log_sums: Array) -> Array:
     """A factor of products that are all 0 where nothing is summed; there it is 1."""
     return jnp.exp(jnp.where(log_sums == -jnp.inf, 0, -log_sums))
 
 
-def _frame(x: Array, usable: Array, t: Array) -> Array:
-    """``x[..., t, :]`` as ``[..., 1, V]``."""
-    row, use = (lax.dynamic_index_in_dim(y, t, axis) for y, axis in ((x, x.ndim - 2), (usable, usable.ndim - 1)))
-    return _used(row, use)
+def _row(x: Array, usable: Array, t: Array) -> tuple[Array, Array]:
+    """``x[..., t, :]`` as ``[..., 1, V]``, and whether it is usable."""
+    return lax.dynamic_index_in_dim(x, t, x.ndim - 2), lax.dynamic_index_in_dim(usable, t, usable.ndim - 1)
 
 
 def _of_frame(x: Array, t: Array) -> Array:
@@ -101,28 +99,28 @@ def _updated(x: Array, update: Array, start: Array) -> Array:
 
 
 def _norms(a: Array, b: Array, use_a: Array, use_b: Array) -> list[Array]:
-    exp_b, top_b = _shifted(b, use_b)
-    tops = _top(a, use_a)[..., :, None] + top_b[..., None, :]
+    exp_b = _shifted(b, use_b)
 
     def tile(total: Array, start: Array, size: int) -> Array:
-        exp_a, _ = _shifted(_slice(a, start, size), _slice(use_a, start, size, -1))
+        exp_a = _shifted(_slice(a, start, size), _slice(use_a, start, size, -1))
         return _updated(total, _product("...tv,...uv->...tu", exp_a, exp_b), start)
 
-    total = _over_tiles(a.shape[-2], tile, _zeros_like(tops, a, b))
+    zeros = jnp.zeros((*a.shape[:-1], b.shape[-2]), a.dtype)
+    total = _over_tiles(a.shape[-2], tile, match_manual_axes([zeros, a, b])[0])
     # A sum of 0 has underflowed, unless a row holds nothing but -inf.
     empty = _is_empty(a, use_a)[..., :, None] | _is_empty(b, use_b)[..., None, :]
     inexact = jnp.any((total == 0) & ~empty) | _inexact(a.shape[-1], jnp.log(total))
 
     def exactly() -> Array:
-        used_b = _used(b, use_b)
+        relative_b = _relative(b, use_b)
 
         def frame(t: Array) -> Array:
-            exp, top = _shifted(_frame(a, use_a, t) + used_b, jnp.ones_like(use_b))
-            return jnp.log(jnp.sum(exp, axis=-1)) + top
+            x, usable = _relative(*_row(a, use_a, t)) + relative_b, jnp.ones_like(use_b)
+            return jnp.log(jnp.sum(_shifted(x, usable), axis=-1)) + tops(x, usable)
 
         return _over_frames(a, frame)
 
-    return [lax.cond(inexact, exactly, lambda: jnp.log(total) + tops)]
+    return [lax.cond(inexact, exactly, lambda: jnp.log(total))]
 
 
 def _is_empty(x: Array, usable: Array) -> Array:
@@ -135,34 +133,32 @@ def _softmax(x: Array, norm: Array) -> Array:
 
 def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> list[Array]:
     """Of the norms, linear in the tangents of ``a`` and ``b``."""
-    exp_a, top_a = _shifted(a, use_a)
-    exp_b, top_b = _shifted(b, use_b)
-    log_sums = _log_sums(norm, top_a, top_b)
+    exp_a, exp_b = _shifted(a, use_a), _shifted(b, use_b)
 
     def exactly() -> Array:
-        used_b, used_d_b = _used(b, use_b), _used(d_b, use_b)
+        relative_b, used_d_b = _relative(b, use_b), _used(d_b, use_b)
 
         @jax.checkpoint
         def frame(t: Array) -> Array:
-            softmax = _softmax(_frame(a, use_a, t) + used_b, _of_frame(norm, t))
-            return jnp.sum(softmax * (_frame(d_a, use_a, t) + used_d_b), axis=-1)
+            softmax = _softmax(_relative(*_row(a, use_a, t)) + relative_b, _of_frame(norm, t))
+            return jnp.sum(softmax * (_used(*_row(d_a, use_a, t)) + used_d_b), axis=-1)
 
         return _over_frames(a, frame)
 
     def by_product() -> Array:
         of_a = _product("...tv,...uv->...tu", exp_a * _used(d_a, use_a), exp_b)
         of_b = _product("...tv,...uv->...tu", exp_a, exp_b * _used(d_b, use_b))
-        return (of_a + of_b) * _one_over(log_sums)
+        return (of_a + of_b) * _one_over(norm)
 
-    return [lax.cond(_inexact(a.shape[-1], log_sums), exactly, by_product)]
+    return [lax.cond(_inexact(a.shape[-1], norm), exactly, by_product)]
 
 
 @functools.partial(jax.jit, inline=True)  # without a jit around it, JAX would compile its loop in every call
 def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> tuple[Array, Array]:
     """Of ``a`` and ``b``; exactly 0 for an example whose cotangents are 0."""
-    exp_b, top_b = _shifted(b, use_b)
-    used_b = _used(b, use_b)
-    inexact = _inexact(a.shape[-1], _log_sums(norm, _top(a, use_a), top_b))
+    exp_b = _shifted(b, use_b)
+    relative_b = _relative(b, use_b)
+    inexact = _inexact(a.shape[-1], norm)
 
     def tile(carry: tuple[Array, Array], start: Array, size: int) -> tuple[Array, Array]:
         of_a, of_b = carry  # `of_a` still holds `a` where the loop has not been, so no other array is needed
@@ -172,7 +168,7 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
         def exactly() -> tuple[Array, Array]:
             @jax.checkpoint
             def frame(of_b: Array, t: Array) -> tuple[Array, Array]:
-                softmax = _softmax(_frame(rows, use, t) + used_b, _of_frame(norms, t))
+                softmax = _softmax(_relative(*_row(rows, use, t)) + relative_b, _of_frame(norms, t))
                 each = softmax * _of_frame(cotangents, t)[..., None]
                 return of_b + each, jnp.sum(each, axis=-2)
 
@@ -180,8 +176,8 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
             return jnp.moveaxis(of_frames, 0, -2), of_b
 
         def by_product() -> tuple[Array, Array]:
-            exp_a, top_a = _shifted(rows, use)
-            weight = cotangents * _one_over(_log_sums(norms, top_a, top_b))
+            exp_a = _shifted(rows, use)
+            weight = cotangents * _one_over(norms)
             of_rows = exp_a * _product("...tu,...uv->...tv", weight, exp_b)
             return of_rows, _product("...tu,...tv->...uv", weight, exp_a)
 
@@ -221,6 +217,8 @@ _tangent_operation.def_transpose(_transpose)
 @jax.custom_jvp
 def sum_norms(a: Array, b: Array, use_a: Array, use_b: Array) -> Array:
     """``[..., T, U+1]`` from ``a [..., T, V]`` and ``b [..., U+1, V]``, both float32 or both float64.
+
+    They are the norms of the sums minus ``tops(a, use_a)`` and ``tops(b, use_b)``, which count as constants.
 
     In rows to use, ``use_a [..., T]`` and ``use_b [..., U+1]``, entries are finite or -inf. Others are not read: they
     count as zeros, and have a gradient of 0 where the cotangents of their norms are. A sum of nothing but -inf is -inf.

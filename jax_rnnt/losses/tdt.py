@@ -48,11 +48,14 @@ class TdtScores:
 
 
 def _log_softmax(x: Array) -> Array:
-    """``jax.nn.log_softmax`` over the last axis, but a row of -inf stays -inf."""
+    """``jax.nn.log_softmax`` over the last axis, but a row of -inf stays -inf, and a small result keeps its digits."""
     top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
     shifted = finite_sum(x, -jnp.where(top == -jnp.inf, 0, top))
-    total = jnp.sum(jnp.exp(shifted), axis=-1, keepdims=True)
-    return shifted - jnp.log(jnp.where(total == 0, 1, total))
+    # Of the first maximum, exp(0) - 1: nothing, but its derivative is that of exp.
+    entry = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    first = jnp.min(jnp.where(x == top, entry, x.shape[-1]), axis=-1, keepdims=True)
+    others = jnp.where((entry == first) & (top > -jnp.inf), jnp.expm1(shifted), jnp.exp(shifted))
+    return shifted - jnp.log1p(jnp.sum(others, axis=-1, keepdims=True))
 
 
 @dataclasses.dataclass(frozen=True)

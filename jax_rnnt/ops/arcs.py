@@ -35,7 +35,7 @@ def _rows_ndim(logits, *_) -> int:
 
 def _per_row(logits, *_, columns: tuple[int, ...], **__) -> list[jax.ShapeDtypeStruct]:
     rows, dtype = logits.shape[:-1], compute_dtype(logits.dtype)
-    return [jax.ShapeDtypeStruct((*rows, len(columns) + 1), dtype), jax.ShapeDtypeStruct(rows, dtype)]
+    return [jax.ShapeDtypeStruct((*rows, len(columns) + 1), dtype), jax.ShapeDtypeStruct((*rows, 2), dtype)]
 
 
 def _per_entry(logits, *_, **__) -> list[jax.ShapeDtypeStruct]:
@@ -49,20 +49,20 @@ _tangent = Operation("arcs_tangent", _per_row, lax_arcs.arcs_tangent, _rows_ndim
 
 def _forward_jvp(primals, tangents, **parameters):
     logits, labels = primals
-    log_probs, log_norm = forward(logits, labels, **parameters)
-    return [log_probs, log_norm], _tangent(tangents[0], logits, labels, log_norm, **parameters)
+    log_probs, norm = forward(logits, labels, **parameters)
+    return [log_probs, norm], _tangent(tangents[0], logits, labels, norm, **parameters)
 
 
-def _tangent_transpose(cotangents, _, logits, labels, log_norm, **parameters):
+def _tangent_transpose(cotangents, _, logits, labels, norm, **parameters):
     ct_log_probs, ct_norm = cotangents
     result = None
     if ct_log_probs is not None:
-        (result,) = backward(logits, labels, log_norm, ct_log_probs, clipped=False, **parameters)
+        (result,) = backward(logits, labels, norm, ct_log_probs, clipped=False, **parameters)
     first, stop = parameters["window"]
     if ct_norm is not None and first < stop:
-        # Only second derivatives come here, through the log-norm that `backward` reads.
-        p = lax_arcs.softmax(logits, labels, log_norm, parameters["vocabulary"], (first, stop))
-        through_norm = scaled(p, by=ct_norm[..., None]).astype(logits.dtype)
+        # Only second derivatives come here, through the norm that `backward` reads. Its top counts as a constant.
+        p = lax_arcs.softmax(logits, labels, norm, parameters["vocabulary"], (first, stop))
+        through_norm = scaled(p, by=ct_norm[..., 1:]).astype(logits.dtype)
         result = through_norm if result is None else result + through_norm
     return result, None, None, None
 
@@ -86,7 +86,7 @@ def arc_log_probs(
 
     A ``window`` restricts the sum to some entries of the row. An entry outside of it is the logit itself.
 
-    The gradient with respect to the logits is computed from the logits and the log-norm; no array of their size is
+    The gradient with respect to the logits is computed from the logits and the norm; no array of their size is
     kept or written but the gradient itself.
 
     Args:

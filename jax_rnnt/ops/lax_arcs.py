@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -11,12 +10,38 @@ from jax_rnnt.ops.labels import NO_LABEL, PADDING, Window
 from jax_rnnt.xla.sharding import may_gather
 
 
-def _row_state(labels: Array, log_norm: Array, vocabulary: int) -> tuple[Array, Array, Array]:
+def norm_of(x: Array) -> Array:
+    """The norms ``[..., 2]`` of rows ``[..., V]``: top, the maximum, and log_sum, the log of the sum of exp(x - top).
+
+    As one number, top + log_sum would be rounded to the size of the logits. The entries of a row that is sure are much
+    smaller than that.
+    """
+    top = jnp.max(x, axis=-1)
+    each = jnp.exp(x - _finite_top(top)[..., None])
+    total = jnp.sum(each, axis=-1)
+    # In a row that is sure, the sum of the others is small, and `total` has lost its digits. Only one entry is 1 there.
+    rest = jnp.sum(jnp.where(each == 1, 0, each), axis=-1)
+    log_sum = jnp.log1p(jnp.where(total < 1.5, rest, total - 1))
+    # On a CPU, XLA's maximum may be -inf where a row holds NaN. Then log_sum must show it.
+    return jnp.stack([top, jnp.where(total == 0, 0, log_sum)], axis=-1)
+
+
+def normalised(x: Array, norm: Array) -> Array:
+    """``x [...]`` minus the log-norm. Where a row has no mass, ``x`` as it is."""
+    return (x - _finite_top(at(norm, 0))) - at(norm, 1)
+
+
+def _finite_top(top: Array) -> Array:
+    return jnp.where(top == -jnp.inf, 0, top)
+
+
+def _row_state(labels: Array, norm: Array, vocabulary: int) -> tuple[Array, Array, Array]:
     """Masks [...] of rows of padding, of invalid rows (their values are NaN), of rows whose window has no mass."""
     padding = labels == PADDING
     outside = (labels < PADDING) | (labels >= vocabulary)
-    invalid = outside | (~padding & ~(log_norm < jnp.inf))
-    return padding, invalid, log_norm == -jnp.inf
+    top, log_sum = at(norm, 0), at(norm, 1)
+    invalid = outside | (~padding & ~(top + log_sum < jnp.inf))
+    return padding, invalid, top == -jnp.inf
 
 
 def places_of_arcs(labels: Array, columns: Sequence[int], offset: Array) -> list[Array]:
@@ -50,10 +75,9 @@ def _arcs_inside(labels: Array, columns: Sequence[int], window: Window) -> Array
     return _inside(jnp.stack(places_of_arcs(labels, columns, jnp.zeros_like(labels)), axis=-1), window)
 
 
-def _exp_inside(x: Array, log_norm: Array, inside: Array | None) -> Array:
-    """``exp(x - log_norm)`` inside the window, 0 outside. Derivatives must not see that ``x`` overflows outside."""
-    shifted = x - jnp.where(log_norm == -jnp.inf, 0, log_norm)
-    return jnp.exp(shifted if inside is None else jnp.where(inside, shifted, -jnp.inf))
+def _exp_inside(x: Array, inside: Array | None) -> Array:
+    """``exp(x)`` inside the window, 0 outside. Derivatives must not see that ``x`` overflows outside."""
+    return jnp.exp(x if inside is None else jnp.where(inside, x, -jnp.inf))
 
 
 def _existing(labels: Array, columns: Sequence[int]) -> Array:
@@ -61,28 +85,28 @@ def _existing(labels: Array, columns: Sequence[int]) -> Array:
     return jnp.stack([jnp.ones_like(labels, bool)] * len(columns) + [labels != NO_LABEL], axis=-1)
 
 
-def _moving(labels: Array, log_norm: Array, columns: Sequence[int], vocabulary: int, window: Window) -> Array:
+def _moving(labels: Array, norm: Array, columns: Sequence[int], vocabulary: int, window: Window) -> Array:
     """Mask [..., K] of arcs whose entries depend on the logits: they exist, and their window has mass."""
-    padding, _, massless = _row_state(labels, log_norm, vocabulary)
+    padding, _, massless = _row_state(labels, norm, vocabulary)
     still = padding[..., None] | (massless[..., None] & _arcs_inside(labels, columns, window))
     return _existing(labels, columns) & ~still
 
 
 def assemble(
-    picks: Sequence[Array], labels: Array, log_norm: Array, columns: Sequence[int], vocabulary: int, window: Window
+    picks: Sequence[Array], labels: Array, norm: Array, columns: Sequence[int], vocabulary: int, window: Window
 ) -> Array:
-    """``log_probs [..., K]`` from the logits [...] that arcs point to and the log-norm [...]."""
-    _, invalid, massless = _row_state(labels, log_norm, vocabulary)
-    norm = jnp.where(massless, 0, log_norm)[..., None]
-    entries = jnp.stack(picks, axis=-1) - jnp.where(_arcs_inside(labels, columns, window), norm, 0)
-    entries = jnp.where(_moving(labels, log_norm, columns, vocabulary, window), entries, -jnp.inf)
+    """``log_probs [..., K]`` from the logits [...] that arcs point to and the norm [..., 2]."""
+    _, invalid, _ = _row_state(labels, norm, vocabulary)
+    raw = jnp.stack(picks, axis=-1)
+    entries = jnp.where(_arcs_inside(labels, columns, window), normalised(raw, norm[..., None, :]), raw)
+    entries = jnp.where(_moving(labels, norm, columns, vocabulary, window), entries, -jnp.inf)
     return jnp.where(invalid[..., None], jnp.nan, entries)
 
 
 def arcs_forward(
     logits: Array, labels: Array, *offsets: Array, columns: tuple[int, ...], vocabulary: int, window: Window
 ) -> list[Array]:
-    """``log_probs [..., K]`` and ``log_norm [...]``.
+    """``log_probs [..., K]`` and ``norm [..., 2]``.
 
     With ``offsets [...]``, rows hold the entries from their offset on of a ``vocabulary`` that is divided over devices;
     arcs that point elsewhere have entries of -inf.
@@ -91,24 +115,24 @@ def arcs_forward(
     x = logits.astype(compute_dtype(logits.dtype))  # padding is masked in the small arrays below
     if window[0] < window[1]:
         inside = _entries_inside(x, offset, vocabulary, window)
-        log_norm = jax.nn.logsumexp(x if inside is None else jnp.where(inside, x, -jnp.inf), axis=-1)
+        norm = norm_of(x if inside is None else jnp.where(inside, x, -jnp.inf))
     else:
-        log_norm = jnp.zeros_like(at(x, 0))
+        norm = jnp.stack([jnp.zeros_like(at(x, 0))] * 2, axis=-1)
     if offsets:
         places = places_of_arcs(labels, columns, offset)
         picks = [jnp.where((p >= 0) & (p < x.shape[-1]), _pick(x, p), -jnp.inf) for p in places]
     else:
         picks = [*(at(x, c) for c in columns), _pick(x, labels)]
-    log_probs = assemble(picks, labels, log_norm, columns, vocabulary, window)
-    return [log_probs, jnp.where(labels == PADDING, 0, log_norm)]
+    log_probs = assemble(picks, labels, norm, columns, vocabulary, window)
+    return [log_probs, jnp.where((labels == PADDING)[..., None], 0, norm)]
 
 
-def softmax(logits: Array, labels: Array, log_norm: Array, vocabulary: int, window: Window) -> Array:
-    """``exp(logits - log_norm)`` in the window, 0 outside of it, in padding and in rows without mass."""
-    padding, invalid, massless = _row_state(labels, log_norm, vocabulary)
+def softmax(logits: Array, labels: Array, norm: Array, vocabulary: int, window: Window) -> Array:
+    """The probabilities of the entries in the window, 0 outside of it, in padding and in rows without mass."""
+    padding, invalid, massless = _row_state(labels, norm, vocabulary)
     inside = _entries_inside(logits, jnp.zeros_like(labels), vocabulary, window)
-    p = _exp_inside(logits.astype(log_norm.dtype), log_norm[..., None], inside)
-    constant = jnp.where(invalid, jnp.nan, 0).astype(log_norm.dtype)
+    p = _exp_inside(normalised(logits.astype(norm.dtype), norm[..., None, :]), inside)
+    constant = jnp.where(invalid, jnp.nan, 0).astype(norm.dtype)
     return jnp.where((padding | invalid | massless)[..., None], constant[..., None], p)
 
 
@@ -116,28 +140,31 @@ def arcs_tangent(
     tangent: Array,
     logits: Array,
     labels: Array,
-    log_norm: Array,
+    norm: Array,
     *,
     columns: tuple[int, ...],
     vocabulary: int,
     window: Window,
 ) -> list[Array]:
-    """Tangents of ``log_probs`` and ``log_norm``, linear in ``tangent [..., V]``, the tangent of ``logits``."""
-    padding, invalid, _ = _row_state(labels, log_norm, vocabulary)
-    dx = jnp.where(padding[..., None], 0, tangent.astype(log_norm.dtype))
-    d_norm = jnp.zeros_like(log_norm)
+    """Tangents of ``log_probs`` and ``norm``, linear in ``tangent [..., V]``, the tangent of ``logits``.
+
+    Whatever is computed from the norm depends on top + log_sum alone. So top may count as a constant.
+    """
+    padding, invalid, _ = _row_state(labels, norm, vocabulary)
+    dx = jnp.where(padding[..., None], 0, tangent.astype(norm.dtype))
+    d_norm = jnp.zeros_like(at(norm, 1))
     if window[0] < window[1]:
-        d_norm = jnp.sum(softmax(logits, labels, log_norm, vocabulary, window) * dx, axis=-1)
+        d_norm = jnp.sum(softmax(logits, labels, norm, vocabulary, window) * dx, axis=-1)
     d_entries = jnp.stack([*(at(dx, c) for c in columns), _pick(dx, labels)], axis=-1)
     d_entries = d_entries - jnp.where(_arcs_inside(labels, columns, window), d_norm[..., None], 0)
-    d_log_probs = jnp.where(_moving(labels, log_norm, columns, vocabulary, window), d_entries, 0)
-    return [jnp.where(invalid[..., None], jnp.nan, d_log_probs), d_norm]
+    d_log_probs = jnp.where(_moving(labels, norm, columns, vocabulary, window), d_entries, 0)
+    return [jnp.where(invalid[..., None], jnp.nan, d_log_probs), jnp.stack([jnp.zeros_like(d_norm), d_norm], axis=-1)]
 
 
 def arcs_backward(
     logits: Array,
     labels: Array,
-    log_norm: Array,
+    norm: Array,
     cotangent: Array,
     *optional: Array,
     columns: tuple[int, ...],
@@ -152,17 +179,20 @@ def arcs_backward(
     """
     *_, offset = jnp.zeros_like(labels), *optional[1 if clipped else 0 :]
     normalizes = window[0] < window[1]
-    padding, invalid, _ = _row_state(labels, log_norm, vocabulary)
-    moving = _moving(labels, log_norm, columns, vocabulary, window) & ~invalid[..., None]
+    padding, invalid, massless = _row_state(labels, norm, vocabulary)
+    moving = _moving(labels, norm, columns, vocabulary, window) & ~invalid[..., None]
     ct = jnp.where(moving, cotangent, 0)
     arcs_inside = _arcs_inside(labels, columns, window)
-    x = logits.astype(log_norm.dtype)
-    scale = -jnp.sum(jnp.where(arcs_inside, ct, 0), axis=-1)
+    x = logits.astype(norm.dtype)
     alive = ~(padding | invalid)
+    # The gradient is scale * exp(x - top): the sum of the row is a part of the factor.
+    one_over_sum = jnp.exp(-jnp.where(alive & ~massless, at(norm, 1), 0))
+    scale = -jnp.sum(jnp.where(arcs_inside, ct, 0), axis=-1) * one_over_sum
+    top = _finite_top(at(norm, 0))
     if normalizes:
         mask = _entries_inside(x, offset, vocabulary, window)
         inside = alive[..., None] if mask is None else mask & alive[..., None]
-        grad = jnp.where(inside, scale[..., None] * _exp_inside(x, log_norm[..., None], inside), 0)
+        grad = jnp.where(inside, scale[..., None] * _exp_inside(x - top[..., None], inside), 0)
     else:
         grad = jnp.zeros_like(x)
     # The entries that arcs point to are computed separately and then selected. The CPU backend of XLA would write every
@@ -171,11 +201,11 @@ def arcs_backward(
     places = places_of_arcs(labels, columns, offset)
     for j, place in enumerate(places):
         own = jnp.zeros_like(scale)
-        if normalizes:
-            inside = at(arcs_inside, j) & alive
-            own = jnp.where(inside, scale * _exp_inside(_pick(x, place), log_norm, inside), 0)
         for k, other in enumerate(places):
             own = own + jnp.where(other == place, at(ct, k), 0)
+        if normalizes:
+            inside = at(arcs_inside, j) & alive
+            own = own + jnp.where(inside, scale * _exp_inside(_pick(x, place) - top, inside), 0)
         grad = jnp.where(entry == place[..., None], own[..., None], grad)
     if clipped:
         grad = jnp.clip(grad, -optional[0][..., None], optional[0][..., None])

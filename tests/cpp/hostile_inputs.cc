@@ -77,7 +77,8 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
       const ArcsShape shape{vocabulary, vocabulary, columns.get(), num_columns, window};
       const int32_t* offset = num_columns == 1 ? offsets.get() : nullptr;
       auto entries = Array<A>(rows * shape.num_arcs()), cotangent = Array<A>(rows * shape.num_arcs());
-      auto norm = Array<A>(rows), bound = Array<A>(rows);
+      auto norm = Array<Norm<A>>(rows);
+      auto bound = Array<A>(rows);
       for (int64_t i = 0; i < rows * shape.num_arcs(); ++i) {
         cotangent[i] = static_cast<A>(i / shape.num_arcs() % 5 == 0 ? 0 : normal(random));
       }
@@ -99,7 +100,8 @@ void CheckArcs(int64_t rows, int64_t vocabulary, std::mt19937& random) {
         if (invalid && asked) Expect(std::isnan(first), "a row with an invalid label has a gradient of NaN");
         if (!asked) Expect(first == 0, "a row of which nothing is asked has gradient 0");
         const bool picked = (num_columns == 2 && offset == nullptr) || labels[n] == 0 || vocabulary == 1;
-        if (norm[n] == norm[n] && !invalid && offset == nullptr && window.first > 0 && !picked) {
+        const A log_norm = norm[n].top + norm[n].log_sum;
+        if (log_norm == log_norm && !invalid && offset == nullptr && window.first > 0 && !picked) {
           Expect(first == 0, "an entry outside of the window that no arc points to has gradient 0");
         }
       }

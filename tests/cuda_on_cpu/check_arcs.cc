@@ -25,6 +25,7 @@ void CheckArcs(int64_t rows, int64_t width, int64_t shift, const std::vector<Cas
     const int special = kind_of_row == 0 ? static_cast<int>(random() % std::max<int64_t>(400, 10 * width)) : 400;
     logits[shift + i] = Narrow<T>(special == 0 ? kInf : special == 1 ? kNaN : special < 9 ? -kInf : normal(random));
   }
+  for (int64_t n = 0; n < rows; n += 3) logits[shift + n * width + random() % width] = Narrow<T>(19);  // sure rows
   for (int64_t v = 0; v < width; ++v) logits[shift + rows / 2 * width + v] = Narrow<T>(-kInf);
   for (int64_t i = 0; i < rows * width; ++i) wide[i] = Widen(logits[shift + i]);
   int64_t columns[cuda::kMaxColumns] = {width - 1, 0, width / 2};
@@ -41,7 +42,8 @@ void CheckArcs(int64_t rows, int64_t width, int64_t shift, const std::vector<Cas
     const int32_t* offset = divided ? offsets.get() : nullptr;
     const int64_t arcs = shape.num_arcs();
     Array<A> entries(rows * arcs), cpu_entries(rows * arcs), cotangent(rows * arcs);
-    Array<A> norm(rows), cpu_norm(rows), bound(rows);
+    Array<Norm<A>> norm(rows), cpu_norm(rows);
+    Array<A> bound(rows);
     for (int64_t i = 0; i < rows * arcs; ++i) {
       const int64_t row = i / arcs;
       cotangent[i] = row % 5 == 0 ? A(0) : row % 17 == 1 ? A(kNaN) : A(-std::fabs(normal(random)));
@@ -55,10 +57,10 @@ void CheckArcs(int64_t rows, int64_t width, int64_t shift, const std::vector<Cas
                   static_cast<int>(rows), static_cast<int>(width), static_cast<int>(num_columns),
                   static_cast<int>(window.first), static_cast<int>(window.stop), static_cast<int>(shift));
     const double tolerance = sizeof(A) == 8 ? 1e-12 : 3e-6;
-    Compare(norm.get(), cpu_norm.get(), rows, tolerance, std::string(what) + "log_norm");
+    Compare(&norm[0].top, &cpu_norm[0].top, 2 * rows, tolerance, std::string(what) + "norms");
     Compare(entries.get(), cpu_entries.get(), rows * arcs, tolerance, std::string(what) + "log_probs");
     for (int64_t i = 0; divided && i < rows; ++i) {
-      if (i % 3 != 0 && cpu_norm[i] == A(-kInf)) cpu_norm[i] = 2;  // another part's entries count in it, too
+      if (i % 3 != 0 && cpu_norm[i].top == A(-kInf)) cpu_norm[i] = {2, 0};  // another part's entries count in it, too
     }
     const A* limit = clipped ? bound.get() : nullptr;
     ArcsBackward(shape, wide.get(), labels.get(), offset, cpu_norm.get(), cotangent.get(), limit, expected.get(), 0,

@@ -25,10 +25,10 @@ BY_CHECK = (
         "shape.workspace",
     ),
     Mutant(
-        "every lane writes the log-norm",
+        "every lane writes the norm",
         "cuda/arcs_forward.cuh",
-        "if (lane == 0) Write(operands.log_norm",
-        "Write(operands.log_norm",
+        "if (lane == 0) Write(operands.norms",
+        "Write(operands.norms",
     ),
     Mutant(
         "a vector that ends behind the array",

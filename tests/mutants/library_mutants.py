@@ -203,6 +203,13 @@ MUTANTS = (
     Mutant("row maximum left out", "cpp/rows.h", "max[j] == -kInfinity<A> ? A(0) : max[j];", "A(0);", ARCS),
     Mutant("an entry of the overlap twice", "cpp/rows.h", "l >= kLanes - tail", "l >= kLanes - tail - 1", ARCS),
     Mutant(
+        "equal maxima count once",
+        "cpp/rows.h",
+        "if (entries == static_cast<A>(count * n)) return;",
+        "if (entries > 0) return;",
+        "test_sure_rows.py -k equal_maxima",
+    ),
+    Mutant(
         "an arc's own entry is not clipped",
         "cpp/arcs.cc",
         "grad[place] = Narrow<T>(Clip(own, limit));",

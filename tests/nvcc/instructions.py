@@ -89,6 +89,11 @@ class Instructions(Operands):
             raise NotImplementedError(f"VOTEU.{m}")
         self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].all()))
 
+    def do_vote(self, m, x):
+        if m != ["ANY"]:
+            raise NotImplementedError(f"VOTE.{m}")
+        self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].any()))
+
     def do_b2r(self, m, x):
         self.put_predicate(x[1], np.full(LANES, self.any_thread))
 
