@@ -3,7 +3,7 @@
 Each row is shifted by its maximum, so no exponential overflows. Where the maxima of two rows lie at entries far apart,
 all products of the two rows are tiny, and some underflow. Each of the V products then loses less than the smallest
 normal number. So a sum of at least ``V tiny / eps`` is as exact as its rounding. In float32 with V = 500 this is a sum
-65 nats below the maxima. If any sum is less, all are computed by the definition, one t after another.
+65 nats below the maxima. If any sum is less, all sums are computed by the definition, one t after another.
 
 No array has both T U and V entries, forward or backward. Of arrays with T V entries there is only ``a``: a loop makes
 the exponentials for a part of the frames at a time, and the gradient of ``a`` is written in the place of ``a``.
@@ -55,7 +55,7 @@ def _inexact(width: int, log_sum: Array) -> Array:
 
 
 def _log_sums(norm: Array, top_a: Array, top_b: Array) -> Array:
-    """Of the shifted exponentials; -inf where nothing is summed."""
+    """The log-sums of the shifted exponentials; -inf where nothing is summed."""
     return jnp.where(norm == -jnp.inf, -jnp.inf, norm - top_a[..., :, None] - top_b[..., None, :])
 
 
@@ -134,7 +134,7 @@ def _softmax(x: Array, norm: Array) -> Array:
 
 
 def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> list[Array]:
-    """Of the norms, linear in the tangents of ``a`` and ``b``."""
+    """The tangent of the norms, linear in the tangents of ``a`` and ``b``."""
     exp_a, top_a = _shifted(a, use_a)
     exp_b, top_b = _shifted(b, use_b)
     log_sums = _log_sums(norm, top_a, top_b)
@@ -159,7 +159,7 @@ def _tangent(d_a: Array, d_b: Array, a: Array, b: Array, use_a: Array, use_b: Ar
 
 @functools.partial(jax.jit, inline=True)  # without a jit around it, JAX would compile its loop in every call
 def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, norm: Array) -> tuple[Array, Array]:
-    """Of ``a`` and ``b``; exactly 0 for an example whose cotangents are 0."""
+    """The gradients of ``a`` and ``b``; exactly 0 for an example whose cotangents are 0."""
     exp_b, top_b = _shifted(b, use_b)
     used_b = _used(b, use_b)
     inexact = _inexact(a.shape[-1], _log_sums(norm, _top(a, use_a), top_b))
@@ -194,7 +194,7 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
 
 
 def _zeros_like(x: Array, *others: Array) -> Array:
-    """Varying over the mesh axes of a ``shard_map`` as all of them together."""
+    """Zeros like ``x`` that vary over the mesh axes of a ``shard_map`` that any of these arrays varies over."""
     return match_manual_axes([jnp.zeros_like(x), x, *others])[0]
 
 
@@ -222,8 +222,9 @@ _tangent_operation.def_transpose(_transpose)
 def sum_norms(a: Array, b: Array, use_a: Array, use_b: Array) -> Array:
     """``[..., T, U+1]`` from ``a [..., T, V]`` and ``b [..., U+1, V]``, both float32 or both float64.
 
-    In rows to use, ``use_a [..., T]`` and ``use_b [..., U+1]``, entries are finite or -inf. Others are not read: they
-    count as zeros, and have a gradient of 0 where the cotangents of their norms are. A sum of nothing but -inf is -inf.
+    In rows to use, ``use_a [..., T]`` and ``use_b [..., U+1]``, entries are finite or -inf. Other rows are not read:
+    they count as zeros, and have a gradient of 0 where the cotangents of their norms are 0. A sum of nothing but -inf
+    is -inf.
     """
     return _forward(a, b, use_a, use_b, implementation=None)[0]
 
