@@ -265,7 +265,7 @@ def checked_loss(loss: object) -> Loss:
 def on_lattices(
     run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled
 ) -> Any:
-    """``run(source, nodes, pipeline, scheduled)`` on what each device has of the batch or of the vocabulary."""
+    """``run(source, nodes, pipeline, scheduled)`` on each device's part of the batch or of the vocabulary."""
     part = functools.partial(_on_part, run, loss)
     return devices.on_devices(part, source, targets, t_b, u_b, scheduled, vocab_axis_name=loss.vocab_axis_name)
 

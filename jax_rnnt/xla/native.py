@@ -84,7 +84,7 @@ def traits(platform: str) -> list[str]:
 
 
 def lattice_memory(arcs: int, longest_step: int) -> tuple[int, int]:
-    """How many numbers the lattice kernel keeps for each column, and how many bytes of memory it has for them."""
+    """How many numbers the lattice kernel keeps per column, and how many bytes of memory it has for these numbers."""
     return _module.lattice_memory(arcs, longest_step)
 
 
