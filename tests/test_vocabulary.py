@@ -305,7 +305,7 @@ def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implem
 @pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
 @pytest.mark.parametrize("spec", [SPEC, ("data",), (None, None, None, "model")], ids=["both", "batch", "vocabulary"])
 def test_gradients_in_an_explicit_mesh(spec: tuple, loss: losses.LossUnderTest) -> None:
-    """Whatever the logits are divided over, the gradient is divided in the same way."""
+    """The gradient is divided as the logits are."""
     mesh = meshes.make_mesh(AxisType.Explicit, data=2, model=2)
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(2, 4, 3, loss.width)), rng.integers(1, 5, (2, 2)).astype(np.int32)
