@@ -1,6 +1,6 @@
 """Meshes of eight host devices, a batch to divide over them, and the facts that a test needs about a compiled program.
 
-Only this file deals with the names that changed between jax 0.6 and 0.12.
+Only this file deals with the names that changed between jax 0.7 and 0.12.
 """
 
 import contextlib
@@ -30,19 +30,6 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def make_mesh(kind: AxisType = AxisType.Auto, **axes: int) -> Mesh:
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes))
-
-
-def current_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """`jax.set_mesh(mesh)`, or what the installed version has in its place."""
-    return jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh)
-
-
-def reshard(x: jax.Array, spec: PartitionSpec) -> jax.Array:
-    if hasattr(jax.sharding, "reshard"):
-        return jax.sharding.reshard(x, spec)
-    from jax.experimental import shard  # its place before jax 0.7
-
-    return shard.reshard(x, spec)
 
 
 def put(mesh: Mesh, x, *spec) -> jax.Array:

@@ -146,7 +146,7 @@ def test_other_sources(source: str) -> None:
         run = functools.partial(both, vocab_axis_name="model")
         if source == "divided_inside":
             run = jax.shard_map(run, mesh=mesh, in_specs=(spec, P(), P(), P()), out_specs=(P(), spec))
-        with meshes.current_mesh(mesh):
+        with jax.set_mesh(mesh):
             arrays = meshes.put(mesh, dense[0], *spec), *(meshes.put(mesh, a) for a in dense[1:])
             actual, gradient = losses.jit(run)(*arrays)
         np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-12)

@@ -243,7 +243,7 @@ def test_batch_over_a_mesh(kind: str, implementation: str) -> None:
     run = functools.partial(jax_rnnt.alignment.lattice_best_path, implementation=implementation)
     if kind == "manual":
         run = jax.shard_map(run, mesh=mesh, in_specs=(P("data"),) * 3, out_specs=P("data"))
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = [meshes.put(mesh, a, "data") for a in (log_probs, T_B, U_B)]
         run, program = meshes.compiled(run, *arrays)
         actual = run(*arrays)

@@ -130,7 +130,7 @@ def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
     mesh = meshes.make_mesh(kind, data=4, model=2)
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
     source = {"batch_axis_names": ("data",)} if kind == AxisType.Auto else {}
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = [meshes.put(mesh, kernel), *(meshes.put(mesh, x, "data") for x in rest)]
         run, program = meshes.compiled(_step(_total, **source), *arrays)
         result = run(*arrays)
@@ -162,7 +162,7 @@ def test_divided_parameters_on_an_explicit_mesh(axes: dict, of_kernel: P, of_enc
     kernel, encoded = np.tile(kernel, (2, 1)), np.tile(encoded, 2)  # so that eight devices divide them
     predicted = np.tile(predicted, 2)
     step = _step(_total)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         batch = [meshes.put(mesh, x, of_encoded[0]) for x in (predicted, *rest)]
         result = jax.jit(step)(meshes.put(mesh, kernel, *of_kernel), meshes.put(mesh, encoded, *of_encoded), *batch)
     for actual, wanted in zip(jax.tree.leaves(result), jax.tree.leaves(_of_tiled()), strict=True):
@@ -182,7 +182,7 @@ def _of_tiled():
 def test_divided_parameters_on_an_automatic_mesh(of_kernel: P) -> None:
     mesh = meshes.make_mesh(data=4, model=2)
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = [meshes.put(mesh, kernel, *of_kernel), *(meshes.put(mesh, x, "data") for x in rest)]
         _assert_expected(jax.jit(_step(_total, batch_axis_names=("data",)))(*arrays))
 
@@ -190,7 +190,7 @@ def test_divided_parameters_on_an_automatic_mesh(of_kernel: P) -> None:
 def test_a_batch_that_does_not_divide_is_said() -> None:
     kernel, *rest = *_operands(6), *meshes.batch(6)[1:]
     with (
-        meshes.current_mesh(meshes.make_mesh(data=4)),
+        jax.set_mesh(meshes.make_mesh(data=4)),
         pytest.raises(ValueError, match="`logits` have B = 6, and the mesh has 4 devices along 'data'"),
     ):
         jax.eval_shape(functools.partial(_total, batch_axis_names=("data",)), kernel, *rest)
@@ -218,7 +218,7 @@ def test_dropout_differs_from_device_to_device() -> None:
         )
         return jax_rnnt.rnnt_loss(logits, targets, *lengths, reduction="none")
 
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         first, second = jax.jit(costs)(jax.random.key(0))
     assert abs(first - second) > 1e-3
 

@@ -230,7 +230,7 @@ def test_schedules_on_a_mesh() -> None:
     expected = jax_rnnt.RNNTLoss(delay_penalty=0.3)(x, *rest)
     for source, axis in ((x, "model"), (table_joint.joint_logits(x, batch_axis_names=("model",)), None)):
         loss = jax_rnnt.RNNTLoss(vocab_axis_name=axis)
-        with meshes.current_mesh(meshes.make_mesh(model=2)):
+        with jax.set_mesh(meshes.make_mesh(model=2)):
             value = jax.jit(lambda logits, penalty: loss(logits, *rest, delay_penalty=penalty))(source, 0.3)  # noqa: B023
         np.testing.assert_allclose(value, expected, rtol=1e-12)
 

@@ -111,7 +111,7 @@ def test_divided_vocabulary(loss: LossUnderTest, inside: bool) -> None:
     if inside:
         costs = jax.shard_map(costs, mesh=mesh, in_specs=(spec, P(), P(), P()), out_specs=P())
     logits, *rest = _arrays(loss.width)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = meshes.put(mesh, logits, *spec), *(meshes.put(mesh, a) for a in rest)
         run, program = meshes.compiled(_step(costs), *arrays)
         result = run(*arrays)

@@ -139,7 +139,7 @@ def one_by_one(function):
 
 def on_mesh(kind, function):
     mesh = meshes.make_mesh(kind, data=4, model=2)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         return jit(function)(*placed(mesh))
 
 

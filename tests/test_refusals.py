@@ -116,7 +116,7 @@ def test_divided_vocabulary_has_first_derivatives_in_reverse_mode_only(way: str,
         _forward_over_reverse: "no second derivatives",
         _reverse_over_reverse: "no second derivatives",
     }
-    with meshes.current_mesh(meshes.make_mesh(model=2)):
+    with jax.set_mesh(meshes.make_mesh(model=2)):
         for derivative, words in wanted.items():
             with pytest.raises(TypeError, match=f"`vocab_axis_name`.*{words}"):
                 jax.jit(functools.partial(derivative, total))(x, x)

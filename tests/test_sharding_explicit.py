@@ -44,7 +44,7 @@ def test_shardings_propagate(divided: str, implementation: str) -> None:
         traced.update(loss=_spec(loss), value=_spec(value), gradient=_spec(gradient))
         return loss, value, gradient
 
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         specs = [["data"] * chosen for chosen in INTEGERS[divided]]
         integers = (meshes.put(mesh, a, *spec) for a, spec in zip(rest, specs, strict=True))
         arrays = meshes.put(mesh, logits, "data"), *integers
@@ -63,7 +63,7 @@ def test_shardings_propagate(divided: str, implementation: str) -> None:
 def test_clamp_and_two_axes(implementation: str) -> None:
     mesh = _mesh(data=2, model=4)
     logits, *rest = meshes.batch()
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = tuple(meshes.put(mesh, a, ("data", "model")) for a in (logits, *rest))
         gradient = jax.jit(jax.grad(meshes.total(implementation, clamp=0.1)))(*arrays)
         loss = jax.jit(meshes.costs(implementation, clamp=0.1))(*arrays)
@@ -76,7 +76,7 @@ def test_clamp_and_two_axes(implementation: str) -> None:
 def test_eager_calls(implementation: str) -> None:
     """Outside jit the types are the same."""
     mesh = _mesh(data=8)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = tuple(meshes.put(mesh, a, "data") for a in meshes.batch())
         loss = meshes.costs(implementation)(*arrays)
     assert _spec(loss) == ("data",)
@@ -87,7 +87,7 @@ def test_eager_calls(implementation: str) -> None:
 def test_vmap_of_grad(implementation: str) -> None:
     mesh = _mesh(data=8)
     arrays = meshes.batch()
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         stacked = tuple(meshes.put(mesh, np.stack([a, np.roll(a, 1, 0)]), None, "data") for a in arrays)
         gradient = jax.jit(jax.vmap(jax.grad(meshes.total(implementation))))(*stacked)
     wanted = meshes.expected()[1]
@@ -101,7 +101,7 @@ def test_what_cannot_be_divided_is_said(operation: str, implementation: str) -> 
     mesh = _mesh(model=8) if operation != "lattice" else _mesh(model=2)
     logits, *rest = meshes.batch()
     labels = np.zeros((B, T, U + 1), np.int32)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         if operation == "arcs":
             x = meshes.put(mesh, logits, None, None, None, "model")
             call = lambda: jax_rnnt.arc_log_probs(x, labels, implementation=implementation)  # noqa: E731
@@ -124,9 +124,9 @@ def test_what_cannot_be_divided_is_said(operation: str, implementation: str) -> 
 def test_after_the_reshard_that_the_message_names(implementation: str) -> None:
     mesh = _mesh(model=8)
     logits, *rest = meshes.batch()
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         x = meshes.put(mesh, logits, None, None, None, "model")
-        step = jax.jit(lambda x: jax.grad(meshes.total(implementation))(meshes.reshard(x, P("model")), *rest))
+        step = jax.jit(lambda x: jax.grad(meshes.total(implementation))(jax.sharding.reshard(x, P("model")), *rest))
         meshes.assert_close(step(x), meshes.expected()[1])
 
 
@@ -139,9 +139,11 @@ def test_divided_time_by_the_two_operations(implementation: str) -> None:
     def loss(x, labels, t_b, u_b):
         arcs = jax_rnnt.arc_log_probs(x, labels, implementation=implementation)
         assert _spec(arcs) == ("data", "time")
-        return jnp.sum(jax_rnnt.lattice_cost(meshes.reshard(arcs, P("data")), t_b, u_b, implementation=implementation))
+        return jnp.sum(
+            jax_rnnt.lattice_cost(jax.sharding.reshard(arcs, P("data")), t_b, u_b, implementation=implementation)
+        )
 
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = (
             *(meshes.put(mesh, a, "data", "time") for a in (logits, labels)),
             *(meshes.put(mesh, a, "data") for a in (t_b, u_b)),
@@ -160,7 +162,7 @@ def test_divided_time_by_the_two_operations(implementation: str) -> None:
 def test_scan_and_remat(implementation: str) -> None:
     mesh = _mesh(data=8)
     arrays = meshes.batch()
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         stacked = tuple(meshes.put(mesh, np.stack([a, a]), None, "data") for a in arrays)
         total = jax.checkpoint(meshes.total(implementation))
 

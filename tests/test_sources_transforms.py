@@ -190,10 +190,8 @@ def test_batch_over_a_mesh(clamp: float, source: Callable) -> None:
     [(packed, "Auto"), (pruned, "Auto"), (additive, "Auto"), (pruned, "Explicit"), (additive, "Explicit")],
 )
 def test_sharded_batch(source: Callable, kind: str) -> None:
-    if kind == "Explicit" and jax.__version_info__ < (0, 7):
-        pytest.skip("gathers do not know explicit axes until jax 0.7")
     mesh = meshes.make_mesh(getattr(AxisType, kind), data=4)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = [meshes.put(mesh, a, "data") for a in _arrays(RNNT.width)]
         run, _ = meshes.compiled(_step(functools.partial(_costs, source, RNNT)), *arrays)
         result = run(*arrays)

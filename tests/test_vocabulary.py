@@ -36,7 +36,7 @@ def _mesh(kind: AxisType = AxisType.Auto):
 
 @pytest.fixture(autouse=True)
 def shardy():
-    """Selects Shardy. GSPMD, the default of jax 0.6, gathers the operands of any partly manual shard_map."""
+    """Selects Shardy. GSPMD gathers the operands of any partly manual shard_map."""
     with meshes.partitioner("shardy"):
         yield
 
@@ -66,7 +66,7 @@ def _step(mode: str, implementation: str, blank: int = -1, clamp: float = -1.0, 
 
 def _run(mode: str, implementation: str, arrays, **options):
     mesh = _mesh()
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         logits, *rest = arrays
         divided = meshes.put(mesh, logits, *SPEC), *(meshes.put(mesh, a, "data") for a in rest)
         return _step(mode, implementation, **options)(*divided)
@@ -175,7 +175,7 @@ def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
     """Only sums of arrays of size [B, T, U+1] cross the mesh, and no gather. Each kernel reads its part of the rows."""
     mesh = _mesh()
     logits, *rest = meshes.batch()
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = meshes.put(mesh, logits, *SPEC), *(meshes.put(mesh, a, "data") for a in rest)
         program = meshes.Program(_step(mode, implementation).lower(*arrays).compile().as_text())
     nodes = (B // 2) * T * (U + 1)
@@ -261,7 +261,7 @@ def test_tensor_parallel_output_layer(mode: str, implementation: str) -> None:
     loss = local
     if mode != "auto":
         loss = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=mode == "checked")
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = [meshes.put(mesh, a, *s) for a, s in zip((encoder, predictor, weight, *rest), specs, strict=True)]
         result = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays)
     for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(wanted), strict=True):
@@ -294,7 +294,7 @@ def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implem
         )
         return value.sum(), value
 
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = meshes.put(mesh, logits, *SPEC), *(meshes.put(mesh, a, "data") for a in rest)
         gradient, value = jax.jit(jax.grad(loss, has_aux=True))(*arrays)
     meshes.assert_close(value, {"mean": cost.mean(), "sum": cost.sum(), "none": cost}[reduction])
@@ -315,7 +315,7 @@ def test_gradients_in_an_explicit_mesh(spec: tuple, loss: losses.LossUnderTest) 
     def total(x, *rest):
         return loss.costs(x, *rest, implementation=losses.QUICK, vocab_axis_name="model").sum()
 
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         arrays = meshes.put(mesh, logits, *spec), *(meshes.put(mesh, a, spec[0]) for a in batch)
         gradient = losses.jit(jax.grad(total))(*arrays)
     meshes.assert_close(gradient, wanted)
@@ -330,7 +330,7 @@ def test_transformations(implementation: str) -> None:
     wanted = np.stack([meshes.expected()[1], np.roll(meshes.expected()[1], 2, 0)])
     costs = _loss("checked", implementation)
     grad = jax.grad(jax.checkpoint(lambda *a: costs(*a).sum()))
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         meshes.assert_close(jax.jit(jax.vmap(grad))(*stacked), wanted)
         total = jax.jit(lambda s: jax.lax.scan(lambda c, a: (c + grad(*a), None), jnp.zeros_like(s[0][0]), s)[0])
         meshes.assert_close(total(stacked), wanted.sum(0))
@@ -339,7 +339,7 @@ def test_transformations(implementation: str) -> None:
 @pytest.mark.full(implementation="lax")
 def test_one_device_along_the_axis(implementation: str) -> None:
     mesh = meshes.make_mesh(data=8, model=1)
-    with meshes.current_mesh(mesh):
+    with jax.set_mesh(mesh):
         grad = jax.jit(jax.grad(functools.partial(meshes.total(implementation), vocab_axis_name="model")))
         meshes.assert_close(grad(*(meshes.put(mesh, a, "data") for a in meshes.batch())), meshes.expected()[1])
 
@@ -348,28 +348,28 @@ def test_unknown_axis_is_named(implementation: str) -> None:
     call = functools.partial(meshes.total(implementation), *meshes.batch(), vocab_axis_name="vocabulary")
     with pytest.raises(ValueError, match=r"'vocabulary'.*shard_map.*set_mesh"):
         call()
-    with meshes.current_mesh(_mesh()), pytest.raises(ValueError, match=r"'vocabulary'.*\('data', 'model'\)"):
+    with jax.set_mesh(_mesh()), pytest.raises(ValueError, match=r"'vocabulary'.*\('data', 'model'\)"):
         jax.jit(lambda: call())()
 
 
 def test_vocabulary_that_does_not_divide_is_said(implementation: str) -> None:
     mesh = meshes.make_mesh(data=1, model=8)
     logits, *rest = meshes.batch()
-    with meshes.current_mesh(mesh), pytest.raises(ValueError, match="V = 23, and the mesh has 8 devices"):
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="V = 23, and the mesh has 8 devices"):
         jax.jit(functools.partial(meshes.total(implementation), vocab_axis_name="model"))(logits[..., :-1], *rest)
 
 
 def test_blank_outside_the_whole_vocabulary_is_said(implementation: str) -> None:
     """The valid range is that of the whole vocabulary, not of one device's part."""
     call = functools.partial(meshes.total(implementation), *meshes.batch(), blank=V, vocab_axis_name="model")
-    with meshes.current_mesh(_mesh()), pytest.raises(ValueError, match=rf"`blank`.*{V}"):
-        jax.jit(lambda: call())()  # jax 0.6 runs a partly manual shard_map only under jit
+    with jax.set_mesh(_mesh()), pytest.raises(ValueError, match=rf"`blank`.*{V}"):
+        call()
 
 
 def test_no_forward_mode_is_said(implementation: str) -> None:
     logits, *rest = meshes.batch()
     for mode in ("checked", "auto"):
         loss = _loss(mode, implementation)
-        with meshes.current_mesh(_mesh()), pytest.raises(TypeError, match=r"`vocab_axis_name`.*forward mode"):
+        with jax.set_mesh(_mesh()), pytest.raises(TypeError, match=r"`vocab_axis_name`.*forward mode"):
             # Under jit, because an eager shard_map of any custom_vjp fails earlier, inside JAX.
             jax.jit(lambda x, loss=loss: jax.jvp(lambda y: loss(y, *rest), (x,), (x,)))(logits)

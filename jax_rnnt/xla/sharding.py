@@ -4,7 +4,6 @@ Three descriptions of that one fact are needed: a rule for the Shardy partitione
 GSPMD, and result types with the right sharding and manual axes for meshes whose axes are explicit or manual.
 """
 
-import importlib
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -108,8 +107,7 @@ def _dimensions(spec: PartitionSpec) -> list:
 
 
 def _moved(x: Array, spec: PartitionSpec) -> Array:
-    reshard = getattr(jax.sharding, "reshard", None) or importlib.import_module("jax.experimental.shard").reshard
-    return reshard(x, spec)
+    return jax.sharding.reshard(x, spec)
 
 
 def result_aval(name: str, like, batch_ndim: int, shape: Sequence[int], dtype):
