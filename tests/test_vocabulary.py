@@ -210,7 +210,7 @@ def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
     ("window", "clamp"), [((0, V - 1), -1.0), ((LOCAL - 1, 2 * LOCAL + 1), 0.1), ((LOCAL, LOCAL + 2), -1.0)], ids=str
 )
 def test_window(window: tuple[int, int], clamp: float, implementation: str) -> None:
-    """The window is in some parts or in one. Parts outside of it and windows without mass are no special case."""
+    """The window is in some parts or in one. Parts outside of it and windows without mass are not special cases."""
     logits, targets, t_b, u_b = meshes.batch()
     logits = logits.copy()
     logits[3, ..., window[0] : window[1]] = -np.inf

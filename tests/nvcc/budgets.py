@@ -106,7 +106,7 @@ def compile_for(
     cubin = folder / f"{source.stem}-{architecture}.cubin"
     headers = source.parent.parent / "cpp"
     command = [tool("nvcc"), "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(headers), "-cubin"]
-    kept = folder / cubin.stem  # what nvcc makes on its way, of which the PTX is read
+    kept = folder / cubin.stem  # the files that nvcc makes on its way; the PTX is read
     kept.mkdir()
     command += ["--keep", "--keep-dir", str(kept)]
     command += [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-o", str(cubin), str(source)]
