@@ -47,7 +47,7 @@ def table_cases(arguments: argparse.Namespace) -> list[Case]:
 
 
 def measure(case: Case, series: str, rounds: int, names, processes: dict[str, Process]) -> list[dict]:
-    """One record for each operation: times, errors and planned memory of each side. What is wrong is not timed."""
+    """One record per operation: times, errors and planned memory of each side. A side that is wrong is not timed."""
     inputs = cases.make_inputs(case)
     expected = oracle.solve(case, inputs)
     records = []

@@ -26,7 +26,7 @@ def main() -> None:
             calls = {}
             for side in (jax_rnnt.lattice_cost, jax_rnnt.alignment.lattice_best_path):
                 calls[side.__name__], *_ = compiled(lambda *x, of=side, m=moves: of(*x, m), *lattice)
-            # These calls are short compared with the other work of a busy machine, so the least time says most.
+            # These calls are short compared with the other work of a busy machine, so the least time counts.
             cost, path = (1e3 * min(times) for times in interleaved(calls, arguments.rounds).values())
             print(f"| ({b}, {t}, {u + 1}) | {name} | {cost:.2f} | {path:.2f} | {path / cost:.2f} |", flush=True)
     print(f"\njax {jax.__version__}, the least of {arguments.rounds} rounds")

@@ -1,4 +1,4 @@
-"""What is measured: shapes by name, and the arrays of each, made from a seed."""
+"""What is measured: shapes by name, and the arrays of each shape, made from a seed."""
 
 import dataclasses
 

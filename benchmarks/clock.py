@@ -62,9 +62,9 @@ def interleaved(
 ) -> dict[Any, Times]:
     """The times of each call. Its first run does not count.
 
-    Before each call, `touch` bytes are touched and freed. With `sample_seconds` a sample is the mean of as many calls
-    in a row as take about that long: for what runs in the caches. A call of more than half a second runs in every
-    `stride`-th round only, because its noise is small.
+    Before each call, `touch` bytes are touched and freed. With `sample_seconds`, for arrays that fit into the caches, a
+    sample is the mean of as many calls in a row as take about that long. A call of more than half a second runs in
+    every `stride`-th round only, because its noise is small.
     """
     first = {name: seconds(call, 1, touch) for name, call in calls.items()}
     again = {name: seconds(call, 1, touch) for name, call in calls.items()} if sample_seconds else first
@@ -93,9 +93,9 @@ def compiled(function: Callable, *arguments) -> tuple[Callable, int, int]:
 
 
 class Process:
-    """Another Python, or this one with fewer processors, that times calls of its own (worker.py).
+    """Another Python, or this Python with fewer processors, that times calls of its own (worker.py).
 
-    Its clock runs in there, so the pipe costs nothing.
+    The clock runs in that process, so the pipe costs nothing.
     """
 
     def __init__(self, python: str, module: str, threads: int):

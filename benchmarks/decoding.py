@@ -77,7 +77,7 @@ def measure(name: str, b: int, t: int, v: int, d: int, beam: int, rounds: int, t
     times = interleaved(sides | others, rounds)
     beams = sides["beam"]()
     labels = [row[:n].tolist() for row, n in zip(beams.labels[:, 0], beams.lengths[:, 0], strict=True)]
-    print(f"{name}: B = {b}, T = {t}, V = {v}, D = {d}, beam {beam}, {sum(map(len, labels)) / b:.0f} labels a row")
+    print(f"{name}: B = {b}, T = {t}, V = {v}, D = {d}, beam {beam}, {sum(map(len, labels)) / b:.0f} labels per row")
     print(f"  {'':22}{'median':>10}{'least':>10}")
     for side, x in times.items():
         print(f"  {side:22}{1000 * x.median:7.1f} ms{1000 * min(x):7.1f} ms")

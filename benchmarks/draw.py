@@ -26,7 +26,7 @@ def _label(case: Case) -> str:
 
 def against_floor(report: dict) -> plt.Figure:
     described = {r["case"]["key"]: r["case"] for r in report["records"] if r["series"] == "table"}
-    # The time of a tiny call is that of calling, not that of its bytes.
+    # The time of a tiny call is the cost of the call itself, not of its bytes.
     known = {field.name for field in Case.__dataclass_fields__.values()}
     shapes = [Case(**{k: x for k, x in c.items() if k in known}) for c in described.values() if c["bytes"] > 1 << 20]
     table = sides_of(report, "table")

@@ -70,7 +70,7 @@ def torchaudio_side(logits, *rest):
 
 
 def lattice_side(operation, arcs, lengths, moves):
-    """CALLS calls in one program, each behind the one before, so that the time is that of the kernels."""
+    """CALLS calls in one program, one after another, so that the time is that of the kernels."""
 
     def call(_, x):
         cost = operation(x, *lengths, moves, implementation="native")

@@ -91,7 +91,7 @@ def operands(kind: str, shape: tuple[int, ...], steps: int):
     model = new_model(rng, codes, d)
     if kind != "random":
         model, loss = trained(model, rng, codes, steps)
-        print(f"trained {steps} steps at D = {d}, V = {v}: loss {loss:.3f} a label on its last utterances", flush=True)
+        print(f"trained {steps} steps at D = {d}, V = {v}: loss {loss:.3f} per label at the end", flush=True)
     frames, labels = utterances(rng, codes, b, t, u)
     encoded, predicted = inputs_of_joint(model, codes, frames, labels)
     return model["joint"], encoded, predicted, jnp.asarray(labels)

@@ -34,7 +34,7 @@ def losses(b: int, t: int, u: int, w: int, rounds: int) -> None:
         calls[name, "gradient"], temporaries[name], _ = compiled(jax.value_and_grad(loss), logits, *batch)
     times = interleaved(calls, rounds)
     print(f"\n(B, T, U+1, W) = ({b}, {t}, {u + 1}, {w}), float32\n")
-    print("| loss | ms | of rnnt | loss and gradient, ms | of rnnt | bytes a node |\n|---|--:|--:|--:|--:|--:|")
+    print("| loss | ms | of rnnt | loss and gradient, ms | of rnnt | bytes per node |\n|---|--:|--:|--:|--:|--:|")
     for name in LOSSES:
         columns = ""
         for what in ("loss", "gradient"):

@@ -1,4 +1,4 @@
-"""What a reader must know to judge a number: the machine, the versions, the allocator, the commit."""
+"""Facts that a reader needs to judge a number: the machine, the versions, the allocator, the commit."""
 
 import importlib.metadata
 import os

@@ -22,7 +22,7 @@ def _cost(name: str, kind: str) -> Callable:
 
 
 def calls(arrays: dict[str, np.ndarray], operation: str, kind: str, names=NAMES) -> dict[str, Callable]:
-    """A call returns (cost,) or (cost, gradient); that of the floor returns None. All of them read the same bytes."""
+    """A call returns (cost,) or (cost, gradient); the floor's call returns None. All calls read the same bytes."""
     inputs = [jnp.asarray(arrays[name]) for name in ("logits", "targets", "logit_lengths", "target_lengths")]
     made: dict[str, Callable] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Times each source of logits with its joint network beside dense logits with theirs, interleaved in one run.
+"""Times each source of logits and its joint network beside dense logits and their joint network, in one run.
 
 python benchmarks/sources.py
 python benchmarks/sources.py --rounds 9 --shapes 8x200x50x500 --torch PYTHON  # torchaudio and fast_rnnt beside them

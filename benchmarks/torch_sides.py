@@ -1,4 +1,4 @@
-"""What torchaudio and fast_rnnt compute of the same arrays. Only an environment of PyTorch imports this file."""
+"""The calls of torchaudio and fast_rnnt on the same arrays. Only an environment of PyTorch imports this file."""
 
 import functools
 import os

@@ -1,7 +1,7 @@
-"""How near the truth a trained example aligns words: `python benchmarks/word_starts.py RUN`.
+"""Measures how near the truth a trained example aligns words: `python benchmarks/word_starts.py RUN`.
 
-RUN is the `--out` of `examples/train_speech.py` on its synthesised digits. espeak-ng says when each of their words
-begins; the loss that the model was trained with aligns the held-out ones with their transcripts.
+RUN is the `--out` of `examples/train_speech.py` on its synthesised digits. espeak-ng says when each word begins. The
+loss of the training aligns the held-out utterances with their transcripts.
 """
 
 import argparse
@@ -26,9 +26,9 @@ import jax_rnnt
 
 
 def word_start_errors(model, batches, starts) -> dict[str, np.ndarray]:
-    """In ms, by the best path and by the expected times; `starts` are the true ones in seconds, by ID.
+    """The errors in ms, by the best path and by the expected times; `starts` are the true starts in seconds, by ID.
 
-    Of every word but the first of an utterance, which begins where the audio does.
+    The first word of an utterance is left out, because it begins where the audio does.
     """
     errors: dict[str, list[float]] = {"best path": [], "expected time": []}
     for batch in batches:

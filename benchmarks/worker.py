@@ -2,8 +2,8 @@
 
     python worker.py MODULE THREADS
 
-MODULE has `VERSIONS`, and `calls(arrays, **options)`, which returns calls by name; the result of a call is a sequence
-of arrays, or None. Another library needs its own environment, and a runtime fixes its threads when it starts: so both
+MODULE has `VERSIONS`, and `calls(arrays, **options)`, which returns calls by name. The result of a call is a sequence
+of arrays, or None. Another library needs its own environment, and a runtime fixes its threads when it starts. So both
 need a process of their own.
 """
 

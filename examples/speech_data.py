@@ -22,7 +22,7 @@ from speech_problems import Problem, Problems, UserError
 ALPHABET = "_ 'abcdefghijklmnopqrstuvwxyz"  # the classes of the model, the blank first
 BLANK = 0
 SAMPLE_RATE = 16_000
-WINDOW, HOP = 400, 160  # samples of a feature frame, 25 ms, and from one to the next, 10 ms
+WINDOW, HOP = 400, 160  # samples of a feature frame (25 ms), and from one frame to the next (10 ms)
 SECONDS = HOP / SAMPLE_RATE  # from one feature frame to the next
 FFT, MELS = 512, 64
 
@@ -39,7 +39,7 @@ class Utterance(NamedTuple):
 
 
 def read_corpus(root: Path, samples: range, problems: Problems) -> list[Utterance]:
-    """Every utterance under `root` with a text in ALPHABET and mono audio of a length in `samples`; one at least."""
+    """Every utterance under `root` with a text in ALPHABET and mono audio of a length in `samples`; at least one."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     utterances: dict[Path, Utterance | None] = {}  # None where one can't be used
@@ -101,7 +101,7 @@ def hold_out_speakers(utterances: Sequence[Utterance], seed: int) -> tuple[list[
 
 
 class Arrays(NamedTuple):
-    """What the model sees. A filler row has samples 0 and label_lengths 0: its loss is 0 and so is its gradient."""
+    """The model's input. A filler row has samples 0 and label_lengths 0: its loss and its gradient are 0."""
 
     audio: jax.Array  # float32 [B, N]
     samples: jax.Array  # int32 [B]
@@ -118,8 +118,8 @@ class Batch(NamedTuple):
 class Batches:
     """Batches of `size` utterances, and of filler rows where devices could not share the rows or a batch is not full.
 
-    Utterances of like length share one of `buckets` buckets, and the batches of a bucket have one shape. Audio that
-    turns out to be unusable leaves a filler row; if it leaves a batch of nothing else, the folder or its disk is lost.
+    Utterances of similar length share one of `buckets` buckets, and the batches of a bucket have one shape. Audio that
+    turns out to be unusable leaves a filler row. If it leaves only filler rows, the folder or its disk is lost.
     """
 
     def __init__(self, utterances: Sequence[Utterance], buckets: int, size: int, problems: Problems):
@@ -155,7 +155,7 @@ class Batches:
         return Batch(jax.device_put(Arrays(audio, samples, labels, label_lengths), self._sharding), loaded, bucket)
 
     def training(self, seed: int, first_step: int) -> Iterator[Batch]:
-        """Batches without end, epoch after epoch, from a step on. A thread reads the next while the caller computes."""
+        """Batches without end, epoch after epoch, from a step on. A thread reads ahead while the caller computes."""
         plan = (one for epoch in itertools.count() for one in self.plan(seed, epoch))
         with ThreadPoolExecutor(1) as reader:
             coming = (reader.submit(self.load, *one) for one in itertools.islice(plan, first_step, None))
@@ -168,7 +168,7 @@ class Batches:
 
 
 def num_frames(samples):
-    """Windows that fit wholly into so many samples; of an integer or an array."""
+    """The number of windows that fit into so many samples, an integer or an array."""
     return (samples >= WINDOW) * ((samples - WINDOW) // HOP + 1)
 
 
@@ -183,7 +183,7 @@ def mel_filters(low: float = 20.0, high: float = SAMPLE_RATE / 2) -> np.ndarray:
 
 
 def log_mel(audio: jax.Array, samples: jax.Array) -> jax.Array:
-    """Audio [B, N], of which `samples` [B] count, to features [B, num_frames(N), MELS] with zeros as padding."""
+    """Audio [B, N] with `samples` [B] real ones to features [B, num_frames(N), MELS] with zeros as padding."""
     starts = np.arange(num_frames(audio.shape[1])) * HOP
     windows = audio[:, starts[:, None] + np.arange(WINDOW)] * np.hanning(WINDOW).astype(np.float32)
     spectrum = jnp.fft.rfft(windows, FFT)

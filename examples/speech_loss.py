@@ -1,4 +1,4 @@
-"""What a run trains with: a loss of the library, and which logits the joint network makes for it."""
+"""The choice of a run: a loss of the library, and which logits the joint network makes for it."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ import jax_rnnt
 STACK = 4  # feature frames in one encoder frame: 40 ms
 SHORTEST = WINDOW + (STACK - 1) * HOP  # samples of audio that make one encoder frame
 S_RANGE = 5  # positions that pruning keeps of each frame
-LM_SCALE = 0.25  # of the predictor alone in the simple loss, which else learns to do without it
+LM_SCALE = 0.25  # of the predictor alone in the simple loss, which otherwise learns to do without it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Objective:
         return len(ALPHABET) + len(getattr(self.loss, "durations", ()))
 
     def frames(self, samples):
-        """Encoder frames of so many samples."""
+        """The number of encoder frames of so many samples."""
         return num_frames(samples) // self.stack
 
 
@@ -49,7 +49,7 @@ LOSSES = {
 
 
 def choose(loss: str, joint: str, axes: dict[str, int]) -> Objective:
-    """Refuses what does not go together."""
+    """Refuses choices that do not go together."""
     if loss == "pruned" and joint != "dense":
         raise UserError(f"--loss pruned chooses the nodes of the joint network itself, and --joint is {joint}")
     if joint == "packed" and math.prod(axes.values()) > 1:
@@ -80,7 +80,7 @@ def batch_loss(model: nnx.Module, arrays: Arrays, rngs=None, nodes: int | None =
         logits = jax_rnnt.PackedLogits(rows, *lengths, num_frames=frames.shape[1], num_labels=labels.shape[1])
     else:
         # icefall's recipe: a simple loss says through which nodes the paths go, and the joint network works on those.
-        # While the simple loss has not learnt that, most nodes it keeps are wrong ones: the pruned loss counts a tenth.
+        # Until the simple loss has learnt that, most nodes that it keeps are wrong, so the pruned loss counts a tenth.
         parts_of_sums = model.simple_encoder(frames), model.simple_predictor(predictions)
         sums = jax_rnnt.AdditiveLogits(*parts_of_sums, lm_scale=LM_SCALE)
         costs, posteriors = jax_rnnt.lattice_posteriors(*jax_rnnt.alignment.loss_lattice(loss, sums, labels, *lengths))

@@ -44,13 +44,13 @@ def use_devices(sizes: dict[str, int]) -> contextlib.AbstractContextManager:
 
 
 def sharding(*axes: str) -> NamedSharding | None:
-    """Where an array goes whose leading dimensions are divided over these axes; None without a mesh."""
+    """The sharding of an array whose leading dimensions are divided over these axes; None without a mesh."""
     mesh = jax.sharding.get_mesh()
     return None if mesh.empty else NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def parts(axis: str) -> int:
-    """Devices along an axis of the mesh that is set, while tracing too."""
+    """The number of devices along an axis of the current mesh, while tracing too."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
@@ -63,7 +63,7 @@ def by_rows(function: Callable, *arrays: jax.Array):
 
 
 def over_vocabulary(layer: nnx.Linear, x: jax.Array) -> jax.Array:
-    """`layer(x)` with its classes divided over "model", where more classes of -inf make them divisible."""
+    """`layer(x)` with its classes divided over "model". Added classes of -inf make their number divisible."""
     if parts(MODEL) == 1:
         return layer(x)
     more = -layer.out_features % parts(MODEL)

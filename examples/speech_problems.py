@@ -1,4 +1,4 @@
-"""What can be wrong, and how it is said: an input is skipped and counted, or a sentence ends the run."""
+"""Faults of the input and of the options: an input is skipped and counted, or a sentence ends the run."""
 
 import contextlib
 from collections import Counter
@@ -12,11 +12,11 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 
 
 class UserError(Exception):
-    """Something the person at the keyboard can mend: shown as one sentence, without a traceback."""
+    """A fault that the user can mend: shown as one sentence, without a traceback."""
 
 
 class Problem(Exception):
-    """Why a file is skipped: the kind is what it is counted under."""
+    """Why a file is skipped. Files are counted by kind."""
 
 
 class Problems:
@@ -51,7 +51,7 @@ class Problems:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`path` gets what `write` writes when that is whole; until then it keeps what it held."""
+    """`path` gets the output of `write` when that is whole. Until then it keeps its old content."""
     unfinished = path.with_stem(path.stem + ".unfinished")
     try:
         write(unfinished)

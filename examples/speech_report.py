@@ -1,4 +1,4 @@
-"""What a model recognises, how its loss aligns words with the audio, and a picture of both."""
+"""The words that a model recognises, their alignment with the audio, and a picture of both."""
 
 import functools
 import re
@@ -40,7 +40,7 @@ def recognise(model: Transducer, batch: Batch) -> Iterator[tuple[str, list[tuple
 
 
 def word_error_rate(model: Transducer, batches: Batches, ctm: Path) -> float:
-    """Writes what was recognised to `ctm`, by NIST's lines: utterance, channel, start, duration, word."""
+    """Writes the recognised words to `ctm`, in NIST's format: utterance, channel, start, duration, word."""
     texts, found, lines = [], [], []
     for batch in batches.once():
         for utterance, (text, words) in zip(batch.utterances, recognise(model, batch), strict=True):

@@ -120,17 +120,17 @@ def train_step(model: Transducer, optimizer: nnx.Optimizer, arrays: Arrays, key,
 
 
 def most_nodes(bucket: Sequence[Utterance], size: int, objective: Objective) -> int:
-    """Nodes of the lattices of any batch of so many utterances."""
+    """The most nodes that the lattices of a batch of so many utterances have."""
     return sum(sorted(objective.frames(u.samples) * (len(u.text) + 1) for u in bucket)[-size:])
 
 
 def train(
     args: argparse.Namespace, model: Transducer, optimizer: nnx.Optimizer, batches: Batches, done: int
 ) -> Iterator[tuple[int, jax.Array, list[Utterance]]]:
-    """Steps behind those that are done: number, loss and utterances of each."""
+    """Runs the steps that are left: yields number, loss and utterances of each step."""
     key, objective = jax.random.key(args.seed), model.objective
     for step, batch in zip(range(done + 1, args.steps + 1), batches.training(args.seed, done), strict=False):
-        # The key of a step depends on its number alone, so that a resumed run draws what it would have drawn.
+        # The key of a step depends on its number alone, so a resumed run draws the same numbers as an unbroken one.
         step_key, warmth = jax.random.fold_in(key, step), np.float32(min(1, step / max(1, args.warmup)))
         nodes = most_nodes(batch.bucket, batches.size, objective) if objective.joint == "packed" else None
         yield step, train_step(model, optimizer, batch.arrays, step_key, warmth, nodes=nodes), batch.utterances
@@ -155,7 +155,7 @@ def _sentence(text: str) -> Iterator[None]:
 
 
 def open_checkpoints(folder: Path) -> ocp.CheckpointManager:
-    """The newest two of a run. `save` returns when one is written, so that an error is that of its own step."""
+    """The newest two checkpoints of a run. `save` waits until its file is written, so an error belongs to its step."""
     folder.mkdir(exist_ok=True)  # orbax would take a file of this name until it writes
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     return ocp.CheckpointManager(folder.resolve(), options=options)

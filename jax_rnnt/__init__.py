@@ -2,21 +2,21 @@
 
 Losses, each as a function and as a class that holds its options:
   rnnt_loss             RNNTLoss            minus the log-probability of the targets; torchaudio's arguments
-  monotonic_rnnt_loss   MonotonicRNNTLoss   at most one label in each frame
+  monotonic_rnnt_loss   MonotonicRNNTLoss   at most one label per frame
   multiblank_rnnt_loss  MultiblankRNNTLoss  blanks that take several frames
   tdt_loss              TDTLoss             tokens and durations
   hat_loss              HATLoss             a blank that is decided before the label
   Loss                                      what the classes have in common; the type of a field that holds a loss
 
 Logits that are not a dense array; every loss takes them:
-  JointLogits     a joint network and its inputs: its outputs are made a tile at a time
+  JointLogits     a joint network and its inputs; the loss computes its outputs one tile at a time
   PackedLogits    the rows of all utterances one after the other, without padding
-  PrunedLogits    a few positions of each frame
+  PrunedLogits    a few positions per frame
   AdditiveLogits  the sum of an encoder's part and a predictor's part
 
 Around a loss:
   check_inputs           checks the values of a batch and names the first bad example
-  debug_inputs           makes losses and decoders do so, inside jit too
+  debug_inputs           makes losses and decoders check their inputs, inside jit too
   lengths_from_paddings  lengths from 0/1 paddings, the convention of optax
   alignment              a module: when each label is spoken, and pictures of it
   decoding               a module: greedy and beam search, whole or in pieces, and training on errors

@@ -25,7 +25,7 @@ print(*$1)"
 export PATH=$work/tools/bin:$PATH
 
 # Both wheels share one set of build packages and one folder of CMake. If either differed, scikit-build-core would start
-# anew and compile the CUDA kernels twice, though they do not depend on Python. Of jaxlib only the headers are used.
+# again and compile the CUDA kernels twice, though they do not depend on Python. Of jaxlib only the headers are used.
 rm -rf "$work/packages" "$work/raw" dist/jax_rnnt-*
 # shellcheck disable=SC2046
 "$work/tools/bin/pip" install --quiet --target "$work/packages" $(requirements "pyproject['build-system']['requires']")

@@ -91,7 +91,7 @@ def arc_gradient(
 ) -> np.ndarray:
     """[..., V]: sum_k ct[k] * (1[v is arc k's column] - 1[both in the window] * p[v]), over the arcs that exist.
 
-    A row whose cotangents are all 0 has a gradient of exactly 0, whatever it holds.
+    A row whose cotangents are all 0 has a gradient of exactly 0, even if it holds NaN.
     """
     vocabulary = logits.shape[-1]
     first, stop = window or (0, vocabulary)

@@ -240,7 +240,7 @@ def test_masked_entries_and_a_window(implementation: str) -> None:
 
 
 def test_zero_cotangents(implementation: str) -> None:
-    """A row whose cotangents are 0 has a gradient of 0, whatever it holds.
+    """A row whose cotangents are 0 has a gradient of 0, even if it holds NaN.
 
     The cotangent of an absent label does not count.
     """

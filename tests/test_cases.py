@@ -9,7 +9,7 @@ from cases import CASES, INTEGER_TYPES, Case
 
 def _marks(case: Case, dtype: str) -> list[pytest.MarkDecorator]:
     marks = [] if case.name == "ragged" else [pytest.mark.once]
-    # The lax form computes in one dtype, whatever the options are, and casts its inputs and results. Integers become
+    # The lax form computes in one dtype for all options, and casts its inputs and results. Integers become
     # int32 before either form sees them.
     is_plain = case.options == CASES["ragged"].options
     if dtype == "float16" or (dtype != "float32" and not is_plain) or case.name in INTEGER_TYPES:

@@ -143,7 +143,7 @@ def test_traced_options_are_told_that_they_are_static(argument: str) -> None:
     assert jax.jit(jax_rnnt.rnnt_loss, static_argnames=argument)(**GOOD, **{argument: value}) == loss(value)
 
 
-# Values that are no JAX arrays. The messages of NumPy and JAX would not name the argument.
+# Values that are not JAX arrays. The messages of NumPy and JAX would not name the argument.
 NO_ARRAYS = {
     "objects": (np.array([[None, 1], [2, 3]]), "object"),
     "words": (np.array(["one", "two"]), "<U3"),

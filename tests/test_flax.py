@@ -70,5 +70,5 @@ def test_field_of_an_nnx_module(remat: bool, implementation: str) -> None:
     cost, expected = _oracle(model.dense.kernel[...], model.dense.bias[...])
     np.testing.assert_allclose(value, cost, rtol=1e-12)
     np.testing.assert_allclose(grads["dense"]["kernel"][...], expected, atol=1e-12)
-    assert jax.tree.leaves(nnx.state(model)), "the loss is no parameter and hides none"
+    assert jax.tree.leaves(nnx.state(model)), "the loss is not a parameter and hides none"
     assert nnx.clone(model).loss == model.loss

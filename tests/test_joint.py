@@ -217,7 +217,7 @@ def _with_dropout(params, e, p, keys):
 
 
 def test_dropout_belongs_to_the_node() -> None:
-    """Forward and backward use the same mask, whatever the tiles are. Dense logits with the nodes' keys have it too."""
+    """Forward and backward use the same mask for any tiles. Dense logits with the nodes' keys have that mask too."""
     key = jax.random.key(2)
     keys = jax.vmap(lambda node: jax.random.fold_in(key, node))(jnp.arange(B * T * (U + 1)))
 

@@ -36,7 +36,7 @@ def test_variants(loss: LossUnderTest) -> None:
 @pytest.mark.once
 @_each([*losses.PLAIN, losses.FASTEMIT, losses.ENDS])
 def test_clamp(loss: LossUnderTest) -> None:
-    """The gradient for a cotangent of 1 is clipped, and then multiplied by the cotangent, whatever its sign."""
+    """The gradient for a cotangent of 1 is clipped, and then multiplied by the cotangent of either sign."""
     cotangent = np.resize([2.0, -0.5, 1.0], len(losses.batch(loss).names))
     result = losses.evaluate(loss, losses.QUICK, clamp=0.05, cotangent=cotangent)
     losses.assert_matches(loss, *result, clamp=0.05, cotangent=cotangent)

@@ -45,7 +45,7 @@ def test_a_divided_step_holds_an_eighth(dtype: str, implementation: str) -> None
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}], ids=["plain", "clamp"])
 def test_bytes_beyond_logits_and_gradient(options: dict, dtype: str) -> None:
-    """Loss and gradient need at most 40 bytes a node, and the loss alone 24.
+    """Loss and gradient need at most 40 bytes per node, and the loss alone 24.
 
     So no second array has the logits' size.
     """
@@ -54,7 +54,7 @@ def test_bytes_beyond_logits_and_gradient(options: dict, dtype: str) -> None:
     total = meshes.total("native", **options)
     step = _analysis(jax.value_and_grad(total), _abstract(B, dtype)).temp_size_in_bytes / NODES
     loss = _analysis(total, _abstract(B, dtype)).temp_size_in_bytes / NODES
-    print(f"{dtype} {options}: {step:.1f} bytes a node for loss and gradient, {loss:.1f} for the loss alone")
+    print(f"{dtype} {options}: {step:.1f} bytes per node for loss and gradient, {loss:.1f} for the loss alone")
     assert step <= 40
     assert loss <= 24
     assert V * jnp.dtype(dtype).itemsize > 40, "else the limit would not notice a copy of the logits"

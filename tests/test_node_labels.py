@@ -1,4 +1,4 @@
-"""`node_labels`, and a loss of one label a frame built on it. Nothing beyond the lengths is ever read."""
+"""`node_labels`, and a loss of one label per frame built on it. Nothing beyond the lengths is ever read."""
 
 import jax
 import jax.numpy as jnp

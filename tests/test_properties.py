@@ -81,7 +81,7 @@ def _node_labels() -> np.ndarray:
 
 
 def test_monotonic_probabilities_sum_to_one(implementation: str) -> None:
-    """Each frame has one symbol. So no more than T labels are possible, whatever the model is."""
+    """Each frame has one symbol. So no more than T labels are possible with any model."""
     run = _topology_cost(implementation, (0,), reference.MONOTONIC)
 
     @given(seed=SEEDS, scale=SCALES)

@@ -210,7 +210,7 @@ def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
     ("window", "clamp"), [((0, V - 1), -1.0), ((LOCAL - 1, 2 * LOCAL + 1), 0.1), ((LOCAL, LOCAL + 2), -1.0)], ids=str
 )
 def test_window(window: tuple[int, int], clamp: float, implementation: str) -> None:
-    """The window is in some parts or in one. Parts outside of it and windows without mass are no special case."""
+    """The window is in some parts or in one. Parts outside of it and windows without mass are not special cases."""
     logits, targets, t_b, u_b = meshes.batch()
     logits = logits.copy()
     logits[3, ..., window[0] : window[1]] = -np.inf
@@ -305,7 +305,7 @@ def test_reductions_in_a_mesh_that_is_set(reduction: str, kind: AxisType, implem
 @pytest.mark.parametrize("loss", losses.PLAIN, ids=lambda loss: loss.name)
 @pytest.mark.parametrize("spec", [SPEC, ("data",), (None, None, None, "model")], ids=["both", "batch", "vocabulary"])
 def test_gradients_in_an_explicit_mesh(spec: tuple, loss: losses.LossUnderTest) -> None:
-    """Whatever the logits are divided over, the gradient is divided in the same way."""
+    """The gradient is divided as the logits are."""
     mesh = meshes.make_mesh(AxisType.Explicit, data=2, model=2)
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(2, 4, 3, loss.width)), rng.integers(1, 5, (2, 2)).astype(np.int32)

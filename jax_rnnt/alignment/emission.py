@@ -24,8 +24,8 @@ def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_
 
     .. math:: \mathrm{time}_{b,u} = \sum_t t \, P(\mbox{label } u \mbox{ is emitted at frame } t)
 
-    It can be differentiated through :func:`lattice_posteriors` down to the logits. So a loss on it moves labels in
-    time.
+    The times can be differentiated through :func:`lattice_posteriors` down to the logits. So a loss on the times moves
+    labels.
 
     Args:
       posteriors: ``[B, T, U+1, K]``, floating, of :func:`lattice_posteriors`.
@@ -37,7 +37,7 @@ def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_
 
     Raises:
       TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
-      ValueError: if ``posteriors`` have not four dimensions, or there are not as many ``moves`` as arcs.
+      ValueError: if ``posteriors`` do not have four dimensions, or there are not as many ``moves`` as arcs.
 
     Example:
       >>> import jax.numpy as jnp
@@ -60,7 +60,7 @@ def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_
 
 
 def expected_delay(times: ArrayLike, reference: ArrayLike) -> Array:
-    """By how many frames the labels of each example are emitted later than in a reference, on average.
+    """How many frames later than in a reference the labels of each example are emitted, on average.
 
     Args:
       times: ``[B, U]``, the frames of the labels, from :func:`emission_times` or :func:`best_alignment`; negative where
@@ -70,7 +70,7 @@ def expected_delay(times: ArrayLike, reference: ArrayLike) -> Array:
 
     Returns:
       ``delay [B]``, float32 (float64 if an argument is): the mean of ``times - reference`` over the labels that have
-      both, and 0 if no label has both. NaN for an invalid example. It can be differentiated.
+      both, and 0 if no label has both. NaN for an invalid example. The delay can be differentiated.
 
     Raises:
       TypeError: if an argument is not an array of numbers.
@@ -99,10 +99,10 @@ def alignment_entropy(posteriors: ArrayLike) -> Array:
     .. math:: H_b = -\sum_{\pi} P(\pi) \log P(\pi) = -\sum_{t,u,k} p_{t,u,k} \log \frac{p_{t,u,k}}{\sum_j p_{t,u,j}}
 
     with the posteriors p of the arcs. The second form is exact, because the arc that a path takes at a node does not
-    depend on how the path reached the node. :math:`\log Z - \sum p \cdot \mathrm{arcs}` is the same number, but there
-    two large numbers are subtracted.
+    depend on how the path reached the node. :math:`\log Z - \sum p \cdot \mathrm{arcs}` is the same number, but it is
+    the difference of two large numbers.
 
-    It can be differentiated, through :func:`lattice_posteriors` down to the logits.
+    The entropy can be differentiated through :func:`lattice_posteriors` down to the logits.
 
     Args:
       posteriors: ``[B, T, U+1, K]``, floating, of :func:`lattice_posteriors`, for any moves.

@@ -1,4 +1,4 @@
-"""Pictures of one utterance, by matplotlib, which is needed here alone: its lattice, and its labels over time."""
+"""Pictures of one utterance: its lattice, and its labels over time. Only this file needs matplotlib."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _axes_or_new(axes: Axes | None, caller: str, size: tuple[float, float]) -> A
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(f"`{caller}` draws with matplotlib, which is not there: pip install matplotlib") from error
+        raise ImportError(f"`{caller}` needs matplotlib, which is not installed: pip install matplotlib") from error
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
@@ -42,7 +42,7 @@ def _texts(labels: Sequence[object] | None, count: int) -> list[str]:
 
 
 def _time_axis(axes: Axes, seconds_per_frame: float | None) -> float:
-    """Names it, and returns what one frame is on it."""
+    """Names the axis, and returns the length of one frame on it."""
     axes.set_xlabel("frame" if seconds_per_frame is None else "seconds")
     return 1.0 if seconds_per_frame is None else seconds_per_frame
 
@@ -58,23 +58,23 @@ def plot_lattice(
 ) -> Axes:
     """Draws the posteriors of one utterance's lattice, and the best path over them.
 
-    A node is as bright as it is probable that a path goes there. A circle is where a label is emitted, as large as that
-    is probable. The line is the best path, from node to node.
+    The more probable a node is, the brighter it is. A circle stands where a label is emitted. The more probable the
+    label is there, the larger the circle. The line is the best path, from node to node.
 
     Args:
       posteriors: ``[T_b, U_b+1, K]``, those of :func:`lattice_posteriors`, cut to the lengths of the utterance.
       arcs: ``[N]``, the arcs of the best path of :func:`best_alignment` or :func:`lattice_best_path` (N may be that of
         the whole batch); None draws no path.
       moves: the ``K`` moves of the lattice.
-      labels: the texts of the U_b labels; their numbers unless given.
-      seconds_per_frame: what a frame lasts; unless given, time is in frames.
-      axes: where to draw; a new figure unless given.
+      labels: the texts of the U_b labels; None: their numbers.
+      seconds_per_frame: the length of a frame; None: time is in frames.
+      axes: where to draw; None: a new figure.
 
     Returns:
       The axes. On them a frame begins at its number, so frame 3 goes from 3 to 4.
 
     Raises:
-      ImportError: if there are no ``axes`` and no matplotlib.
+      ImportError: if ``axes`` is None and matplotlib is not installed.
       TypeError, ValueError: if an array is traced, or a shape does not match.
 
     Example:
@@ -134,16 +134,16 @@ def plot_alignment(
     seconds_per_frame: float | None = None,
     axes: Axes | None = None,
 ) -> Axes:
-    """Draws the labels of one utterance over time, each at the frame where it is emitted.
+    """Draws the labels of one utterance over time, each label at the frame where it is emitted.
 
     Labels of the same frame share a line, and their texts stand there as one.
 
     Args:
       frames: ``[U]``, the frames of the labels: ``frames`` of :func:`best_alignment`, or :func:`emission_times`. Labels
-        of which they are negative are left out.
+        with a negative frame are left out.
       durations: ``[U]``, ``durations`` of :func:`best_alignment`; the frames that a label takes are shaded.
-      labels: the texts of the labels, at least as many as there are; their numbers unless given.
-      features: ``[F, M]``, a spectrogram to draw behind them.
+      labels: the texts of the labels, at least as many as there are labels; None: their numbers.
+      features: ``[F, M]``, a spectrogram to draw behind the labels.
       features_per_frame: the rows of ``features`` that a frame takes, that is, the encoder's subsampling.
       seconds_per_frame, axes: as in :func:`plot_lattice`.
 

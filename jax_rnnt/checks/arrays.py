@@ -19,7 +19,7 @@ _FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 @contextlib.contextmanager
 def _conversion(name: str, x: object) -> Iterator[None]:
-    """Turns the errors of NumPy and JAX about values that are no array into a sentence that names the argument."""
+    """Turns the errors of NumPy and JAX about values that are not arrays into a sentence that names the argument."""
     try:
         yield
     except OverflowError as error:
@@ -146,5 +146,5 @@ def lengths(b: int, logit_lengths: Shaped, target_lengths: Shaped, source: str) 
         rank(name, x, "B")
         if x.shape[0] != b:
             raise ValueError(
-                f"`{name}` must have shape ({b},), one a row of the batch ({source} == {b}), got {x.shape}."
+                f"`{name}` must have shape ({b},), one entry per row of the batch ({source} == {b}), got {x.shape}."
             )

@@ -1,4 +1,4 @@
-"""What every topology adds to the scores of arcs: delay penalty, under-normalisation and wildcards."""
+"""The terms that every topology adds to the scores of arcs: delay penalty, under-normalisation and wildcards."""
 
 import dataclasses
 import functools

@@ -18,10 +18,10 @@ def check_inputs(
     logit_lengths: ArrayLike,
     target_lengths: ArrayLike,
 ) -> None:
-    """Raises a ValueError that names the first bad example, with its index and value; meant for a data loader.
+    """Raises a ValueError that names the first bad value of a batch and its index; meant for a data loader.
 
-    Inside ``jit`` values are not known; there the loss gives NaN for a bad example, and for that example only.
-    :func:`debug_inputs` makes the same checks in there.
+    Inside ``jit`` values are not known. There the loss gives NaN for a bad example, and for that example only.
+    :func:`debug_inputs` makes the same checks inside ``jit``.
 
     Args:
       loss: the loss that the batch is for. It says which entries are blanks and how many frames the labels need.

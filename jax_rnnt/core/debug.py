@@ -24,8 +24,8 @@ _is_on = os.environ.get("JAX_RNNT_DEBUG", "0") not in ("", "0")
 def debug_inputs() -> Iterator[None]:
     """Inside ``with debug_inputs():``, losses and decoders raise the sentence of :func:`check_inputs` for bad values.
 
-    Without it, a bad example costs NaN and nothing says why. The environment variable JAX_RNNT_DEBUG=1 has the same
-    effect for a whole process, if it is set before this library is imported.
+    Without this switch, a bad example costs NaN and nothing says why. The environment variable JAX_RNNT_DEBUG=1 has the
+    same effect for a whole process, if it is set before this library is imported.
 
     The checks run on the host, through ``jax.debug.callback``, wherever the loss runs: outside of ``jit``, inside of
     ``jit``, ``scan`` and ``vmap``, and on meshes, where an index is that within a device's part of the batch. They are

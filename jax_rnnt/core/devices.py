@@ -1,4 +1,4 @@
-"""Runs a function on what each device has of a batch, or of a vocabulary that is divided over a mesh axis."""
+"""Runs a function on each device's part of a batch, or of a vocabulary that is divided over a mesh axis."""
 
 import functools
 from collections.abc import Callable

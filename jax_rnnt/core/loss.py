@@ -58,27 +58,28 @@ class Loss(abc.ABC):
         the last entry, as in torchaudio and NeMo; it is 0 in warp-rnnt and k2.
       clamp: if > 0, each element of the gradient of one utterance's cost is clipped to [-clamp, clamp], before it is
         multiplied by the incoming cotangent (so with "mean" the bound is ``clamp / B``). A clipped gradient is not a
-        derivative: with ``clamp`` there is no forward mode (``jax.jvp``). Differentiating the clipped gradient works;
-        its Jacobian J is not symmetric, so forward over reverse gives ``J v`` and reverse over reverse ``J^T v``.
+        derivative, so with ``clamp`` there is no forward mode (``jax.jvp``). The clipped gradient can be
+        differentiated. Its Jacobian J is not symmetric, so forward over reverse gives ``J v`` and reverse over reverse
+        ``J^T v``.
       reduction: "none" gives costs ``[B]``; "sum" their sum; "mean" their sum divided by B; "mean_volume" their sum
-        divided by that of all U_b (0 where there are no labels).
+        divided by the sum of all U_b (0 where there are no labels).
       fastemit_lambda: at least 0; FastEmit multiplies the gradient of the label arcs by ``1 + fastemit_lambda``, so
-        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies it too. So the gradient
-        is not the derivative of the cost; forward mode agrees with the gradient.
+        that labels are emitted earlier. The cost is unchanged, as in warp-rnnt; NeMo multiplies the cost too. So the
+        gradient is not the derivative of the cost. Forward mode agrees with the gradient.
       delay_penalty: the score of a label at frame t grows by ``delay_penalty * ((T_b - 1) / 2 - t)``, as in k2.
       sigma: logit under-normalisation: the score of every arc is lowered by this number. Xu et al. train multi-blank
-        and TDT models with 0.05. Paths of RNN-T, monotonic RNN-T and HAT all have the same number of arcs, so there it
-        adds a constant to the cost and does not change the gradient. With a ``wildcard`` it does: the scores of jumps
-        and of passed frames are not lowered.
+        and TDT models with 0.05. All paths of RNN-T have the same number of arcs, as have those of monotonic RNN-T and
+        HAT. So there ``sigma`` adds a constant to the cost and does not change the gradient. With a ``wildcard`` it
+        changes the gradient, because the scores of jumps and of passed frames are not lowered.
       zero_infinity: whether a cost of +inf counts as 0 and has a gradient of 0, as in ``torch.nn.CTCLoss``. A cost of
         NaN stays NaN.
       implementation: None chooses by platform (compiled kernels where they exist, otherwise the ``lax`` form); "native"
         requires the kernels; "lax" is the ``lax`` form.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
-        ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``; elsewhere they are whole, in a mesh
-        set by ``jax.set_mesh``, and are divided along that axis. ``blank`` and ``targets`` are indices into the whole
-        vocabulary. No device sees another device's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is no
-        forward mode and no second derivative.
+        ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``. Elsewhere ``logits`` are the global
+        array, divided along that axis of a mesh set by ``jax.set_mesh``. ``blank`` and ``targets`` are indices into the
+        whole vocabulary. No device sees another device's logits; two sums of ``[B, T, U+1]`` cross the mesh. There is
+        no forward mode and no second derivative.
 
     Raises:
       TypeError: if the type of an option is wrong, an option is traced, or the loss does not have it.
@@ -170,8 +171,8 @@ class Loss(abc.ABC):
           weights: ``[B]``, a factor for the cost of each example, as in :func:`rnnt_loss`.
           key: a JAX random key, for a loss that draws (:class:`TDTLoss` with ``omega``). Other losses ignore it.
           **schedules: ``fastemit_lambda``, ``delay_penalty``, ``sigma`` and, where there is a wildcard,
-            ``wildcard_weight``: scalars that take the place of the option. They may be traced, so a schedule compiles
-            nothing again. They have no gradient, and their ranges are not checked.
+            ``wildcard_weight``: scalars that take the place of the option. They may be traced, so a schedule does not
+            compile again. They have no gradient, and their ranges are not checked.
 
         Raises:
           TypeError, ValueError: as :func:`rnnt_loss`; TypeError also for a schedule that the loss does not have.
@@ -253,7 +254,7 @@ class WildcardLoss(Loss):
 
 
 def checked_loss(loss: object) -> Loss:
-    """The first argument of a tool."""
+    """The first argument of a tool, which must be a loss."""
     if not isinstance(loss, Loss):
         raise TypeError(
             f"`loss` must be a loss with its options, such as RNNTLoss(blank=0), got {checks.described(loss)}."
@@ -264,7 +265,7 @@ def checked_loss(loss: object) -> Loss:
 def on_lattices(
     run: pipeline.Run, loss: Loss, source: Source, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled
 ) -> Any:
-    """``run(source, nodes, pipeline, scheduled)`` on what each device has of the batch or of the vocabulary."""
+    """``run(source, nodes, pipeline, scheduled)`` on each device's part of the batch or of the vocabulary."""
     part = functools.partial(_on_part, run, loss)
     return devices.on_devices(part, source, targets, t_b, u_b, scheduled, vocab_axis_name=loss.vocab_axis_name)
 

@@ -13,7 +13,8 @@ def lengths_from_paddings(paddings: ArrayLike) -> Array:
 
     Args:
       paddings: ``[B, N]``, any dtype: 0 for the frames or labels of a sequence, 1 for padding. The padding must come
-        last. Inside ``jit`` values are not known, and this is not checked: there the length is that before the first 1.
+        last. Inside ``jit`` values are not known, and this is not checked. There the length counts the entries before
+        the first 1.
 
     Returns:
       ``[B]``, int32, in [0, N].

@@ -41,7 +41,7 @@ class Pipeline:
 
 
 Run = Callable[[Source, NodeLabels, Pipeline, Scheduled], Any]
-"""What is done with lattices: :func:`costs` or :func:`lattices`."""
+"""A function of lattices: :func:`costs` or :func:`lattices`."""
 
 
 def costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Array:

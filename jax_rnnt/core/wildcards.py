@@ -9,8 +9,8 @@ positions: ``S(0) = 1`` and ``S(t + 1) = S(t) * blank(t) + jump``. The blank of 
 ``S(t + 1) / S(t)``, which gives the same sums without jumps.
 
 Where a source lacks nodes, no arc and no jump leaves or enters them, but a jump passes over them. Then the new blanks
-of the position lead through them. The quotients of such a node do no harm, whatever its S is: nothing else enters or
-leaves it, so S stands in one quotient and is divided by in the next.
+of the position lead through them. The quotients of such a node do no harm for any S: nothing else enters or
+leaves the node, so one quotient multiplies by S and the next one divides by S.
 """
 
 import jax.numpy as jnp

@@ -4,8 +4,8 @@ greedy_decode   the most probable arc at every step
 beam_decode     the most probable label sequences, with their scores and times
 GreedyDecoder   greedy_decode for audio that comes in pieces
 BeamDecoder     beam_decode for audio that comes in pieces
-Hypotheses      what they return: labels, lengths, scores, times, durations
-DecoderState    what they keep between two pieces
+Hypotheses      what decoders return: labels, lengths, scores, times, durations
+DecoderState    what decoders keep between two pieces
 edit_distance   how many labels are wrong
 mwer_loss       the expected errors of the best hypotheses, to train on
 """

@@ -1,4 +1,4 @@
-"""Beam search in step with the frames: the most probable label sequences, each summed over the paths that were kept."""
+"""Beam search, frame by frame: the most probable label sequences, each summed over the paths that were kept."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ _Turn = tuple[Array, _Beam, _Beam, Array]
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BeamDecoder(Decoder):
-    """:func:`beam_decode` for audio that comes in pieces, however it is cut: a static value, as :class:`Loss` is.
+    """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
       loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :class:`GreedyDecoder`.
@@ -98,7 +98,7 @@ class BeamDecoder(Decoder):
     ) -> tuple[_Beam, Array]:
         """From the hypotheses before a frame to those that have left it, those that wait at later ones among them.
 
-        And which utterances are spoilt by NaN ``[B]``: nothing can be compared with it, so the search goes on without.
+        And which utterances ``[B]`` are spoilt by NaN. NaN cannot be compared, so the search goes on without it.
 
         In turn v of the loop hypotheses that are `open` have emitted v labels at this frame. Their arcs lead to
         hypotheses that are `done` with it, or to open ones of the next turn.
@@ -195,35 +195,36 @@ def beam_decode(
     internal_lm_weight: float = 0.0,
     start: int | None = None,
 ) -> Hypotheses:
-    r"""Transducer beam search in step with the frames, of a batch, in one compiled loop.
+    r"""Transducer beam search of a batch, frame by frame, in one compiled loop.
 
-    All hypotheses see a frame before any sees the next one. At a frame up to ``beam`` hypotheses try their arcs: those
-    without a label, and those of their ``beam`` best labels. Arcs that lead to the same labels at the same frame become
-    one hypothesis, whose probability is the sum, and then the ``beam`` best are kept. Further labels of a frame are
-    tried as long as one of their hypotheses is better than the worst that has left it, or adds to one that has. A beam
-    with room for every hypothesis gives exactly the probability of each label sequence.
+    All hypotheses see a frame before any hypothesis sees the next one. At a frame up to ``beam`` hypotheses try their
+    arcs: those without a label, and those of their ``beam`` best labels. Arcs that lead to the same labels at the same
+    frame become one hypothesis, and their probabilities are added. Then the ``beam`` best hypotheses are kept. The
+    search tries further labels of a frame as long as one of their hypotheses is better than the worst one that has left
+    the frame, or adds to one that has left it. A beam with room for every hypothesis gives exactly the probability of
+    each label sequence.
 
     For RNN-T, monotonic and HAT that probability is exp(-loss) where no limit on labels applies. A limit takes the
-    paths with more labels out of the sum and leaves the others as they are. For multi-blank and TDT one thing differs:
-    in the loss a path lands on the end, and here a jump over the last frame ends the utterance too, and its probability
-    counts. A decoder can't know the end, because audio may come in pieces. So the losses' rules for the last frame
+    paths with more labels out of the sum and leaves the others as they are. For multi-blank and TDT one thing differs.
+    In the loss a path must land on the end. Here a jump over the last frame ends the utterance too, and its probability
+    counts. A decoder cannot know the end, because audio may come in pieces. So the losses' rules for the last frame
     (``last_blank``, the last blank of TDT) do not hold here.
 
-    With ``beam=1`` and labels that all take frames the result is that of :func:`greedy_decode`. With others, a beam of
-    1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
+    With ``beam=1`` and labels that all take frames the result is that of :func:`greedy_decode`. With other labels, a
+    beam of 1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
 
     Args:
       loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight, start:
         as in :func:`greedy_decode`. Both functions see the rows of all hypotheses, R = B * ``beam``.
       beam: N, how many hypotheses are kept.
-      length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power; 0 leaves it out.
-        The search itself compares scores, and so does what it returns.
+      length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power. 0 ranks by the
+        scores. The search itself compares scores, and the result holds scores, not quotients.
 
     Returns:
       :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
-      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, less the
-      internal language model's part; times and ``truncated`` are those of the best of the paths that became one. Where
-      there are fewer hypotheses the rest have a score of -inf and no labels.
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, minus
+      the internal language model's part. Times and ``truncated`` are those of the best path of a hypothesis. If there
+      are fewer than N hypotheses, the others have a score of -inf and no labels.
 
     Raises:
       TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.

@@ -65,7 +65,7 @@ def best_equal(score: Array, same: Array) -> Array:
 
 
 def leaving(at: Frontier, arcs: Arcs, kept: Arcs, n: int) -> Arcs:
-    """Of ``arcs`` that take frames, the n that lead to the best hypotheses, the ``kept`` ones' probabilities included.
+    """Of ``arcs`` that take frames, the n that lead to the best hypotheses, counting what the ``kept`` arcs add.
 
     So an arc to a hypothesis that is kept counts with it, and no better arc takes its place.
     """
@@ -79,7 +79,7 @@ def leaving(at: Frontier, arcs: Arcs, kept: Arcs, n: int) -> Arcs:
 
 
 def staying(at: Frontier, arcs: Arcs, done: Frontier, n: int) -> Arcs:
-    """Of ``arcs`` that stay at the frame, up to n: those of the best hypotheses, what is ``done`` with it included.
+    """Of ``arcs`` that stay at the frame, up to n: those of the best hypotheses, counting what is ``done`` there.
 
     An arc has no use if it leads to a hypothesis that is worse than all of a full beam, because every arc lowers a
     score; or to one that is done already, with so little that the sum remains as it is.

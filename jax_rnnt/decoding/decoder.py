@@ -79,7 +79,7 @@ class Decoder:
 
     @property
     def width(self) -> int:
-        """The hypotheses of an utterance."""
+        """The number of hypotheses per utterance."""
         return 1
 
     def init(self, params: Any, state: Any, encoded: ArrayLike | jax.ShapeDtypeStruct) -> DecoderState:
@@ -104,9 +104,9 @@ class Decoder:
         return _init(self, axes, shaped.shape, np.dtype(shaped.dtype), Parameters.of(params), state)
 
     def step(self, params: Any, state: DecoderState, encoded: ArrayLike, lengths: ArrayLike) -> DecoderState:
-        """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that are over.
+        """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that have ended.
 
-        From a length outside of [0, C] on, the scores of that utterance are NaN.
+        After a length outside of [0, C], the scores of that utterance are NaN.
         """
         x = checks.as_array("encoded", encoded)
         if x.ndim < 2 or x.shape[0] != state.frames.shape[0]:
@@ -223,7 +223,7 @@ def _check_lengths(most: int, lengths: Array) -> None:
 
 
 def _called(signature: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)``, where an error says how the decoder called the user's function."""
+    """``function(*arguments)``. An error says how the decoder called the user's function."""
     try:
         return function(*arguments)
     except (TypeError, ValueError) as error:

@@ -17,11 +17,11 @@ from jax_rnnt.decoding.hypothesis_rows import flat
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class GreedyDecoder(Decoder):
-    """:func:`greedy_decode` for audio that comes in pieces, however it is cut: a static value, as :class:`Loss` is.
+    """:func:`greedy_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
       loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :func:`greedy_decode`. T is
-        that of the array that ``init`` sees: where audio goes on, ``max_labels`` says how much room there is.
+        that of the array that ``init`` sees. For longer audio give ``max_labels``.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -43,7 +43,7 @@ class GreedyDecoder(Decoder):
     def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
         """In each turn of the loop every utterance either emits a label or moves on.
 
-        So they are at different frames, and the loop ends with the slowest of them.
+        So utterances are at different frames, and the loop ends with the slowest utterance.
         """
         if x.shape[1] == 0:
             return state
@@ -53,7 +53,7 @@ class GreedyDecoder(Decoder):
         taken = jnp.array((*arcs.silent, *arcs.emitting), jnp.int32)
 
         def offset(state: DecoderState) -> Array:
-            """Of each utterance's frame in this piece."""
+            """The place of each utterance's frame in this piece."""
             return state.frontier.time[:, 0] - state.frames
 
         def turn(carry: tuple[DecoderState, Array]) -> tuple[DecoderState, Array]:
@@ -122,32 +122,35 @@ def greedy_decode(
     utterance.
 
     Args:
-      loss: the loss that the model was trained with, such as ``TDTLoss(blank=0)``. Its options hold that say which arcs
-        there are: ``blank``, ``fused_log_softmax``, ``durations``, ``big_blanks``. What regularises the training is
-        left out.
+      loss: the loss that the model was trained with, such as ``TDTLoss(blank=0)``. The decoder uses the options that
+        say which arcs there are: ``blank``, ``fused_log_softmax``, ``durations``, ``big_blanks``. It ignores those that
+        regularise the training.
       predictor: ``predictor(params, state, label) -> (state, predicted)`` for rows: ``label [R]`` int32, and pytrees of
         arrays ``[R, ...]``. It is called where a label was emitted, and before the first frame, for the start symbol.
       joint: ``joint(params, encoded, predicted) -> logits [R, W]`` for rows ``encoded [R, ...]``.
-      params: a pytree; it is handed to both. Its arrays may change from call to call. Other leaves must be hashable; if
-        they change, the loop is compiled again.
+      params: a pytree, which both functions get. Its arrays may change from call to call. Other leaves must be
+        hashable. If they change, the loop is compiled again.
       state: the predictor's state before the start symbol, a pytree of arrays ``[B, ...]``.
-      encoded: ``[B, T, ...]``: the encoder's output, with whatever of the joint does not depend on labels applied.
-      lengths: ``[B]``, any integer type, the frames T_b of each utterance. What stands beyond them does not matter. An
+      encoded: ``[B, T, ...]``: the encoder's output. Layers of the joint that do not depend on labels are best applied
+        here.
+      lengths: ``[B]``, any integer type, the frames T_b of each utterance. Frames beyond T_b do not matter. An
         utterance whose length is outside of [0, T] has a score of NaN and no labels.
-      labels_per_frame: how many labels a frame may emit; after them, labels are closed until an arc takes a frame. In a
-        model whose labels all take frames it is 1 by itself.
-      max_labels: L, how many labels an utterance may emit; after them, labels are closed. None: what T frames may emit.
-      internal_lm_weight: for :class:`HATLoss`: how much of the label's score under the internal language model is
-        subtracted from its own. That is the joint with an encoder of zeros (:meth:`HATLoss.internal_lm_scores`).
-      start: the label that the predictor sees first: the blank unless said otherwise.
+      labels_per_frame: how many labels a frame may emit. After that, labels are closed until an arc takes a frame. It
+        has no effect if all labels take frames.
+      max_labels: L, how many labels an utterance may emit. After that, labels are closed. None: as many as T frames may
+        emit.
+      internal_lm_weight: for :class:`HATLoss`: this times the label's score under the internal language model is
+        subtracted from the label's score. The internal language model is the joint with an encoder of zeros
+        (:meth:`HATLoss.internal_lm_scores`).
+      start: the label that the predictor sees first; None: the blank.
 
     Returns:
       :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
-      score is the log-probability of the path, less the internal language model's part: float64 for float64 logits,
+      score is the log-probability of the path, minus the internal language model's part: float64 for float64 logits,
       else float32.
 
     Raises:
-      TypeError: if ``loss`` is not one of these, a function is not hashable, or a dtype is wrong.
+      TypeError: if ``loss`` is not a :class:`Loss`, a function is not hashable, or a dtype is wrong.
       ValueError: if an option is out of its range, or a shape does not match. Errors of the two functions are raised
         again, with the shapes that the functions were called with.
 

@@ -15,7 +15,7 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def _of_arrays(cls: _Class) -> _Class:
-    """Compares tuples by identity, because a comparison of arrays is not a bool, and lets ``jax.export`` keep them."""
+    """Makes ``==`` identity, because a comparison of arrays is not a bool, and lets ``jax.export`` keep the tuples."""
     for name in ("__eq__", "__ne__", "__hash__"):
         setattr(cls, name, getattr(object, name))
     export.register_namedtuple_serialization(cls, serialized_name=f"jax_rnnt.{cls.__name__}")
@@ -114,7 +114,7 @@ def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> Deco
 
 
 def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:
-    """``[B, N]`` hypotheses, the best first; those of equal labels count as one, at whatever frame they are."""
+    """``[B, N]`` hypotheses, the best first; those with equal labels count as one, even at different frames."""
     at = state.frontier
     spoilt = jnp.isnan(at.score)
     score = merged(jnp.where(spoilt, -jnp.inf, at.score), at.prefix, jnp.zeros_like(at.time))

@@ -22,15 +22,15 @@ def mwer_loss(
     .. math:: \mathrm{loss}_b = \sum_n \frac{e^{-c_{b,n}}}{\sum_m e^{-c_{b,m}}}\, \mathrm{errors}_{b,n}
 
     To get the costs, call a loss of this library with the hypotheses as targets. Then the gradient reaches the model
-    through all paths of each hypothesis (Guo 2020), not only through those that the beam kept. The costs also give the
-    weights of the hypotheses; the scores of the search are not needed. The papers subtract the mean of the errors. Here
-    this would change no gradient, because the weights sum to 1.
+    through all paths of each hypothesis (Guo 2020), not only through the paths that the beam kept. The costs also give
+    the weights of the hypotheses. The scores of the search are not needed. The papers subtract the mean of the errors.
+    Here this would change no gradient, because the weights sum to 1.
 
     Args:
       costs: ``[B, N]``, floating: minus the log-probability of each hypothesis. Hypotheses of cost +inf have no weight.
         A cost of NaN makes the result of its utterance NaN.
       errors: ``[B, N]``, any real type: the errors of each hypothesis, such as those that :func:`edit_distance` counts.
-        There is no gradient with respect to them.
+        The loss has no gradient with respect to ``errors``.
       where: ``[B, N]`` booleans: which hypotheses exist. :func:`beam_decode` fills up its list with scores of -inf.
       reduction: "none" gives ``[B]``, "sum" their sum, "mean" their sum divided by B.
 

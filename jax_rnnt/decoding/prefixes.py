@@ -28,7 +28,7 @@ def equal(prefix: Array, others: Array) -> Array:
 
 
 def log_add(x: Array, y: Array) -> Array:
-    """The log of the sum of two probabilities, of which either or both may be 0."""
+    """The log of the sum of two probabilities. Either or both may be 0."""
     top = jnp.maximum(x, y)
     top = jnp.where(top == -jnp.inf, 0, top)
     return top + jnp.log(jnp.exp(x - top) + jnp.exp(y - top))

@@ -29,30 +29,30 @@ class AdditiveLogits(Source):
 
     The sums are one matrix product of exponentials, and no array has both T U and V entries, forward or backward. In
     float32 the norms are as exact as those of a dense array, however far apart the largest entries of ``am[b, t]`` and
-    ``lm[b, u]`` are: where exponentials would underflow (a sum 65 nats below the maxima, at V = 500), the norms of that
-    call are made one frame at a time, which takes the time of dense logits but not their memory.
+    ``lm[b, u]`` are. Where exponentials would underflow (a sum 65 nats below the maxima, at V = 500), the norms of that
+    call are computed one frame at a time. That takes the time of dense logits, but not their memory.
 
     With ``lm_scale`` or ``am_scale`` the log-probability of an arc is a mean of three,
 
     .. math:: (1 - s_{lm} - s_{am}) \log p(v | t, u) + s_{lm} \log p(v | u) + s_{am} \log p(v | t)
 
     where :math:`p(v | u)` is the softmax of ``lm[b, u]``, :math:`p(v | t)` that of ``am[b, t] + log q``, and q the mean
-    of :math:`p(v | u)` over the positions u of the utterance. This is k2's ``rnnt_loss_smoothed``, but for q. There it
-    is the mean over the batch, padding included; here no utterance depends on another one. What lies outside of that
-    softmax, TDT's durations and HAT's blank, stays a plain sum.
+    of :math:`p(v | u)` over the positions u of the utterance. This is k2's ``rnnt_loss_smoothed``, except for q. In k2,
+    q is the mean over the batch, padding included. Here no utterance depends on another one. Entries outside of that
+    softmax, TDT's durations and HAT's blank, stay plain sums.
 
     Args:
       am: ``[B, T, W]``, the encoder's part, float16, bfloat16, float32 or float64. Frames beyond T_b are not read, and
         their gradient is exactly 0.
-      lm: ``[B, U+1, W]``, the predictor's part, of the dtype of ``am``. Positions beyond U_b likewise.
+      lm: ``[B, U+1, W]``, the predictor's part, of the dtype of ``am``. The same holds for positions beyond U_b.
       lm_scale: static, the weight of :math:`p(v | u)`.
       am_scale: static, the weight of :math:`p(v | t)`.
 
-    ``clamp`` bounds the gradient with respect to each sum ``am[b, t] + lm[b, u]``. It makes the sums one frame at a
+    ``clamp`` bounds the gradient with respect to each sum ``am[b, t] + lm[b, u]``. It computes the sums one frame at a
     time, and is refused where a scale is not 0.
 
     Raises:
-      TypeError: in the loss, if a dtype is wrong, or a scale is no static number.
+      TypeError: in the loss, if a dtype is wrong, or a scale is not a static number.
       ValueError: in the loss, if a shape does not match, or with ``clamp`` and a scale.
 
     References:

@@ -35,29 +35,28 @@ from jax_rnnt.xla.element_wise import one_element_after_another
 class JointLogits(Source):
     r"""The logits ``joint(params, encoded[b, t], predicted[b, u])`` of the nodes (t, u), in place of a dense array.
 
-    Every loss accepts it as ``logits``. It needs the memory of one tile of logits, and of a few numbers for each node,
-    whatever V is. The joint network runs only on nodes inside the lengths T_b and U_b. The gradient is computed only
-    for nodes that a path visits: nodes whose posteriors are exactly 0 cost nothing.
+    Every loss accepts it as ``logits``. For any V it needs the memory of one tile of logits, and of a few numbers per
+    node. The joint network runs only on nodes inside the lengths T_b and U_b. The gradient is computed only for
+    nodes that a path visits: nodes whose posteriors are exactly 0 cost nothing.
 
-    Project the outputs of the encoder and of the predictor to the joint's width beforehand. Such a layer runs B T or
-    B (U+1) times there, but B T (U+1) times inside ``joint``.
+    Project the outputs of the encoder and of the predictor to the joint's width before you pass them. Such a layer then
+    runs B T or B (U+1) times. Inside ``joint`` it would run B T (U+1) times.
 
     Args:
       joint: static and hashable; ``joint(params, e, p) -> logits``, a pure function of rows: ``e [N, De]`` and
         ``p [N, Dp]`` give ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth
         argument. Outside of ``jit``, calls with the same function share one program. So define it once: a ``lambda``
-        written inside the training step is another function in each call, and each one is compiled and kept.
-        :meth:`from_linen` and :meth:`from_nnx` make it from a module of Flax.
-      params: a pytree of arrays; the floating-point ones have gradients. All arrays that ``joint`` uses must be here:
-        ``joint`` must not close over arrays.
+        written inside the training step is a new function in each call, and each function is compiled and kept.
+        :meth:`from_linen` and :meth:`from_nnx` make ``joint`` from a module of Flax.
+      params: a pytree of arrays; the floating-point arrays have gradients. ``joint`` must not close over other arrays.
       encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
-      predicted: ``[B, U+1, Dp]``, likewise.
-      dropout_key: a JAX random key. ``joint(params, e, p, keys)`` has ``keys [N]``, one a row, made from the node
-        (b, t, u): forward and backward agree, whatever the tiles are.
+      predicted: ``[B, U+1, Dp]``, of any of these dtypes.
+      dropout_key: a JAX random key. ``joint(params, e, p, keys)`` then gets ``keys [N]``, one per row, made from the
+        node (b, t, u). So forward and backward pass agree for any size of tiles.
       gradient_budget: static, in [0, 1). With 0 the gradient is exact. Otherwise the backward pass leaves out some
         nodes of each utterance. Together they hold at most this share of the L1 norm of the gradient with respect to
         the logits of that utterance (before ``clamp``). In a trained model a few percent of the nodes have nearly all
-        of the posteriors; there 1e-5 saves most of the backward pass.
+        of the posteriors, so 1e-5 saves most of the backward pass.
       tile_rows: static, the number of nodes in a tile. With None the largest array of a tile has 4 MiB on a CPU (and a
         tile 256 to 2048 nodes), and 256 MiB elsewhere. The result depends on it only by rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
@@ -65,7 +64,7 @@ class JointLogits(Source):
         axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
 
     In a mesh with explicit axes, ``params`` may be divided in any way. They are gathered for the loss, and their
-    gradient is divided as they are.
+    gradient is divided as ``params`` are.
 
     There is no forward mode and no second derivative. ``vocab_axis_name`` is refused. ``vmap`` runs the elements of the
     mapped axis one after another.
@@ -113,7 +112,7 @@ class JointLogits(Source):
 
     @property
     def _row(self) -> jax.ShapeDtypeStruct:
-        """What the joint makes of one node."""
+        """The shape and the dtype of the joint's output for one node."""
 
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
@@ -316,7 +315,7 @@ def _one_row(joint: Callable[..., Array], *args: Any) -> Any:
 
 
 class _Kept(NamedTuple):
-    """What the backward pass reads of the forward pass."""
+    """The results of the forward pass that the backward pass reads."""
 
     entries: Array  # [B, T, U+1, K']
     norm: Array  # [B, T, U+1, 2]
@@ -345,7 +344,7 @@ class _Nodes:
         return lambda params, e, p: self._logits.joint(params, e, p, keys)
 
     def taken(self, place: Array) -> tuple[Any, Array, Array]:
-        """What the joint is called with."""
+        """The arguments of the joint."""
         frame, position = self.rows(place)
         return self._logits.params, _take(self.encoded, frame), _take(self.predicted, position)
 
@@ -366,7 +365,7 @@ def _take(x: Array, rows: Array) -> Array:
 
 
 def _compiled_once(function: Callable) -> Callable:
-    """``function(parameters, *pytrees)``, and the same program for all calls outside of ``jit`` with the same shapes.
+    """``function(parameters, *pytrees)``, with one program for all calls outside of ``jit`` that have the same shapes.
 
     Its loops are made of new functions in every call, so JAX would compile each of them in every call.
     """

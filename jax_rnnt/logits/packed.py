@@ -28,13 +28,13 @@ class PackedLogits(Source):
 
     Args:
       rows: ``[N, W]``, float16, bfloat16, float32 or float64, with N at least the sum of all T_b (U_b + 1). Rows beyond
-        are not read, and their gradient is exactly 0.
-      logit_lengths: ``[B]``, any integer type, the frames T_b: those that the loss is given.
-      target_lengths: ``[B]``, any integer type, the labels U_b: those that the loss is given.
-      num_frames: static, T. Lengths are at most T and U; one that is not, or is negative, has no rows.
+        that sum are not read, and their gradient is exactly 0.
+      logit_lengths: ``[B]``, any integer type, the frames T_b, as the loss gets them.
+      target_lengths: ``[B]``, any integer type, the labels U_b, as the loss gets them.
+      num_frames: static, T. An utterance has no rows if a length is negative, or above T or U.
       num_labels: static, U, the width of the targets.
 
-    An utterance that does not fit into N rows costs NaN, as one does whose lengths are others in the loss.
+    An utterance costs NaN if it does not fit into N rows, or if the loss gets other lengths.
 
     On a mesh, use it inside ``shard_map``: each device then packs its own utterances.
 
@@ -120,12 +120,11 @@ class PackedLogits(Source):
           logit_lengths: ``[B]``, any integer type, the frames T_b.
           target_lengths: ``[B]``, any integer type, the labels U_b.
           num_rows: static, N: at least the sum of all T_b (U_b + 1), or the last utterances do not fit and cost NaN.
-            Under ``jit`` it is one number for all batches, such as the largest sum of the data set.
+            Under ``jit`` use one number for all batches, such as the largest sum of the data set.
 
         Returns:
           ``[N, De]`` and ``[N, Dp]``: the frame and the position of each row's node. Rows beyond the last utterance are
-          0.
-          Their gradients are added up in float32 at least, and have the dtypes of the arguments.
+          0. Gradients are added up in float32 at least, and have the dtypes of the arguments.
 
         Raises:
           TypeError: if a dtype is wrong or ``num_rows`` is not static.
@@ -166,8 +165,8 @@ class PackedLogits(Source):
           logit_lengths, target_lengths, num_frames, num_labels: as in :class:`PackedLogits`.
 
         Returns:
-          ``[B + 1]``, int32: utterance b has the rows ``offsets[b]`` to ``offsets[b + 1] - 1``. The last number is that
-          of all rows, what N must be at least.
+          ``[B + 1]``, int32: utterance b has the rows ``offsets[b]`` to ``offsets[b + 1] - 1``. The last number is the
+          number of all rows, the least N.
 
         Raises:
           TypeError, ValueError: as :class:`PackedLogits`.
@@ -188,7 +187,7 @@ class PackedLogits(Source):
 
 
 class _Layout(NamedTuple):
-    """Which row belongs to which node; a place beyond the end says that there is none."""
+    """Which row belongs to which node; a place beyond the end means that there is none."""
 
     row: Array  # [B, T, U+1], of each node
     node: Array  # [N], of each row, among the flat [B T (U+1)]

@@ -1,4 +1,4 @@
-"""Logits of a few positions a frame, and which ones to keep (Kuang 2022)."""
+"""Logits of a few positions per frame, and the choice of these positions (Kuang 2022)."""
 
 import dataclasses
 import warnings
@@ -23,15 +23,15 @@ from jax_rnnt.ops.labels import PADDING
 class PrunedLogits(Source):
     """The logits of S neighbouring positions of each frame; no path visits the others.
 
-    Node (t, u) is there where ``ranges[b, t] <= u < ranges[b, t] + S``. The cost is at least that of all positions, and
-    equal to it where S is U + 1. :meth:`best_ranges` chooses the positions, :meth:`prune` gives the inputs of a joint
+    Node (t, u) exists where ``ranges[b, t] <= u < ranges[b, t] + S``. The cost is at least that of all positions, and
+    equals it where S is U + 1. :meth:`best_ranges` chooses the positions, and :meth:`prune` gives the inputs of a joint
     network for them.
 
     Args:
       rows: ``[B, T, S, W]``, float16, bfloat16, float32 or float64. Rows of positions beyond U_b and of frames beyond
         T_b are not read, and their gradient is exactly 0.
-      ranges: ``[B, T]``, any integer type, the first position of each frame. An utterance with one that is outside of
-        [0, U], at a frame before T_b, costs NaN.
+      ranges: ``[B, T]``, any integer type, the first position of each frame. An utterance costs NaN if such a position
+        is outside of [0, U] at a frame before T_b.
       num_labels: static, U, the width of the targets.
 
     Raises:
@@ -83,7 +83,7 @@ class PrunedLogits(Source):
             raise ValueError(f"`num_labels` must be at least 0, got {self.num_labels}.")
 
     def _first(self) -> Array:
-        """``ranges``, with U + 1 in place of one that is out of range: then the frame has no node."""
+        """``ranges``, with U + 1 in place of a position that is out of range: then the frame has no node."""
         first = checks.to_int32(checks.as_integers("ranges", self.ranges))
         return jnp.where((first >= 0) & (first <= self.num_labels), first, self.num_labels + 1)
 
@@ -177,13 +177,13 @@ class PrunedLogits(Source):
     ) -> Array:
         r"""Which S positions of each frame to keep: those through which the paths of a simple loss go.
 
-        Of each frame they are the S neighbours with the largest sum of posteriors; of the last frame, those that end
-        with U_b. Then they are moved, so that they begin at 0, never go back, and never advance by more than
-        ``max_step`` from one frame to the next: first back to where a later frame begins, and then on as far as a later
-        frame needs.
+        In each frame they are the S neighbours with the largest sum of posteriors. In the last frame they are the S
+        neighbours that end with U_b. Then the positions are moved, so that they begin at 0, never go back, and never
+        advance by more than ``max_step`` from one frame to the next. They move first back to where a later frame
+        begins, and then on as far as a later frame needs.
 
         Args:
-          posteriors: ``[B, T, U+1, K]``, as :func:`lattice_posteriors` gives them; all arcs of a node are added up.
+          posteriors: ``[B, T, U+1, K]``, as :func:`lattice_posteriors` gives them; the arcs of a node are added up.
           logit_lengths: ``[B]``, any integer type, the frames T_b.
           target_lengths: ``[B]``, any integer type, the labels U_b.
           s_range: static, S, at least 1.
@@ -192,9 +192,9 @@ class PrunedLogits(Source):
 
         Returns:
           ``[B, T]``, int32, the first position of each frame, in [0, max(U + 1 - S, 0)]. The last frame reaches U_b
-          where ``S + (T_b - 1) * max_step > U_b``; where it is less, no choice would, and the pruned cost is
-          +inf. Outside of ``jit`` a warning then names the least S that would do; S is static, so it cannot grow by
-          itself. There is no gradient.
+          where ``S + (T_b - 1) * max_step > U_b``. Otherwise no choice reaches U_b, and the pruned cost is +inf.
+          Outside of ``jit`` a warning then names the least S that suffices. S is static, so it cannot grow by itself.
+          There is no gradient.
 
         Raises:
           TypeError: if a dtype is wrong, or ``s_range`` or ``max_step`` is not a static integer.

@@ -68,14 +68,14 @@ class Source(abc.ABC):
         """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` will need."""
 
     def nodes(self) -> Array | None:
-        """Which nodes there are, booleans ``[B, T, U+1]``; None where all are. No arc leaves or enters the others.
+        """Which nodes exist, booleans ``[B, T, U+1]``; None if all exist. No arc leaves or enters the others.
 
         ``forward`` gives them entries of -inf. A wildcard, which adds arcs, must know them.
         """
         return None
 
     def cotangent_of_costs(self, cotangent: Array) -> Array:
-        """The whole cotangent ``[B]`` of the costs, of which this device may hold only a share."""
+        """The whole cotangent ``[B]`` of the costs. This device may hold only a share of it."""
         return cotangent
 
     @abc.abstractmethod

@@ -190,7 +190,7 @@ def _gradient(cotangent: Array, a: Array, b: Array, use_a: Array, use_b: Array, 
 
 
 def _zeros_like(x: Array, *others: Array) -> Array:
-    """Varying over the mesh axes of a ``shard_map`` as all of them together."""
+    """Zeros like ``x`` that vary over the mesh axes of a ``shard_map`` that any of these arrays varies over."""
     return match_manual_axes([jnp.zeros_like(x), x, *others])[0]
 
 

@@ -113,14 +113,14 @@ def hat_loss(
     weights: ArrayLike | None = None,
     **options: Unpack[LossOptions],
 ) -> Array:
-    r"""The loss of the hybrid autoregressive transducer: first blank or not, then which label.
+    r"""The loss of the hybrid autoregressive transducer: it decides first whether to emit a label, then which label.
 
     .. math:: p(\varnothing | t, u) = \sigma(x_{t,u,\varnothing}), \qquad
               p(y | t, u) = (1 - \sigma(x_{t,u,\varnothing}))
                             \frac{e^{x_{t,u,y}}}{\sum_{v \ne \varnothing} e^{x_{t,u,v}}}
 
-    The paths, and the sum over them, are those of :func:`rnnt_loss`. There is no ``fused_log_softmax``: the two
-    normalisations are what the loss is.
+    The sum runs over the paths of :func:`rnnt_loss`. There is no ``fused_log_softmax``, because the two normalisations
+    define the loss.
 
     Args:
       logits: ``[B, T, U+1, V]``, as in :func:`rnnt_loss`.

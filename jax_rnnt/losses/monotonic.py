@@ -1,4 +1,4 @@
-"""The monotonic RNN-T loss: at most one label in each frame (Tripathi 2019)."""
+"""The monotonic RNN-T loss: at most one label per frame (Tripathi 2019)."""
 
 import dataclasses
 from typing import Unpack

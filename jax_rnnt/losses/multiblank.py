@@ -88,7 +88,7 @@ def multiblank_rnnt_loss(
 
     Raises:
       TypeError, ValueError: as :func:`rnnt_loss`; ValueError also if there are not as many ``durations`` as
-        ``big_blanks``, or one is below 1, or a blank is named twice.
+        ``big_blanks``, if a duration is below 1, or if a blank is named twice.
 
     References:
       Xu et al., Multi-blank transducers for speech recognition, 2023 (arXiv:2211.03541).

@@ -53,7 +53,7 @@ def rnnt_loss(
                                 \prod_{(t,u) \to (t,u+1)} p(y_{u+1} | t, u)
 
     over the paths :math:`\pi` from (0, 0) to :math:`(T_b, U_b)`. Names, order, defaults and meaning of the arguments
-    are those of ``torchaudio.functional.rnnt_loss``, with fewer limits: lengths may all be shorter than T.
+    are those of ``torchaudio.functional.rnnt_loss``, but all lengths may be shorter than T.
 
     Args:
       logits: ``[B, T, U+1, V]``, float16, bfloat16, float32 or float64: the joint network's output. In place
@@ -62,25 +62,25 @@ def rnnt_loss(
       logit_lengths: ``[B]``, any integer type, the frames T_b of each utterance, in [0, T].
       target_lengths: ``[B]``, any integer type, the labels U_b of each utterance, in [0, U].
       blank, clamp, reduction: static options, which :class:`Loss` describes.
-      fused_log_softmax: whether the loss normalises ``logits`` over V. If False they must be log-probabilities; only
-        the entries of blank and of the targets are read and have a gradient.
+      fused_log_softmax: whether the loss normalises ``logits`` over V. If False, ``logits`` must be log-probabilities.
+        Then only the entries of blank and of the targets are read and have a gradient.
       wildcard: for transcripts that lack words; None, "ends" (words before the first and after the last label),
         "anywhere" or "star" (words between any two labels).
 
         With "ends", the W-transducer, a path may jump from (0, 0) to any (t, 0), and from any (t, U_b) to
-        (T_b - 1, U_b), the last frame; without labels only the first jump is there. With "anywhere" and "star" a path
+        (T_b - 1, U_b), the last frame. Without labels only the first jump exists. With "anywhere" and "star" a path
         may pass a frame in place of its blank. With w = ``wildcard_weight`` the blank's probability becomes
 
         .. math:: p(\varnothing | t, u) + e^w \quad \mbox{"anywhere": for all } t; \qquad
                   \mbox{"star": for } t < T_b - 1
 
-        "star" is the Star-Transducer: the last frame takes its blank. A jump or a passed frame begins and ends at nodes
-        that are there; a jump may pass over nodes that :class:`PrunedLogits` leave out.
+        "star" is the Star-Transducer: the last frame takes its blank. A jump may pass over nodes that
+        :class:`PrunedLogits` leave out, but no jump and no passed frame begins or ends at such a node.
       wildcard_weight: the score of such a jump, or of each frame passed. 0 costs nothing.
-      weights: ``[B]``, a factor for the cost of each example. "mean" then divides by their sum, and "mean_volume" by
-        the sum of ``weights * U_b`` (0, with derivatives of 0, where that sum is 0). An example of weight 0 counts for
-        nothing, even where its cost is NaN. The derivative with respect to such a weight is that of any other weight,
-        but 0 where the cost is NaN or +inf.
+      weights: ``[B]``, a factor for the cost of each example. "mean" then divides by the sum of the weights, and
+        "mean_volume" by the sum of ``weights * U_b``. Where the divisor is 0, the result and its derivatives are 0. An
+        example of weight 0 counts for nothing, even where its cost is NaN. The derivative with respect to such a weight
+        is as for any other weight, but 0 where the cost is NaN or +inf.
       **options: the further static options of every loss, by name: ``fastemit_lambda``, ``delay_penalty``, ``sigma``,
         ``zero_infinity``, ``implementation`` and ``vocab_axis_name``. :class:`Loss` describes them.
 

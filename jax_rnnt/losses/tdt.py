@@ -96,8 +96,8 @@ class TDTLoss(LogSoftmaxLoss):
             columns, self.window(vocabulary), scores.moves, vocabulary, (column,), scores, ends_with_blank=True
         )
 
-    def token_loss(self) -> Loss:
-        """The RNN-T loss of the token part of the same rows, with the same options less ``sigma``, as in NeMo."""
+    def of_tokens(self) -> Loss:
+        """The RNN-T loss of the token part of the same rows, with the same options except ``sigma``, as in NeMo."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(LogSoftmaxLoss)}
         return _TokenLoss(**(shared | {"sigma": 0.0}), num_durations=len(self.durations))
 
@@ -109,7 +109,7 @@ class TDTLoss(LogSoftmaxLoss):
 
         def token_costs(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
             without_sigma = {name: x for name, x in scheduled.items() if name != "sigma"}
-            return self.token_loss()._costs(source, targets, t_b, u_b, without_sigma, key=None)
+            return self.of_tokens()._costs(source, targets, t_b, u_b, without_sigma, key=None)
 
         tdt_costs = functools.partial(dataclasses.replace(self, omega=0.0)._costs, key=None)
         return jax.lax.cond(jax.random.bernoulli(key, self.omega), token_costs, tdt_costs, *batch)
@@ -156,8 +156,8 @@ def tdt_loss(
                                 \prod_{(t,u) \to (t+d,u+1)} p(y_{u+1} | t, u)\, p(d | t, u)
 
     over the paths :math:`\pi` from (0, 0) that land exactly on :math:`(T_b, U_b)`. A label may take any of the
-    durations, a blank those above 0. As in NeMo the last arc of a path is a blank. There is no
-    ``wildcard``, because a wildcard stands beside a single blank.
+    durations, and a blank those above 0. As in NeMo the last arc of a path is a blank. There is no ``wildcard``,
+    because a wildcard stands beside a single blank.
 
     Args:
       logits: ``[B, T, U+1, V + D]``, as in :func:`rnnt_loss`: V tokens, then D durations, as NeMo's joint emits them.
@@ -171,7 +171,7 @@ def tdt_loss(
         log-probabilities.
       omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
         batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
-      key: a JAX random key, which makes that choice; required if ``omega`` is above 0.
+      key: a JAX random key for that choice; required if ``omega`` is above 0.
       clamp, reduction, weights, **options: as in :func:`rnnt_loss`. The paper trains with ``sigma=0.05``.
 
     Returns:

@@ -86,8 +86,8 @@ def arc_log_probs(
 
     A ``window`` restricts the sum to some entries of the row. An entry outside of it is the logit itself.
 
-    The gradient with respect to the logits is computed from the logits and the norm; no array of their size is
-    kept or written but the gradient itself.
+    The gradient with respect to the logits is computed from the logits and the norm. It is the only array of the
+    size of the logits that is kept or written.
 
     Args:
       logits: ``[..., V]``, float16, bfloat16, float32 or float64. Entries of -inf are masked out.
@@ -102,9 +102,9 @@ def arc_log_probs(
       implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
 
     Returns:
-      ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for
-      float64 logits, float32 otherwise. A row whose window holds NaN or +inf is NaN; the entries in a window of -inf
-      alone are -inf. A row has a gradient of 0, whatever it holds, if the cotangents of all its arcs are 0.
+      ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for float64
+      logits, float32 otherwise. A row whose window holds NaN or +inf is NaN; the entries in a window of -inf alone are
+      -inf. If the cotangents of all arcs of a row are 0, the row has a gradient of 0, even if it holds NaN.
 
     Raises:
       TypeError: if ``logits`` is not floating, ``labels`` not integer, or ``columns`` and ``window`` not integers.

@@ -44,8 +44,8 @@ def lattice_best_path(
 
     .. math:: \mathrm{cost}_b = -\max_{\pi} \sum_{(t,u,k) \in \pi} \mathrm{log\_probs}_{b,t,u,k}
 
-    over the paths of :func:`lattice_cost`. Of paths with the same score it is the one that takes, at the first node
-    where they part, the arc that comes first in ``moves``; with :data:`RNNT_MOVES` it emits its labels late.
+    over the paths of :func:`lattice_cost`. If several paths have the same score, look at the first node where they
+    part. The result is the path whose arc comes first in ``moves``. With the moves of RNN-T it emits its labels late.
 
     Args:
       log_probs, logit_lengths, target_lengths, moves, implementation: as in :func:`lattice_cost`. Scores are added in
@@ -58,7 +58,7 @@ def lattice_best_path(
       * ``cost [B]``: minus the path's score, with the corner cases of :func:`lattice_cost`. It can be differentiated:
         the gradient is -1 at the arcs that the path takes, times the cotangent.
       * ``frames [B, U]``: the frame t of the node at which the path emits each label.
-      * ``durations [B, U]``: the frames dt of the arc that emits it: 0 for RNN-T.
+      * ``durations [B, U]``: the frames dt of the arc that emits the label: 0 for RNN-T.
       * ``arcs [B, T+U]``: the arc k with which the path leaves the node (t, u), at index t + u.
 
       All three are -1 beyond U_b, at an index t + u where the path has no node, and throughout an example that has no

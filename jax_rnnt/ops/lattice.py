@@ -68,7 +68,7 @@ _posteriors = Operation(
 
 
 # The derivatives are separate operations, linear in the tangent of the arcs. So JAX computes only the part that is
-# needed, and an example whose cotangent is 0 has a gradient of 0, whatever its posteriors are.
+# needed, and an example whose cotangent is 0 has a gradient of 0, even if its posteriors are NaN.
 
 
 def _cost_tangent(tangent: Array, posterior: Array) -> list[Array]:
@@ -185,21 +185,22 @@ def lattice_cost(
     .. math:: \mathrm{cost}_b = -\log \sum_{\pi} \prod_{(t,u,k) \in \pi} e^{\mathrm{log\_probs}_{b,t,u,k}}
 
     Args:
-      log_probs: ``[B, T, U+1, K]``, floating; any scores will do, they need not be normalised. Arcs that leave the
-        lattice are not read. Computed in float64 on the CPU, kept in float32 (float64 for float64).
-        Masks of -inf and large finite ones (-1e9, ``finfo.min``) both work; masks beyond 7e11 / (T_b + U_b + 1) in size
-        all count alike where a path must cross one.
+      log_probs: ``[B, T, U+1, K]``, floating. The scores need not be normalised. Arcs that leave the lattice are not
+        read. The CPU computes in float64 and keeps float32 (float64 for float64). Masks of -inf and large finite ones
+        (-1e9, ``finfo.min``) both work; masks beyond 7e11 / (T_b + U_b + 1) in size all count alike where a path must
+        cross one.
       logit_lengths: ``[B]``, integers T_b in [0, T].
       target_lengths: ``[B]``, integers U_b in [0, U].
       moves: ``K`` static pairs ``(dt, du)`` with ``dt >= 0``, ``du >= 0`` and ``dt + du >= 1``. RNN-T:
-        ``((1, 0), (0, 1))``, the default. One label a frame: ``((1, 0), (1, 1))``. Multi-blank:
+        ``((1, 0), (0, 1))``, the default. One label per frame: ``((1, 0), (1, 1))``. Multi-blank:
         ``((1, 0), (2, 0), (4, 0), (0, 1))``.
       implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
 
     Returns:
       ``cost [B]``: +inf where there is no path; NaN where an arc inside the lattice is NaN or +inf, or where a length
-      is out of range. It is finite for finite arcs: what its type can't hold becomes the type's largest number. The
-      gradient is minus the posteriors of :func:`lattice_posteriors` times the cotangent: exactly 0 where that is 0.
+      is out of range. The cost is finite for finite arcs: a cost that its type cannot hold becomes the type's largest
+      number. The gradient is minus the posteriors of :func:`lattice_posteriors` times the cotangent: exactly 0 where
+      the cotangent is 0.
 
     Raises:
       TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.

@@ -172,7 +172,7 @@ def arcs_backward(
     window: Window,
     clipped: bool,
 ) -> list[Array]:
-    """``d logits [..., V]`` from ``cotangent [..., K]``; exactly 0 for a row whose cotangents are, whatever it holds.
+    """``d logits [..., V]`` from ``cotangent [..., K]``; exactly 0 for a row whose cotangents are 0, even a row of NaN.
 
     ``optional`` holds, if the gradient is ``clipped``, the limit of each row's elements ``[...]``; then, if the
     vocabulary is divided, the ``offsets [...]`` of :func:`arcs_forward`.

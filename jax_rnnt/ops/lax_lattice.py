@@ -91,7 +91,7 @@ def _exp(x: Array, zero: Array) -> Scaled:
 
 
 def _halves(x: float, dtype: np.dtype) -> list[float]:
-    """``x`` as a sum of three numbers, the first two of which have half the digits of ``dtype``."""
+    """``x`` as a sum of three numbers. The first two have half the digits of ``dtype``."""
     parts = []
     digits = (int(jnp.finfo(dtype).nmant) + 1) // 2
     for _ in range(2):
@@ -178,7 +178,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     cut = jnp.clip(score, -largest, largest)
     excess = lax.stop_gradient(score - cut)
     m, high, low = _exp(cut, closed)
-    # What has a derivative and what has none stand in two arrays, so that the derivative has nothing to do for the one.
+    # Numbers with a derivative and numbers without one stand in two arrays, so that the derivative skips the latter.
     exponents = jnp.stack([high, low, excess], axis=2)
 
     start = n == 0

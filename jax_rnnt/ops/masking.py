@@ -17,7 +17,7 @@ def scaled(x: Array, by: Array) -> Array:
 
 @jax.custom_jvp
 def finite_sum(x: Array, y: Array) -> Array:
-    """``x + y``, but a sum of finite numbers that their type cannot hold becomes the largest one of the type.
+    """``x + y``, but a sum of finite numbers that their type cannot hold becomes the type's largest number.
 
     So a node that is masked twice, by the lowest numbers of the type, still has an arc. The derivatives are those of
     the sum.

@@ -3,10 +3,10 @@
     python tests/cuda_on_cpu/build.py library OUT.so
     python tests/cuda_on_cpu/build.py check FOLDER [watched | LEVEL]
 
-LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them.
-A watched program ends with a message where a kernel breaks a rule of memory (watch.h) or of C++.
-Needs g++; the library also jaxlib's headers, of the Python that runs this. Object files stay in the folder and are made
-anew when a source of theirs is newer.
+LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them. A
+watched program ends with a message where a kernel breaks a rule of memory (watch.h) or of C++. Needs g++; the library
+also jaxlib's headers, of the Python that runs this. Object files stay in the folder and are made again when one of
+their sources is newer.
 """
 
 import concurrent.futures
@@ -40,7 +40,7 @@ def kernels(cuda: pathlib.Path, operation: str = "") -> list[pathlib.Path]:
 
 
 def compiled(jobs: Sequence[Job], folder: pathlib.Path) -> list[str]:
-    """Object files, in the order of jobs. Any file beside a source or in cpp/ that is newer makes the object anew."""
+    """Object files, in the order of jobs. If any file beside a source or in cpp/ is newer, the object is made again."""
     objects, commands = [], []
     for source, flags in jobs:
         object_file = folder / f"{source.parent.name}_{source.stem}-{zlib.crc32(' '.join(flags).encode()):x}.o"

@@ -4,7 +4,7 @@
 
 Checks: no spilled registers and no local memory in any kernel, registers within BUDGETS, in the machine code of the row
 kernels 128-bit loads (and stores) of the logits, and the rules of ptx_rules.py. Prints for each kernel, for one
-architecture, its registers and how many warps a multiprocessor holds.
+architecture, its registers and how many warps a multiprocessor can hold.
 
 Needs nvcc (on the path, in $CUDA_PATH or in /usr/local/cuda) and cuobjdump with nvdisasm (there, or from the wheels
 nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm).
@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 SOURCES = ("arcs", "lattice_general", "lattice_short")
 
-# Registers of a thread. Rows: 24 warps a multiprocessor forward and 20 backward, each of which asks for at least 2 KiB
-# at once; memory is busy with 18 KiB under way. Lattices: one warp, or up to 512 threads a block, which leaves 128 a
+# Registers per thread. Rows: 24 warps per multiprocessor forward and 20 backward. Each warp asks for at least 2 KiB at
+# once; memory is busy with 18 KiB under way. Lattices: one warp, or up to 512 threads per block, which leaves 128 per
 # thread. Short moves: 512 threads, or 1024 with one blank.
 BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96,
            "LatticeKernel": 128, "LatticeKernel, one warp": 176,
@@ -106,7 +106,7 @@ def compile_for(
     cubin = folder / f"{source.stem}-{architecture}.cubin"
     headers = source.parent.parent / "cpp"
     command = [tool("nvcc"), "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(headers), "-cubin"]
-    kept = folder / cubin.stem  # what nvcc makes on its way, of which the PTX is read
+    kept = folder / cubin.stem  # the files that nvcc makes on its way; the PTX is read
     kept.mkdir()
     command += ["--keep", "--keep-dir", str(kept)]
     command += [f"-arch=sm_{architecture}", "-Xptxas", "-v", "-o", str(cubin), str(source)]

@@ -104,7 +104,7 @@ def _run_block(warps: list[Warp], shared: Shared) -> None:
 
 
 def launch(code: list[str], operand: bytes, memory: Memory, blocks: int, threads: int, shared: int) -> np.ndarray:
-    """Runs a grid with ``shared`` bytes a block, and returns the instructions of each warp [blocks, warps]."""
+    """Runs a grid with ``shared`` bytes per block, and returns the instructions of each warp [blocks, warps]."""
     bank = (threads.to_bytes(4, "little").ljust(PARAMETERS, b"\0") + operand).ljust(BANK, b"\0")
     parsed = parse(code)
     counts = []

@@ -35,7 +35,7 @@ MOVES = {
 # Lengths in frames and in labels of both utterances, frames and positions of the array.
 SMALL = (9, 7), (5, 3), 10, 6
 TWO_WARPS = (11, 13), (40, 33), 13, 42
-MORE_FRAMES = (44, 38), (40, 33), 45, 42  # monotonic paths have at most one label a frame
+MORE_FRAMES = (44, 38), (40, 33), 45, 42  # monotonic paths have at most one label per frame
 LONG = (130, 116), (31, 24), 131, 32  # what a launch does once weighs less
 CASES = [
     (name, *shape, with_posteriors)
