@@ -20,7 +20,7 @@ from jax_rnnt.core.arc_scores import ArcScores
 from jax_rnnt.core.node_labels import NodeLabels
 from jax_rnnt.core.pipeline import Pipeline, costs
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.logits.divided import DividedLogits
+from jax_rnnt.logits.dense import DividedLogits
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import RNNT_MOVES
 

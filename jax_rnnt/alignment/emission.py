@@ -7,7 +7,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
-from jax_rnnt.ops.dtypes import at, compute_dtype
+from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, check_moves
 from jax_rnnt.ops.lax_lattice import shift
 
@@ -50,10 +50,10 @@ def emission_times(posteriors: ArrayLike, moves: Sequence[Sequence[int]] = RNNT_
     """
     arcs = _posteriors(posteriors)
     moves = check_moves(moves, arcs.shape[3], "posteriors")
-    emitted = jnp.zeros_like(at(arcs, 0))
+    emitted = jnp.zeros_like(arcs[..., 0])
     for k, (_, du) in enumerate(moves):
         for later in range(min(du, arcs.shape[2])):  # the arc that leaves position u emits labels u, ..., u + du - 1
-            emitted = emitted + shift(at(arcs, k), later)
+            emitted = emitted + shift(arcs[..., k], later)
     # The sum counts frames from 1, so that a label that is never emitted gets 0 - 1.
     t = lax.broadcasted_iota(emitted.dtype, emitted.shape, 1) + 1
     return (jnp.sum(t * emitted, axis=1) - 1)[:, :-1]

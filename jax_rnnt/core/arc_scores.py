@@ -41,7 +41,7 @@ class ArcScores:
     def __call__(
         self, entries: Array, t_b: Array, u_b: Array, nodes: Array | None = None, scheduled: Scheduled | None = None
     ) -> Array:
-        """``[B, T, U+1, K]`` from ``entries [B, T, U+1, K']``; ``nodes`` as :meth:`Source.nodes` gives them."""
+        """``[B, T, U+1, K]`` from ``entries [B, T, U+1, K']``; ``nodes`` as :meth:`Source._nodes` gives them."""
         arcs, number = entries, {} if scheduled is None else scheduled
         sigma, delay_penalty = number.get("sigma", self.sigma), number.get("delay_penalty", self.delay_penalty)
         differentiates = self.topology.scores is not None or self.wildcard is not None

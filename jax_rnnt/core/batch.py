@@ -18,12 +18,12 @@ def checked_batch(
 ) -> tuple[Source, Array, Array, Array]:
     """The source, and targets and lengths ``[B, U], [B], [B]``, divided over the batch as the logits are."""
     source = logits if isinstance(logits, Source) else DenseLogits(checks.as_array("logits", logits))
-    source.check()
+    source._check()
     labels = checks.as_integers("targets", targets)
     t_b = checks.as_integers("logit_lengths", logit_lengths)
     u_b = checks.as_integers("target_lengths", target_lengths)
     checks.loss_arguments(jax.ShapeDtypeStruct(source.shape, source.dtype), labels, t_b, u_b)
-    like = source.batched()
+    like = source._batched()
     return (
         source,
         sharding.follow_batch(labels, like),
@@ -37,4 +37,4 @@ def checked_weights(weights: ArrayLike | None, source: Source, dtype) -> Array |
         return None
     x = checks.as_array("weights", weights)
     checks.shape("weights", x, (source.shape[0],), "[B]")
-    return sharding.follow_batch(x, source.batched()).astype(dtype)
+    return sharding.follow_batch(x, source._batched()).astype(dtype)

@@ -54,7 +54,7 @@ def check_inputs(
         )
     labels, t_b, u_b = (checks.on_host(name, x) for name, x in arrays.items())
     if isinstance(logits, Source):
-        logits.check()
+        logits._check()
         logits = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
     shaped = logits if isinstance(logits, checks.Shaped) else checks.on_host("logits", logits)
     checks.loss_arguments(shaped, labels, t_b, u_b)

@@ -55,13 +55,13 @@ def costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Schedu
 
 def _rounded_costs(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Array:
     lengths = nodes[1:]
-    if static.clamp <= 0 and source.composes:
-        entries, _ = source.forward(nodes.labels, static.arcs)
-        arcs = static.scores(entries, *lengths, source.nodes(), scheduled)
+    if static.clamp <= 0 and source._composes:
+        entries, _ = source._forward(nodes.labels, static.arcs)
+        arcs = static.scores(entries, *lengths, source._nodes(), scheduled)
         if static.fastemit_lambda == 0 and "fastemit_lambda" not in scheduled:
             return lattice.costs(arcs, *lengths, **static.lattice)
         return _weighted_costs(arcs, *lengths, scheduled, static)
-    return _costs(_floats(no_forward_mode, source.prepared(nodes.labels)), *nodes, scheduled, static)
+    return _costs(_floats(no_forward_mode, source._prepared(nodes.labels)), *nodes, scheduled, static)
 
 
 @jax.tree_util.register_dataclass
@@ -83,11 +83,11 @@ class Lattice:
 
 def lattices(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Scheduled) -> Lattice:
     """The lattices whose nodes have these labels. Their arcs can be differentiated as the source can be."""
-    if source.composes:
-        entries, _ = source.forward(nodes.labels, static.arcs)
+    if source._composes:
+        entries, _ = source._forward(nodes.labels, static.arcs)
     else:
-        entries = _entries(_floats(no_forward_mode, source.prepared(nodes.labels)), nodes.labels, static.arcs)
-    arcs = static.scores(entries, *nodes[1:], source.nodes(), scheduled)
+        entries = _entries(_floats(no_forward_mode, source._prepared(nodes.labels)), nodes.labels, static.arcs)
+    arcs = static.scores(entries, *nodes[1:], source._nodes(), scheduled)
     return Lattice(arcs, *nodes[1:], static.scores.topology.moves)
 
 
@@ -98,15 +98,15 @@ def _entries(source: Source, labels: Array, parameters: ArcParameters) -> Array:
 
 def _entries_forward(source: Source, labels: Array, parameters: ArcParameters):
     source = _floats(no_second_order, source)
-    entries, kept = source.forward(labels, parameters)
+    entries, kept = source._forward(labels, parameters)
     return entries, (source, labels, kept)
 
 
 def _entries_backward(parameters: ArcParameters, residuals, cotangent: Array):
     source, labels, kept = residuals
-    cotangent = no_second_order(cotangent, source.refused_as)
-    whole = source.cotangent_of_costs(cotangent)  # as for the costs, a device may hold only a share of it
-    return source.backward(labels, kept, whole, None, parameters), None
+    cotangent = no_second_order(cotangent, source._refused_as)
+    whole = source._cotangent_of_costs(cotangent)  # as for the costs, a device may hold only a share of it
+    return source._backward(labels, kept, whole, None, parameters), None
 
 
 _entries.defvjp(_entries_forward, _entries_backward)
@@ -116,7 +116,7 @@ def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:
     """The source, with ``refuse`` applied to its floating-point arrays."""
 
     def one(x: Array) -> Array:
-        return refuse(x, source.refused_as) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        return refuse(x, source._refused_as) if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
     return jax.tree.map(one, source)
 
@@ -143,27 +143,27 @@ def _weighted(posterior: Array, scheduled: Scheduled, static: Pipeline) -> Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline) -> Array:
-    if not source.composes:
+    if not source._composes:
         source = _floats(no_second_order, source)
-    entries, _ = source.forward(labels, static.arcs)
-    arcs = static.scores(entries, t_b, u_b, source.nodes(), scheduled)
+    entries, _ = source._forward(labels, static.arcs)
+    arcs = static.scores(entries, t_b, u_b, source._nodes(), scheduled)
     return lattice.costs(arcs, t_b, u_b, **static.lattice)
 
 
 def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline):
-    if not source.composes:
+    if not source._composes:
         source = _floats(no_second_order, source)
-    entries, kept = source.forward(labels, static.arcs)
-    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b, source.nodes(), scheduled), entries)
+    entries, kept = source._forward(labels, static.arcs)
+    arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b, source._nodes(), scheduled), entries)
     cost, posterior = lattice.posteriors(arcs, t_b, u_b, **static.lattice)
     return cost, (source, labels, kept, _weighted(posterior, scheduled, static), pull)
 
 
 def _backward(static: Pipeline, residuals, cotangent: Array):
     source, *_ = residuals
-    if source.composes:
+    if source._composes:
         return _gradient(static, residuals, cotangent), None, None, None, None
-    cotangent = source.cotangent_of_costs(no_second_order(cotangent, source.refused_as))
+    cotangent = source._cotangent_of_costs(no_second_order(cotangent, source._refused_as))
     return _scaled_gradient(static, residuals, cotangent), None, None, None, None
 
 
@@ -174,7 +174,7 @@ def _scaled_gradient(static: Pipeline, residuals, cotangent: Array) -> Source:
     if static.clamp > 0:
         # To clip the unit gradient to clamp and then scale it by ct, clip the scaled gradient to clamp * |ct|.
         bound = jnp.broadcast_to(static.clamp * jnp.abs(cotangent)[:, None, None], labels.shape)
-    return source.backward(labels, kept, grad_entries, bound, static.arcs)
+    return source._backward(labels, kept, grad_entries, bound, static.arcs)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

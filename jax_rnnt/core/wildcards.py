@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_rnnt.core.topology import Topology
-from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
 
 
@@ -34,11 +33,11 @@ def with_wildcard(
     if nodes is not None:
         opens = _between(nodes, t, t_b, topology.moves)
         arcs = arcs + _closed(~opens, arcs)
-    blank = at(arcs, arc)
+    blank = arcs[..., arc]
     if where == "ends":
         blank = _with_ends(blank, t, t_b, u_b, nodes, weight)
     else:
-        stands = at(opens, arc) & ((where == "anywhere") | (t < t_b[:, None, None] - 1))
+        stands = opens[..., arc] & ((where == "anywhere") | (t < t_b[:, None, None] - 1))
         blank = jnp.where(stands, _log_add(blank, jnp.broadcast_to(weight, blank.shape)), blank)
     return jnp.concatenate([arcs[..., :arc], blank[..., None], arcs[..., arc + 1 :]], axis=-1)
 

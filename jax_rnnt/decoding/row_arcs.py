@@ -11,7 +11,6 @@ from jax_rnnt.core.loss import Loss
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import NO_LABEL, PADDING
 
 _NEVER = jnp.iinfo(jnp.int32).max
@@ -99,8 +98,8 @@ class RowArcs:
             far, none = jnp.full(labels.shape[:1], _NEVER, jnp.int32), jnp.zeros(labels.shape[:1], jnp.int32)
             scores = self.topology.scores(scores[:, None], far, none)[:, 0]
         scores = jnp.where(spoilt[:, None, None], jnp.nan, scores)
-        silent = [at(scores[:, 0], k) for k, (_, du) in enumerate(self.topology.moves) if du == 0]
-        emitting = [at(scores, k) for k, (_, du) in enumerate(self.topology.moves) if du > 0]
+        silent = [scores[:, 0][..., k] for k, (_, du) in enumerate(self.topology.moves) if du == 0]
+        emitting = [scores[..., k] for k, (_, du) in enumerate(self.topology.moves) if du > 0]
         return Choices(jnp.stack(silent, axis=-1), labels, jnp.stack(emitting, axis=-1))
 
 

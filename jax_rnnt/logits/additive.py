@@ -14,7 +14,7 @@ from jax_rnnt.logits.source import Source
 from jax_rnnt.logits.sum_norms import sum_norms, tops
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.dtypes import at, compute_dtype
+from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import INVALID, NO_LABEL, PADDING
 from jax_rnnt.ops.masking import finite_sum
 from jax_rnnt.xla.sharding import match_manual_axes
@@ -72,8 +72,8 @@ class AdditiveLogits(Source):
     lm_scale: float = dataclasses.field(default=0.0, metadata={"static": True})
     am_scale: float = dataclasses.field(default=0.0, metadata={"static": True})
 
-    composes: ClassVar[bool] = True
-    refused_as: ClassVar[str] = "clamp"
+    _composes: ClassVar[bool] = True
+    _refused_as: ClassVar[str] = "clamp"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,10 +84,10 @@ class AdditiveLogits(Source):
     def dtype(self) -> np.dtype:
         return self.am.dtype
 
-    def batched(self) -> Array:
+    def _batched(self) -> Array:
         return self.am
 
-    def check(self) -> None:
+    def _check(self) -> None:
         checks.array("am", self.am)
         checks.array("lm", self.lm)
         checks.floating("am", self.am)
@@ -110,7 +110,7 @@ class AdditiveLogits(Source):
     def _is_smoothed(self) -> bool:
         return self.lm_scale != 0 or self.am_scale != 0
 
-    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         am, lm = (x.astype(compute_dtype(x.dtype)) for x in (self.am, self.lm))
         entries, norm = _sums(am, lm, labels, parameters)
         return (self._smoothed(entries, am, lm, labels, parameters) if self._is_smoothed else entries), norm
@@ -134,7 +134,7 @@ class AdditiveLogits(Source):
         # A scale of 0 must not make NaN of -inf.
         return jnp.where((entries == -jnp.inf) | ~normalised[None, None, None], entries, mean)
 
-    def backward(
+    def _backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "AdditiveLogits":
         if self._is_smoothed:
@@ -183,9 +183,9 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
     """
     first, stop = parameters.window
     label = jnp.maximum(_of_positions(labels), 0)
-    of_am, of_lm = [at(am, c) for c in parameters.columns], [at(lm, c) for c in parameters.columns]
+    of_am, of_lm = [am[..., c] for c in parameters.columns], [lm[..., c] for c in parameters.columns]
     am_of_label = jnp.take_along_axis(am, label[:, None], axis=2)
-    lm_of_label = at(jnp.take_along_axis(lm, label[..., None], axis=2), 0)
+    lm_of_label = jnp.take_along_axis(lm, label[..., None], axis=2)[..., 0]
     invalid = labels < PADDING
     log_sum = jnp.zeros(labels.shape, am.dtype)
     am_top, lm_top = jnp.zeros(am.shape[:2], am.dtype), jnp.zeros(lm.shape[:2], lm.dtype)
@@ -227,7 +227,7 @@ def _sums(am: Array, lm: Array, labels: Array, parameters: ArcParameters) -> tup
 
 def _log_mean(lm: Array, norm: Array, label: Array) -> Array:
     """The log of the mean of the softmax of ``lm [B, U+1, W]`` over the positions that are not padding: ``[B, W]``."""
-    counts = ((label != PADDING) & (at(norm, 0) > -jnp.inf))[..., None]
+    counts = ((label != PADDING) & (norm[..., 0] > -jnp.inf))[..., None]
     x = jnp.where(counts, lax_arcs.normalised(lm, jnp.where(counts, norm, 0)[..., None, :]), -jnp.inf)
     top = lax.stop_gradient(jnp.max(x, axis=1))
     top = jnp.where(top == -jnp.inf, 0, top)

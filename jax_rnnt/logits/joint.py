@@ -100,7 +100,7 @@ class JointLogits(Source):
     tile_rows: int | None = dataclasses.field(default=None, metadata={"static": True})
     batch_axis_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
-    refused_as: ClassVar[str] = "JointLogits"
+    _refused_as: ClassVar[str] = "JointLogits"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -120,7 +120,7 @@ class JointLogits(Source):
         keys = () if self.dropout_key is None else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
         return _one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
-    def batched(self) -> Array:
+    def _batched(self) -> Array:
         return self.encoded
 
     @classmethod
@@ -199,7 +199,7 @@ class JointLogits(Source):
         """
         return cls(*nnx_joint(module, method), encoded, predicted, **options)
 
-    def check(self) -> None:
+    def _check(self) -> None:
         if not callable(self.joint):
             raise TypeError(f"`joint` must be a function of (params, e, p), got {checks.described(self.joint)}.")
         if type(self.joint).__hash__ is None:
@@ -240,7 +240,7 @@ class JointLogits(Source):
                 f"(1, {self.predicted.shape[-1]}), got {row}."
             )
 
-    def laid_out(self) -> "JointLogits":
+    def _laid_out(self) -> "JointLogits":
         axes = sharding.explicit_batch_axes(self.encoded)
         whole, batch = PartitionSpec(), PartitionSpec(axes) if axes else PartitionSpec()
         layout: dict[str, Any] = {
@@ -250,33 +250,33 @@ class JointLogits(Source):
         }
         return dataclasses.replace(self, **layout)
 
-    def batch_axes(self) -> tuple[str, ...]:
+    def _batch_axes(self) -> tuple[str, ...]:
         return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
 
-    def partition_specs(self, axes: tuple[str, ...]) -> Any:
+    def _partition_specs(self, axes: tuple[str, ...]) -> Any:
         whole, batch = PartitionSpec(), PartitionSpec(axes)
         key = None if self.dropout_key is None else whole
         specs: dict[str, Any] = {"params": whole, "encoded": batch, "predicted": batch, "dropout_key": key}
         return dataclasses.replace(self, **specs)
 
-    def on_device(self, axes: tuple[str, ...]) -> "JointLogits":
+    def _on_device(self, axes: tuple[str, ...]) -> "JointLogits":
         key = self.dropout_key
         if key is not None:
             for axis in axes:
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
 
-    def prepared(self, labels: Array) -> "JointLogits":
+    def _prepared(self, labels: Array) -> "JointLogits":
         # Inside shard_map all arrays vary over the same axes from here on. So JAX sums the gradients of those that did
         # not vary before.
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
-    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
+    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
         entries, norm = _forward(parameters, self, labels)
         return entries, _Kept(entries, norm)
 
-    def backward(
+    def _backward(
         self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "JointLogits":
         return _backward(parameters, self, labels, kept, cotangent, bound)

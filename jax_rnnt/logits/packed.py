@@ -58,8 +58,8 @@ class PackedLogits(Source):
     num_frames: int = dataclasses.field(metadata={"static": True})
     num_labels: int = dataclasses.field(metadata={"static": True})
 
-    composes: ClassVar[bool] = True
-    refused_as: ClassVar[str] = "clamp"
+    _composes: ClassVar[bool] = True
+    _refused_as: ClassVar[str] = "clamp"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,10 +69,10 @@ class PackedLogits(Source):
     def dtype(self) -> np.dtype:
         return self.rows.dtype
 
-    def batched(self) -> Array:
+    def _batched(self) -> Array:
         return self.logit_lengths
 
-    def check(self) -> None:
+    def _check(self) -> None:
         for name in ("rows", "logit_lengths", "target_lengths"):
             checks.array(name, getattr(self, name))
         checks.floating("rows", self.rows)
@@ -82,14 +82,14 @@ class PackedLogits(Source):
     def _layout(self) -> "_Layout":
         return _layout(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels, self.rows.shape[0])
 
-    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         layout = self._layout()
         entries, norm = arcs.forward(self.rows, layout.of_rows(labels, PADDING), **parameters.asdict())
         absent = (layout.row == self.rows.shape[0]) & (labels != PADDING)
         of_nodes = _rows_at(entries, layout.row, -jnp.inf)
         return jnp.where(absent[..., None], jnp.nan, of_nodes), norm
 
-    def backward(
+    def _backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "PackedLogits":
         layout = self._layout()

@@ -55,8 +55,8 @@ class PrunedLogits(Source):
     ranges: Array
     num_labels: int = dataclasses.field(metadata={"static": True})
 
-    composes: ClassVar[bool] = True
-    refused_as: ClassVar[str] = "clamp"
+    _composes: ClassVar[bool] = True
+    _refused_as: ClassVar[str] = "clamp"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,10 +67,10 @@ class PrunedLogits(Source):
     def dtype(self) -> np.dtype:
         return self.rows.dtype
 
-    def batched(self) -> Array:
+    def _batched(self) -> Array:
         return self.rows
 
-    def check(self) -> None:
+    def _check(self) -> None:
         checks.array("rows", self.rows)
         checks.array("ranges", self.ranges)
         checks.floating("rows", self.rows)
@@ -92,12 +92,12 @@ class PrunedLogits(Source):
         u = self._first()[:, :, None] + jnp.arange(self.rows.shape[2], dtype=jnp.int32)[None, None]
         return _take(of_nodes, u, fill)
 
-    def nodes(self) -> Array:
+    def _nodes(self) -> Array:
         u = jnp.arange(self.num_labels + 1, dtype=jnp.int32)[None, None]
         first = self._first()[:, :, None]
         return (u >= first) & (u < first + self.rows.shape[2])
 
-    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
+    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         entries, norm = arcs.forward(self.rows, self._of_rows(labels, PADDING), **parameters.asdict())
         first, kept = self._first()[:, :, None], self.rows.shape[2]
         place = jnp.arange(self.num_labels + 1, dtype=jnp.int32)[None, None] - first
@@ -105,7 +105,7 @@ class PrunedLogits(Source):
         wrong = (first > self.num_labels) & (labels != PADDING)
         return jnp.where(wrong[..., None], jnp.nan, of_nodes), norm
 
-    def backward(
+    def _backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> "PrunedLogits":
         of_rows = [self._of_rows(x, 0) for x in (cotangent, *(() if bound is None else (bound,)))]

@@ -12,10 +12,10 @@ from jax_rnnt.ops.arcs import ArcParameters
 class Source(abc.ABC):
     """The logits ``[B, T, U+1, W]`` of the nodes of a batch of lattices; a pytree of the arrays that hold them."""
 
-    composes: ClassVar[bool] = False
-    """Whether ``forward`` is made of operations that JAX differentiates in every mode."""
+    _composes: ClassVar[bool] = False
+    """Whether ``_forward`` is made of operations that JAX differentiates in every mode."""
 
-    refused_as: ClassVar[str]
+    _refused_as: ClassVar[str]
     """The name that an error gives as the reason if a derivative is refused because of this source."""
 
     @property
@@ -29,57 +29,57 @@ class Source(abc.ABC):
         """The dtype of the logits."""
 
     @abc.abstractmethod
-    def batched(self) -> Array:
+    def _batched(self) -> Array:
         """An array of the source whose first axis is B. Targets and lengths are divided over a mesh as it is."""
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raises a TypeError or ValueError that names a field of the source whose shape or type is wrong."""
         return
 
-    def divided(self, axis_name: str) -> "Source":
+    def _divided(self, axis_name: str) -> "Source":
         """The same logits where the vocabulary is divided over this mesh axis."""
         raise ValueError(
             f"`vocab_axis_name` is {axis_name!r}, and `logits` are {type(self).__name__}: only the vocabulary of a "
             "dense array can be divided."
         )
 
-    def laid_out(self) -> Self:
+    def _laid_out(self) -> Self:
         """The same source. In a mesh with explicit axes only the batch is divided, where the source needs that."""
         return self
 
-    def batch_axes(self) -> tuple[str, ...]:
+    def _batch_axes(self) -> tuple[str, ...]:
         """The mesh axes that divide the batch, if each device must run its own part of the batch by itself."""
         return ()
 
-    def partition_specs(self, axes: tuple[str, ...]) -> Any:
-        """The source with a PartitionSpec in place of each array: how it is divided over ``batch_axes``."""
+    def _partition_specs(self, axes: tuple[str, ...]) -> Any:
+        """The source with a PartitionSpec in place of each array: how it is divided over ``_batch_axes``."""
         raise NotImplementedError
 
-    def on_device(self, axes: tuple[str, ...]) -> Self:
-        """This device's part, inside ``shard_map`` over ``batch_axes``."""
+    def _on_device(self, axes: tuple[str, ...]) -> Self:
+        """This device's part, inside ``shard_map`` over ``_batch_axes``."""
         raise NotImplementedError
 
-    def prepared(self, labels: Array) -> Self:
-        """The same source, prepared for ``forward`` with these labels."""
+    def _prepared(self, labels: Array) -> Self:
+        """The same source, prepared for ``_forward`` with these labels."""
         return self
 
     @abc.abstractmethod
-    def forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:
-        """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``backward`` will need."""
+    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:
+        """``entries [B, T, U+1, K']`` for ``labels [B, T, U+1]``, and what ``_backward`` will need."""
 
-    def nodes(self) -> Array | None:
+    def _nodes(self) -> Array | None:
         """Which nodes exist, booleans ``[B, T, U+1]``; None if all exist. No arc leaves or enters the others.
 
-        ``forward`` gives them entries of -inf. A wildcard, which adds arcs, must know them.
+        ``_forward`` gives them entries of -inf. A wildcard, which adds arcs, must know them.
         """
         return None
 
-    def cotangent_of_costs(self, cotangent: Array) -> Array:
+    def _cotangent_of_costs(self, cotangent: Array) -> Array:
         """The whole cotangent ``[B]`` of the costs. This device may hold only a share of it."""
         return cotangent
 
     @abc.abstractmethod
-    def backward(
+    def _backward(
         self, labels: Array, kept: Any, cotangent: Array, bound: Array | None, parameters: ArcParameters
     ) -> Self:
         """The gradient, from the ``cotangent [B, T, U+1, K']`` of the entries.

@@ -14,7 +14,6 @@ from jax_rnnt.core.loss import LossOptions, Reduction, Wildcard, WildcardLoss
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import NO_LABEL, RNNT_MOVES, resolve_column
 from jax_rnnt.ops.masking import finite_sum
 
@@ -24,7 +23,7 @@ class HatScores:
     """Computes the scores of both arcs from the blank's logit and the label's log-probability among the labels."""
 
     def __call__(self, entries: Array, t_b: Array, u_b: Array) -> Array:
-        blank, label = at(entries, 0), at(entries, 1)
+        blank, label = entries[..., 0], entries[..., 1]
         # log(1 - sigmoid(x)) is log_sigmoid(-x), which is exact where 1 - sigmoid(x) would be 0.
         return jnp.stack([jax.nn.log_sigmoid(blank), finite_sum(jax.nn.log_sigmoid(-blank), label)], axis=-1)
 

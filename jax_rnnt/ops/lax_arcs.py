@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jax_rnnt.ops.dtypes import at, compute_dtype
+from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import NO_LABEL, PADDING, Window
-from jax_rnnt.xla.sharding import may_gather
 
 
 def norm_of(x: Array) -> Array:
@@ -28,7 +27,7 @@ def norm_of(x: Array) -> Array:
 
 def normalised(x: Array, norm: Array) -> Array:
     """``x [...]`` minus the log-norm. Where a row has no mass, ``x`` as it is."""
-    return (x - _finite_top(at(norm, 0))) - at(norm, 1)
+    return (x - _finite_top(norm[..., 0])) - norm[..., 1]
 
 
 def _finite_top(top: Array) -> Array:
@@ -39,7 +38,7 @@ def _row_state(labels: Array, norm: Array, vocabulary: int) -> tuple[Array, Arra
     """Masks [...] of rows of padding, of invalid rows (their values are NaN), of rows whose window has no mass."""
     padding = labels == PADDING
     outside = (labels < PADDING) | (labels >= vocabulary)
-    top, log_sum = at(norm, 0), at(norm, 1)
+    top, log_sum = norm[..., 0], norm[..., 1]
     invalid = outside | (~padding & ~(top + log_sum < jnp.inf))
     return padding, invalid, top == -jnp.inf
 
@@ -51,11 +50,7 @@ def places_of_arcs(labels: Array, columns: Sequence[int], offset: Array) -> list
 
 def _pick(x: Array, place: Array) -> Array:
     """The entry of ``x [..., V]`` at this place; an arbitrary entry if the place is outside the row."""
-    place = jnp.clip(place, 0, x.shape[-1] - 1)[..., None]
-    if may_gather(x):
-        return jnp.take_along_axis(x, place, axis=-1)[..., 0]
-    entry = lax.broadcasted_iota(place.dtype, x.shape, x.ndim - 1)
-    return jnp.sum(jnp.where(entry == place, x, 0), axis=-1)
+    return jnp.take_along_axis(x, jnp.clip(place, 0, x.shape[-1] - 1)[..., None], axis=-1)[..., 0]
 
 
 def _inside(entry: Array, window: Window) -> Array:
@@ -117,12 +112,12 @@ def arcs_forward(
         inside = _entries_inside(x, offset, vocabulary, window)
         norm = norm_of(x if inside is None else jnp.where(inside, x, -jnp.inf))
     else:
-        norm = jnp.stack([jnp.zeros_like(at(x, 0))] * 2, axis=-1)
+        norm = jnp.stack([jnp.zeros_like(x[..., 0])] * 2, axis=-1)
     if offsets:
         places = places_of_arcs(labels, columns, offset)
         picks = [jnp.where((p >= 0) & (p < x.shape[-1]), _pick(x, p), -jnp.inf) for p in places]
     else:
-        picks = [*(at(x, c) for c in columns), _pick(x, labels)]
+        picks = [*(x[..., c] for c in columns), _pick(x, labels)]
     log_probs = assemble(picks, labels, norm, columns, vocabulary, window)
     return [log_probs, jnp.where((labels == PADDING)[..., None], 0, norm)]
 
@@ -152,10 +147,10 @@ def arcs_tangent(
     """
     padding, invalid, _ = _row_state(labels, norm, vocabulary)
     dx = jnp.where(padding[..., None], 0, tangent.astype(norm.dtype))
-    d_norm = jnp.zeros_like(at(norm, 1))
+    d_norm = jnp.zeros_like(norm[..., 1])
     if window[0] < window[1]:
         d_norm = jnp.sum(softmax(logits, labels, norm, vocabulary, window) * dx, axis=-1)
-    d_entries = jnp.stack([*(at(dx, c) for c in columns), _pick(dx, labels)], axis=-1)
+    d_entries = jnp.stack([*(dx[..., c] for c in columns), _pick(dx, labels)], axis=-1)
     d_entries = d_entries - jnp.where(_arcs_inside(labels, columns, window), d_norm[..., None], 0)
     d_log_probs = jnp.where(_moving(labels, norm, columns, vocabulary, window), d_entries, 0)
     return [jnp.where(invalid[..., None], jnp.nan, d_log_probs), jnp.stack([jnp.zeros_like(d_norm), d_norm], axis=-1)]
@@ -186,9 +181,9 @@ def arcs_backward(
     x = logits.astype(norm.dtype)
     alive = ~(padding | invalid)
     # The gradient is scale * exp(x - top): the sum of the row is a part of the factor.
-    one_over_sum = jnp.exp(-jnp.where(alive & ~massless, at(norm, 1), 0))
+    one_over_sum = jnp.exp(-jnp.where(alive & ~massless, norm[..., 1], 0))
     scale = -jnp.sum(jnp.where(arcs_inside, ct, 0), axis=-1) * one_over_sum
-    top = _finite_top(at(norm, 0))
+    top = _finite_top(norm[..., 0])
     if normalizes:
         mask = _entries_inside(x, offset, vocabulary, window)
         inside = alive[..., None] if mask is None else mask & alive[..., None]
@@ -202,9 +197,9 @@ def arcs_backward(
     for j, place in enumerate(places):
         own = jnp.zeros_like(scale)
         for k, other in enumerate(places):
-            own = own + jnp.where(other == place, at(ct, k), 0)
+            own = own + jnp.where(other == place, ct[..., k], 0)
         if normalizes:
-            inside = at(arcs_inside, j) & alive
+            inside = arcs_inside[..., j] & alive
             own = own + jnp.where(inside, scale * _exp_inside(_pick(x, place) - top, inside), 0)
         grad = jnp.where(entry == place[..., None], own[..., None], grad)
     if clipped:

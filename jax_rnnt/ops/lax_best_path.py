@@ -7,7 +7,6 @@ in float32 distinguish paths as well as double precision does, even behind masks
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.lax_lattice import by_diagonal, shift
 from jax_rnnt.xla.sharding import match_manual_axes
@@ -27,30 +26,30 @@ def best_path(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves
 
     def backward(recent, inputs):
         out, end = inputs
-        best = jnp.where(end, 0, never).astype(arcs.dtype), jnp.zeros_like(at(out, 0, 0))
+        best = jnp.where(end, 0, never).astype(arcs.dtype), jnp.zeros_like(out[0])
         arc = jnp.full_like(end, -1, dtype=jnp.int32)
         for k, (step, (_, du)) in enumerate(zip(steps, moves, strict=True)):
             high, low = recent[step - 1]
-            score = _plus((shift(high, -du, never), shift(low, -du)), at(out, k, 0), never)
+            score = _plus((shift(high, -du, never), shift(low, -du)), out[k], never)
             better = (score[0] > best[0]) | ((score[0] == best[0]) & (score[1] > best[1]))
             best = jnp.where(better, score[0], best[0]), jnp.where(better, score[1], best[1])
             arc = jnp.where(better, k, arc)
         return (best, *recent[:-1]), arc
 
-    like = at(at(scores, 0, 0), 0, 0)
+    like = scores[0][0]
     _, nowhere, nothing = match_manual_axes([like, jnp.full_like(like, never), jnp.zeros_like(like)])
     recent, choices = lax.scan(backward, ((nowhere, nothing),) * max(steps), (scores, at_end), reverse=True)
-    high, low = (at(x, 0) for x in recent[0])
+    high, low = (x[..., 0] for x in recent[0])
 
     def forward(node, inputs):
         choice, n_here = inputs
         next_n, next_u = node
-        chosen = jnp.sum(jnp.where(at(u, 0, 0) == next_u[..., None], choice, 0), axis=-1, dtype=jnp.int32)
+        chosen = jnp.sum(jnp.where(u[0] == next_u[..., None], choice, 0), axis=-1, dtype=jnp.int32)
         taken = jnp.where((next_n == n_here) & ~poisoned, chosen, -1)
         return (next_n + of_arcs(taken, steps), next_u + of_arcs(taken, [du for _, du in moves])), taken
 
-    choice = at(choices, 0, 0)
-    _, start = match_manual_axes([choice, jnp.zeros_like(at(choice, 0))])
+    choice = choices[0]
+    _, start = match_manual_axes([choice, jnp.zeros_like(choice[..., 0])])
     _, taken = lax.scan(forward, (start, start), (choices, n.reshape(n.shape[0])))
 
     most = float(jnp.finfo(arcs.dtype).max)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jax_rnnt.ops.dtypes import at
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.xla.sharding import match_manual_axes
 
@@ -156,7 +155,7 @@ def by_diagonal(arcs: Array, logit_lengths: Array, target_lengths: Array, moves:
         ends.append(inside & (lands_inside | lands_at_end))
     x = jnp.where(jnp.stack(ends, axis=1), shear(jnp.moveaxis(arcs, -1, 0)), -jnp.inf)
     poison = ~(x < jnp.inf)
-    poisoned = ~at(at(valid_lengths, 0, 0), 0) | jnp.any(poison, axis=(0, 1, -1))
+    poisoned = ~valid_lengths[0][..., 0] | jnp.any(poison, axis=(0, 1, -1))
     opened = jnp.where(poison, -jnp.inf, x)
     at_end = (n == t_b + u_b) & (u == u_b) & valid_lengths
     return Diagonals(n, u, opened, at_end, valid_lengths, poisoned)
@@ -182,8 +181,8 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     exponents = jnp.stack([high, low, excess], axis=2)
 
     start = n == 0
-    like = at(m, 0, 0)[0]  # constants take their sharding and their manual axes from the data
-    one = at(like, 0, -1)
+    like = m[0][0]  # constants take their sharding and their manual axes from the data
+    one = like[..., 0]
     none = [jnp.zeros_like(like), jnp.full_like(like, _ZERO_EXPONENT), jnp.zeros_like(one)]
     _, nil, lowest, nothing = match_manual_axes([like, *none])
 
@@ -194,12 +193,12 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     def incoming(x: Array) -> Array:
         """For each node (n, u), the arcs that come from (n - step, u - du)."""
         each = zip(range(len(moves)), steps, moves, strict=True)
-        return jnp.stack([shift(delayed(at(x, k, 1), step), du) for k, step, (_, du) in each], axis=1)
+        return jnp.stack([shift(delayed(x[:, k], step), du) for k, step, (_, du) in each], axis=1)
 
     def across(recent: Array, direction: int) -> Array:
         """From the values of the last diagonals ``[span, ..., U+1]``, those at the other ends of the arcs."""
         each = zip(steps, moves, strict=True)
-        return jnp.stack([shift(at(recent, step - 1, 0), direction * du) for step, (_, du) in each])
+        return jnp.stack([shift(recent[step - 1], direction * du) for step, (_, du) in each])
 
     def pushed(recent: Array, now: Array) -> Array:
         return jnp.concatenate([now[None], recent[:-1]])
@@ -217,10 +216,10 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         (m_end, exponents_end), recent, recent_exponents = carry
         m_in, exponents_in, initial, end = inputs
         before = across(recent_exponents, 1)
-        alpha = across(recent, 1), at(before, 0, 1), at(before, 1, 1)
-        arc = m_in, at(exponents_in, 0, 1), at(exponents_in, 1, 1)
+        alpha = across(recent, 1), before[:, 0], before[:, 1]
+        arc = m_in, exponents_in[:, 0], exponents_in[:, 1]
         now, below = _sum(with_unit(_times(alpha, arc), initial))
-        beyond = jnp.clip(at(before, 2, 1) + at(exponents_in, 2, 1), -most, most)
+        beyond = jnp.clip(before[:, 2] + exponents_in[:, 2], -most, most)
         beyond = jnp.concatenate([jnp.zeros_like(beyond[:1]), beyond])
         excess = jnp.max(jnp.where(below == 0, beyond, -most), axis=0)  # of the terms of the largest exponent
         exponents_now = jnp.stack([now[1], now[2], excess])
@@ -234,7 +233,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     inputs = incoming(m), incoming(exponents), first, at_end
     ((m_end, exponents_end), *_), alphas = lax.scan(forward, carry, inputs)
 
-    high_end, low_end, excess_end = (at(exponents_end, i, 0) for i in range(3))
+    high_end, low_end, excess_end = (exponents_end[i] for i in range(3))
     impossible = m_end == 0
     log_likelihood = jnp.log(jnp.where(impossible, 1, m_end)) + low_end * _LN2 + high_end * _LN2
     finite = jnp.clip(0 - log_likelihood - excess_end, -most, most)
@@ -248,8 +247,8 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         recent, recent_exponents = carry
         alpha, m_out, exponents_out, end = inputs
         after = across(recent_exponents, -1)
-        beta = across(recent, -1), at(after, 0, 1), at(after, 1, 1)
-        products = _times(beta, (m_out, at(exponents_out, 0, 1), at(exponents_out, 1, 1)))
+        beta = across(recent, -1), after[:, 0], after[:, 1]
+        products = _times(beta, (m_out, exponents_out[:, 0], exponents_out[:, 1]))
         through, high, low = _times((alpha[0][None], alpha[1][None], alpha[2][None]), products)
         p = through * inverse * _pow2((high - high_end[None, ..., None]) + (low - low_end[None, ..., None]), 8)
         p = p - lax.stop_gradient(jnp.maximum(p - 1, 0))  # rounding may give more than 1
@@ -259,7 +258,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     outputs = alphas, m, exponents, at_end
     _, through = lax.scan(backward, (no_value, no_exponents[:, :2]), outputs, reverse=True)
     posterior = jnp.moveaxis(unshear(through, t_max), 0, -1)
-    in_example = lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 3) < at(t_b, 0, 0)[..., None, None]
-    in_example &= lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 2) <= at(u_b, 0, 0)[..., None, None]
-    in_example |= ~at(valid_lengths, 0, 0)[..., None, None]
+    in_example = lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 3) < t_b[0][..., None, None]
+    in_example &= lax.broadcasted_iota(jnp.int32, posterior.shape, posterior.ndim - 2) <= u_b[0][..., None, None]
+    in_example |= ~valid_lengths[0][..., None, None]
     return [cost, jnp.where(poisoned[..., None, None, None] & in_example, jnp.nan, posterior)]

@@ -78,11 +78,6 @@ def with_automatic_axes(function: Callable[..., Any], spec: PartitionSpec, *argu
     return jax.sharding.auto_axes(function, axes=axes, out_sharding=place.update(spec=spec))(*arguments)
 
 
-def may_gather(x: Array) -> bool:
-    """Whether ``lax.gather`` accepts ``x``: until jax 0.7 it refused arrays in a mesh with explicit axes."""
-    return jax.__version_info__ >= (0, 7) or _explicit_sharding(x) is None
-
-
 def follow_batch(x: Array, logits: Array) -> Array:
     """``x [B, ...]`` divided over the batch as ``logits [B, ...]`` are, in a mesh whose axes are explicit.
 

@@ -143,14 +143,14 @@ MUTANTS = (
     ),
     Mutant(
         "a device takes its part of the vocabulary for the whole",
-        "jax_rnnt/logits/divided.py",
+        "jax_rnnt/logits/dense.py",
         "(*self.logits.shape[:-1], self.logits.shape[-1] * lax.psum(1, self.axis_name))",
         "self.logits.shape",
         "test_vocabulary.py -k 'values_and_gradients and native'",
     ),
     Mutant(
         "cotangents are not summed over devices",
-        "jax_rnnt/logits/divided.py",
+        "jax_rnnt/logits/dense.py",
         "return lax.psum(cotangent, self.axis_name)",
         "return cotangent",
         "test_vocabulary.py -k 'values_and_gradients and native'",
