@@ -1,4 +1,4 @@
-"""The right results in float64, by the test suite's definition (tests/reference.py), for arrays of many megabytes."""
+"""The right results in float64, by the definition in tests/support/reference.py, for arrays of many megabytes."""
 
 import importlib.util
 import pathlib
@@ -12,7 +12,7 @@ COST_TOLERANCE = 2e-3  # relative
 GRADIENT_TOLERANCE = 2e-2  # absolute; entries lie in [-1, 1]
 
 _spec = importlib.util.spec_from_file_location(
-    "reference", pathlib.Path(__file__).parents[1] / "tests" / "reference.py"
+    "reference", pathlib.Path(__file__).parents[1] / "tests" / "support" / "reference.py"
 )
 reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs the tests of values, gradients and lattices on the kernels with one processor, and with pools of 1, 2 and 3
-# threads. tests/test_machines.py has batches that are large enough for threads to share them.
+# threads. tests/ops/test_machines.py has batches that are large enough for threads to share them.
 set -euo pipefail
 cd "$(dirname "$0")/../tests"
 
@@ -8,7 +8,7 @@ one_processor="import os, pytest, sys
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 sys.exit(pytest.main(sys.argv[1:]))"
 
-tests=(--quiet -p no:cacheprovider -k native test_values.py test_gradients.py test_lattice.py)
+tests=(--quiet -p no:cacheprovider -k native losses/test_values.py losses/test_gradients.py ops/test_lattice.py)
 python -c "$one_processor" "${tests[@]}" &
 runs=($!)
 for threads in 1 2 3; do

@@ -2,13 +2,13 @@
 
 from mutant import Mutant
 
-ARCS = "test_arcs.py -k 'native and (vocabulary_sizes or windows or dtypes or masked or zero_cotangents)'"
-LATTICE = "test_lattice.py -k 'native and (enumeration or corner or inside or few_frames)'"
-LOSSES = "test_losses.py"
-OPTIONS = "test_losses_options.py"
-SOURCES = "test_sources.py"
-AT_0 = "test_derivatives_at_0.py"
-RNNT_GRADIENT = "test_gradients.py -k 'native and cotangents'"
+ARCS = "ops/test_arcs.py -k 'native and (vocabulary_sizes or windows or dtypes or masked or zero_cotangents)'"
+LATTICE = "ops/test_lattice.py -k 'native and (enumeration or corner or inside or few_frames)'"
+LOSSES = "losses/test_losses.py"
+OPTIONS = "losses/test_losses_options.py"
+SOURCES = "logits/test_sources.py"
+AT_0 = "losses/test_derivatives_at_0.py"
+RNNT_GRADIENT = "losses/test_gradients.py -k 'native and cotangents'"
 
 MUTANTS = (
     # Labels, lengths and examples
@@ -17,21 +17,21 @@ MUTANTS = (
         "jax_rnnt/core/node_labels.py",
         "inside = jnp.arange(t_max, dtype=jnp.int32)[None, :, None] < t_b",
         "inside = jnp.arange(t_max, dtype=jnp.int32)[None, :, None] <= t_b",
-        "test_node_labels.py",
+        "losses/test_node_labels.py",
     ),
     Mutant(
         "a length of T + 1 is allowed",
         "jax_rnnt/core/node_labels.py",
         "(t_b > t_max)",
         "(t_b > t_max + 1)",
-        "test_node_labels.py",
+        "losses/test_node_labels.py",
     ),
     Mutant(
         "an invalid label costs the whole batch",
         "jax_rnnt/core/node_labels.py",
         "jnp.any(used & wrong, axis=1)",
         "jnp.any(used & wrong)",
-        "test_isolation.py",
+        "ops/test_isolation.py",
     ),
     # Gradients
     Mutant(
@@ -74,7 +74,7 @@ MUTANTS = (
         "jax_rnnt/ops/masking.py",
         "jnp.clip(total, -most, most)",
         "total",
-        "test_masks.py -k 'two_masks and native or two_masks and sum'",
+        "losses/test_masks.py -k 'two_masks and native or two_masks and sum'",
     ),
     Mutant(
         "NaN of an entry is lost behind a loss's own scores",
@@ -96,7 +96,7 @@ MUTANTS = (
         "jax_rnnt/core/wildcards.py",
         "nodes & (lands | (t + dt >= t_b[:, None, None]))",
         "nodes & (lands | True)",
-        "test_pruned.py -k 'no_node and wildcard'",
+        "logits/test_pruned.py -k 'no_node and wildcard'",
     ),
     Mutant(
         "a label of TDT that ends the path",
@@ -118,42 +118,42 @@ MUTANTS = (
         "jax_rnnt/xla/primitive.py",
         "else jax.numpy.moveaxis(a, d, 0)",
         "else a.reshape(size, -1, *a.shape[2:])",
-        "test_transforms.py -k any_axis",
+        "losses/test_transforms.py -k any_axis",
     ),
     Mutant(
         "a result loses its sharding",
         "jax_rnnt/xla/sharding.py",
         "PartitionSpec(*spec[:batch_ndim], *replicated)",
         "PartitionSpec(*(None,) * batch_ndim, *replicated)",
-        "test_sharding_explicit.py -k 'propagate or eager'",
+        "meshes/test_sharding_explicit.py -k 'propagate or eager'",
     ),
     Mutant(
         "the partitioner is told of no dimension to divide",
         "jax_rnnt/xla/sharding.py",
         "ir.StringAttr.get(str(batch_ndim))",
         "ir.StringAttr.get(str(0))",
-        "test_sharding_auto.py -k 'divided_batch and gspmd'",
+        "meshes/test_sharding_auto.py -k 'divided_batch and gspmd'",
     ),
     Mutant(
         "every device gets the whole batch",
         "jax_rnnt/core/devices.py",
         "batch, whole = PartitionSpec(axes), PartitionSpec()",
         "batch, whole = PartitionSpec(), PartitionSpec()",
-        "test_joint_transforms.py -k stays_where_it_is",
+        "logits/test_joint_transforms.py -k stays_where_it_is",
     ),
     Mutant(
         "a device takes its part of the vocabulary for the whole",
         "jax_rnnt/logits/dense.py",
         "(*self.logits.shape[:-1], self.logits.shape[-1] * lax.psum(1, self.axis_name))",
         "self.logits.shape",
-        "test_vocabulary.py -k 'values_and_gradients and native'",
+        "meshes/test_vocabulary.py -k 'values_and_gradients and native'",
     ),
     Mutant(
         "cotangents are not summed over devices",
         "jax_rnnt/logits/dense.py",
         "return lax.psum(cotangent, self.axis_name)",
         "return cotangent",
-        "test_vocabulary.py -k 'values_and_gradients and native'",
+        "meshes/test_vocabulary.py -k 'values_and_gradients and native'",
     ),
     # Sources
     Mutant(
@@ -161,28 +161,28 @@ MUTANTS = (
         "jax_rnnt/logits/pruned.py",
         "forward = lax.cummin(jnp.minimum(best, last), axis=1, reverse=True)",
         "forward = jnp.minimum(best, last)",
-        "test_pruned.py",
+        "logits/test_pruned.py",
     ),
     Mutant(
         "additive norms that have underflowed are kept",
         "jax_rnnt/logits/sum_norms.py",
         "least = math.log(width) + math.log(info.tiny) - math.log(info.eps)",
         "least = math.log(width) + math.log(info.tiny) - 2 * math.log(1 / info.eps)",
-        "test_additive.py -k 'norms or peaks'",
+        "logits/test_additive.py -k 'norms or peaks'",
     ),
     Mutant(
         "the filling of the last tile counts",
         "jax_rnnt/logits/tiles.py",
         "real = start + jnp.arange(rows, dtype=jnp.int32) < count",
         "real = start + jnp.arange(rows, dtype=jnp.int32) <= count",
-        "test_joint.py -k tiles_do_not_matter",
+        "logits/test_joint.py -k tiles_do_not_matter",
     ),
     Mutant(
         "one dropout mask for all nodes",
         "jax_rnnt/logits/joint.py",
         "jax.vmap(jax.random.fold_in, (None, 0))(key, place)",
         "jax.vmap(jax.random.fold_in, (None, 0))(key, 0 * place)",
-        "test_joint.py -k dropout",
+        "logits/test_joint.py -k dropout",
     ),
     # Alignment and decoding
     Mutant(
@@ -190,14 +190,14 @@ MUTANTS = (
         "jax_rnnt/decoding/prefixes.py",
         "top + jnp.log(total)",
         "top",
-        "test_decoding.py -k 'wide_beam and (rnnt or monotonic)'",
+        "decoding/test_decoding.py -k 'wide_beam and (rnnt or monotonic)'",
     ),
     Mutant(
         "length normalisation by the labels alone",
         "jax_rnnt/decoding/hypotheses.py",
         "(at.length + 1).astype(score.dtype) ** length_normalization",
         "jnp.maximum(at.length, 1).astype(score.dtype) ** length_normalization",
-        "test_decoding.py -k normalisation",
+        "decoding/test_decoding.py -k normalisation",
     ),
     # The C++ kernels
     Mutant("row maximum left out", "cpp/rows.h", "max[j] == -kInfinity<A> ? A(0) : max[j];", "A(0);", ARCS),
@@ -207,7 +207,7 @@ MUTANTS = (
         "cpp/rows.h",
         "if (entries == static_cast<A>(count * n)) return;",
         "if (entries > 0) return;",
-        "test_sure_rows.py -k equal_maxima",
+        "losses/test_sure_rows.py -k equal_maxima",
     ),
     Mutant(
         "an arc's own entry is not clipped",
@@ -256,13 +256,13 @@ MUTANTS = (
         "cpp/packed.h",
         "return {m == 0.0 ? kZero : value};",
         "return {value};",
-        "test_masks.py -k native",
+        "losses/test_masks.py -k native",
     ),
     Mutant(
         "the last of equal arcs",
         "cpp/best_path.cc",
         "for (int64_t k = 0;; ++k) {\n      const Move& move",
         "for (int64_t k = s.shape.num_arcs() - 1;; --k) {\n      const Move& move",
-        "test_best_path.py -k 'ties and native'",
+        "ops/test_best_path.py -k 'ties and native'",
     ),
 )

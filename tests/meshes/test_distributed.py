@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(__file__).parents[1] / "support" / "distributed_worker.py"
 PROCESSES = 2
 SECONDS = 150  # the limit for all of them, with start and compilation; they take about 10
 

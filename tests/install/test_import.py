@@ -176,7 +176,7 @@ def test_dir_and_help_list_the_public_names_alone() -> None:
 
 def test_nobody_is_sent_to_an_index() -> None:
     """No index has this package. Whoever registered its name there could send people anything."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md"), *root.glob("jax_rnnt/**/*.py")]
     files += root.glob("examples/*.py")
     assert len(files) > 20

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not native.native_available(), reason="the compiled module is not usable"),
     pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux"),
 ]
-HERE = Path(__file__).resolve().parent
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 # One batch for each way in which the handlers divide work: a chunk is a whole utterance, several of them, or one
 # direction of one.
@@ -72,9 +72,9 @@ for batch, frames, labels in ((1, 150, 60), (2, 150, 30), (7, 40, 15), (12, 90, 
 
 
 def run(kind: str, **environment: str) -> None:
-    env = os.environ | {"PYTHONPATH": str(HERE), "JAX_PLATFORMS": "cpu"} | environment
+    env = os.environ | {"PYTHONPATH": str(SUPPORT), "JAX_PLATFORMS": "cpu"} | environment
     command = [sys.executable, "-c", SCRIPT, kind]
-    done = subprocess.run(command, env=env, cwd=HERE, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=env, cwd=SUPPORT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import jax_rnnt
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.once
 

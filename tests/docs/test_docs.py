@@ -12,7 +12,7 @@ import reference_losses
 
 import jax_rnnt
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("default_jax_settings")]

@@ -12,8 +12,8 @@ import pytest
 
 import jax_rnnt
 
-ROOT = Path(__file__).parent.parent
-SCRIPT = Path(__file__).parent / "typed_user_script.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).parents[1] / "support" / "typed_user_script.py"
 CHECKERS = {
     "mypy": ["--strict", "--follow-imports=silent", f"--python-executable={sys.executable}"],
     "pyright": ["--pythonpath", sys.executable],

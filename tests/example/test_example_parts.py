@@ -217,7 +217,7 @@ def test_true_word_starts_are_kept_and_compared_with_those_of_an_alignment(spoke
         assert of_words[0] == 0 and (np.diff(of_words) > 0.05).all()
         assert of_words[-1] < utterance.samples / RATE
 
-    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
     word_starts = pytest.importorskip("word_starts")
     one, other = sorted(spoken, key=lambda utterance: -len(utterance.text))[:2]
     frames = np.arange(len(one.text))

@@ -13,7 +13,7 @@ import pytest
 for needed in ("espeakng_loader", "flax", "jiwer", "matplotlib", "optax", "orbax.checkpoint", "rich", "soundfile"):
     pytest.importorskip(needed, exc_type=ImportError)
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "train_speech.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "train_speech.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
 import soundfile as soundfile  # noqa: E402
