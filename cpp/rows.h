@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -176,10 +177,10 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
   A entries = 0;
 #pragma omp simd reduction(+ : entries)
   for (int64_t l = 0; l < kLanes; ++l) entries += others[l];
-  for (int64_t j = 0; j < count; ++j) entries += max[j] > -kInfinity<A> ? A(1) : A(0);
+  for (int64_t j = 0; j < count; ++j) entries += std::isfinite(max[j]) ? A(1) : A(0);  // else nothing was left out
   if (entries == static_cast<A>(count * n)) return;
   for (int64_t j = 0; j < count; ++j) {
-    if (max[j] > -kInfinity<A>) rest[j] += CountOf(x + j * stride, n, max[j]) - 1;
+    if (std::isfinite(max[j])) rest[j] += CountOf(x + j * stride, n, max[j]) - 1;
   }
 }
 
