@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -173,13 +174,15 @@ JAX_RNNT_INLINE void ReduceRows(const A* x, int64_t count, int64_t n, int64_t st
     Fold(lanes, folded + kFolds * j, plus);
   }
   FoldRows(folded, rest, plus);
+  // Where a maximum is not finite, nothing was left out. Behind the rows, the maxima are 0.
   A entries = 0;
 #pragma omp simd reduction(+ : entries)
   for (int64_t l = 0; l < kLanes; ++l) entries += others[l];
-  for (int64_t j = 0; j < count; ++j) entries += max[j] > -kInfinity<A> ? A(1) : A(0);
-  if (entries == static_cast<A>(count * n)) return;
+#pragma omp simd reduction(+ : entries)
+  for (int64_t j = 0; j < kTile; ++j) entries += std::fabs(max[j]) < kInfinity<A> ? A(1) : A(0);
+  if (entries == static_cast<A>(count * n + kTile - count)) return;
   for (int64_t j = 0; j < count; ++j) {
-    if (max[j] > -kInfinity<A>) rest[j] += CountOf(x + j * stride, n, max[j]) - 1;
+    if (std::fabs(max[j]) < kInfinity<A>) rest[j] += CountOf(x + j * stride, n, max[j]) - 1;
   }
 }
 

@@ -163,13 +163,15 @@ def test_log_probabilities_of_the_user_may_cost_less_than_0(implementation: str)
 
 @pytest.mark.parametrize("count", [2, 3, 16, 17, 40, 5000])
 def test_equal_maxima(count: int, implementation: str) -> None:
-    """Each of them counts, wherever it stands; the others keep their digits."""
-    logits = np.full((3, count + 1), 300.0, np.float32)
+    """Each of them counts, wherever it stands, also beside a row with +inf; the others keep their digits."""
+    logits = np.full((4, count + 1), 300.0, np.float32)
     logits[:, count // 2] = 290.0
     logits[1, : count // 2] = 290.0
     logits[2, 1:] = 281.0
-    entries = jax_rnnt.arc_log_probs(logits, np.full(3, count, np.int32), (0,), implementation=implementation)
-    x = logits.astype(np.float64) - 300
+    logits[3, 1] = np.inf
+    entries = jax_rnnt.arc_log_probs(logits, np.full(4, count, np.int32), (0,), implementation=implementation)
+    assert np.isnan(entries[3]).all()
+    x = logits[:3].astype(np.float64) - 300
     wanted = x[:, [0, count]] - np.log(np.exp(x).sum(-1, keepdims=True))
     wanted[2, 0] = -np.log1p(count * np.exp(-19.0))
-    np.testing.assert_allclose(entries, wanted, rtol=1e-6)
+    np.testing.assert_allclose(entries[:3], wanted, rtol=1e-6)

@@ -205,7 +205,7 @@ MUTANTS = (
     Mutant(
         "equal maxima count once",
         "cpp/rows.h",
-        "if (entries == static_cast<A>(count * n)) return;",
+        "if (entries == static_cast<A>(count * n + kTile - count)) return;",
         "if (entries > 0) return;",
         "losses/test_sure_rows.py -k equal_maxima",
     ),
