@@ -6,6 +6,8 @@ sphinx-build -W docs build/site
 import tomllib
 from pathlib import Path
 
+from sphinx.addnodes import pending_xref
+
 ROOT = Path(__file__).parent.parent
 
 project = "jax_rnnt"
@@ -14,6 +16,7 @@ author = copyright = "the authors of jax_rnnt"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 nitpicky = True
+nitpick_ignore = [("py:exc", "jax.errors.JaxRuntimeError")]
 highlight_language = "none"
 
 myst_heading_anchors = 3
@@ -30,3 +33,14 @@ html_title = f"jax_rnnt {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+
+
+def _find_in_every_module(_, doctree) -> None:
+    """Docstrings name an object without its module, such as `Loss` in `jax_rnnt.decoding`. All modules are searched."""
+    for reference in doctree.findall(pending_xref):
+        if reference["refdomain"] == "py":
+            reference["refspecific"] = True
+
+
+def setup(app) -> None:
+    app.connect("doctree-read", _find_in_every_module)

@@ -1,12 +1,12 @@
 """Wildcards, for transcripts that lack words: a path may pass some frames without paying for their blanks.
 
-A wildcard *anywhere* is a second arc beside the blank at every node; the two probabilities are added. For a *star*
-(Star-Transducer) the blanks of the last frame have none. Wildcards at the *ends* (W-transducer) are jumps: one from
-(0, 0) to any (t, 0), and one from any (t, U_b) to the node of the last frame, (T_b - 1, U_b). The path leaves that node
-by its blank, as without wildcards. Paths enter position 0 only at (0, 0), and leave position U_b only at its end. So
-the sum S(t) over all ways from (0, 0) along the position to frame t, jumps included, does not depend on other
-positions: ``S(0) = 1`` and ``S(t + 1) = S(t) * blank(t) + jump``. The blank of the position becomes
-``S(t + 1) / S(t)``, which gives the same sums without jumps.
+A wildcard *anywhere* is a second arc beside the blank at every node. The two probabilities are added. With a *star*
+(Star-Transducer) the last frame has no such arcs. Wildcards at the *ends* (W-transducer) are jumps: one from (0, 0) to
+any (t, 0), and one from any (t, U_b) to the node of the last frame, (T_b - 1, U_b). The path leaves that node by its
+blank, as without wildcards. Paths enter position 0 only at (0, 0), and leave position U_b only at its end. So the sum
+S(t) over all ways at such a position from its first node to frame t, jumps included, does not depend on other
+positions: ``S(0) = 1`` and ``S(t + 1) = S(t) * blank(t) + jump``. The blank of the position becomes ``S(t + 1) /
+S(t)``, which gives the same sums without jumps.
 
 Where a source lacks nodes, no arc and no jump leaves or enters them, but a jump passes over them. Then the new blanks
 of the position lead through them. The quotients of such a node do no harm for any S: nothing else enters or

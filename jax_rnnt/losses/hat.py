@@ -127,7 +127,8 @@ def hat_loss(
       logit_lengths: ``[B]``, the frames T_b.
       target_lengths: ``[B]``, the labels U_b.
       blank: the blank, the first or the last entry of the vocabulary. The default is the last one; it is 0 in k2.
-      clamp, reduction, wildcard, wildcard_weight, weights, **options: as in :func:`rnnt_loss`.
+      clamp, reduction, wildcard, wildcard_weight, weights: as in :func:`rnnt_loss`.
+      **options: as in :func:`rnnt_loss`.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

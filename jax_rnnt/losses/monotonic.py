@@ -75,7 +75,8 @@ def monotonic_rnnt_loss(
       target_lengths: ``[B]``, the labels U_b.
       blank: as in :func:`rnnt_loss`. The default is the last entry; in k2 and optimized_transducer it is 0.
       last_blank: whether the last frame must be a blank, as in optimized_transducer. In k2 it may emit the last label.
-      clamp, reduction, fused_log_softmax, wildcard, wildcard_weight, weights, **options: as in :func:`rnnt_loss`.
+      clamp, reduction, fused_log_softmax, wildcard, wildcard_weight, weights: as in :func:`rnnt_loss`.
+      **options: as in :func:`rnnt_loss`.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

@@ -80,8 +80,8 @@ def multiblank_rnnt_loss(
         one, counted backwards: ``big_blanks=(-2, -3, -4)`` with ``durations=(2, 4, 8)`` is its
         ``big_blank_durations=[2, 4, 8]``.
       durations: the frames that each of ``big_blanks`` takes, at least 1.
-      clamp, reduction, fused_log_softmax, weights, **options: as in :func:`rnnt_loss`. The paper trains with
-        ``sigma=0.05``.
+      clamp, reduction, fused_log_softmax, weights: as in :func:`rnnt_loss`.
+      **options: as in :func:`rnnt_loss`. The paper trains with ``sigma=0.05``.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

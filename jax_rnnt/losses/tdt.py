@@ -172,7 +172,8 @@ def tdt_loss(
       omega: the probability, in [0, 1], that a call computes the RNN-T loss of the token part instead, for the whole
         batch. As in NeMo, ``sigma`` does not lower the arcs of that loss.
       key: a JAX random key for that choice; required if ``omega`` is above 0.
-      clamp, reduction, weights, **options: as in :func:`rnnt_loss`. The paper trains with ``sigma=0.05``.
+      clamp, reduction, weights: as in :func:`rnnt_loss`.
+      **options: as in :func:`rnnt_loss`. The paper trains with ``sigma=0.05``.
 
     Returns:
       As :func:`rnnt_loss`, with its table of corner cases.

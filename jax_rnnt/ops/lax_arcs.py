@@ -143,7 +143,7 @@ def arcs_tangent(
 ) -> list[Array]:
     """Tangents of ``log_probs`` and ``norm``, linear in ``tangent [..., V]``, the tangent of ``logits``.
 
-    Whatever is computed from the norm depends on top + log_sum alone. So top may count as a constant.
+    Every result that is computed from the norm depends only on top + log_sum. So top may count as a constant.
     """
     padding, invalid, _ = _row_state(labels, norm, vocabulary)
     dx = jnp.where(padding[..., None], 0, tangent.astype(norm.dtype))

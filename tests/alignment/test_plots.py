@@ -118,7 +118,7 @@ REFUSED = [
         ValueError,
         "`labels`.*U = 2 labels, got 1",
     ),
-    (lambda: jax_rnnt.alignment.plot_alignment(np.zeros((1, 2))), ValueError, "`frames` must have 1 dimensions"),
+    (lambda: jax_rnnt.alignment.plot_alignment(np.zeros((1, 2))), ValueError, "`frames` must have 1 dimension "),
     (
         lambda: jax_rnnt.alignment.plot_alignment(np.zeros(2), np.zeros(3)),
         ValueError,
@@ -139,6 +139,6 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, axes) -> None:
     """The functions draw on axes that are given. Without axes the error says what to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name, array in (("plot_lattice", np.zeros((T, 3, 2))), ("plot_alignment", np.zeros(2))):
-        with pytest.raises(ImportError, match=f"`{name}` draws with matplotlib.*pip install matplotlib"):
+        with pytest.raises(ImportError, match=f"`{name}` needs matplotlib.*pip install matplotlib"):
             getattr(jax_rnnt.alignment, name)(array)
     jax_rnnt.alignment.plot_alignment(np.zeros(2), axes=axes)

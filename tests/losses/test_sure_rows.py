@@ -1,4 +1,4 @@
-"""Rows of logits that are sure: costs near 0 keep their digits, and so do gradients, whatever is added to the logits.
+"""Rows of logits that are sure: costs near 0 and gradients keep their digits, for any number added to the logits.
 
 One logit of each row lies far above the others, so that one path has nearly all of the probability. Expected values are
 those of float64 on the same float32 logits.
