@@ -108,7 +108,10 @@ def compilations():
             names.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    return names
+    gc.collect()
+    gc.freeze()  # so that a collection looks only at what the tests below make
+    yield names
+    gc.unfreeze()
 
 
 def _resident() -> int:

@@ -151,7 +151,7 @@ WAYS = {
     "automatic": functools.partial(on_mesh, AxisType.Auto),
     "explicit": functools.partial(on_mesh, AxisType.Explicit),
 }
-REFUSALS = {("pack", "explicit"): "each device packs its own utterances"}
+REFUSALS = {("PackedLogits", "explicit"): "each device packs its own utterances"}
 ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # some names share a program
 
 
