@@ -78,7 +78,7 @@ JAX_RNNT_INLINE void ForwardPart(const ArcsShape& shape, const T* logits, const 
   }
 }
 
-// Minus the sum of the cotangents of the arcs in the window.
+// Minus the sum of the cotangents of the arcs in the window: the factor of the probabilities in the gradient of a row.
 template <class A>
 JAX_RNNT_INLINE A Scale(const ArcsShape& shape, int32_t label, const A* cotangent) {
   A total = 0;
@@ -126,14 +126,10 @@ JAX_RNNT_INLINE void BackwardPart(const ArcsShape& shape, const T* logits, const
   const Window<int64_t> window = shape.window.InRow(offset, shape.width);
   for (int64_t first = begin, stop; first < end; first = stop) {
     stop = std::min(first + kTile, end);
-    alignas(64) A top[kTile], scale[kTile], log_sum[kTile] = {};
-    for (int64_t n = first; n < stop; ++n) {
-      top[n - first] = norms[n].top;
-      log_sum[n - first] = norms[n].log_sum;
-      scale[n - first] = IsMassless(norms[n]) ? A(0) : Scale(shape, labels[n], cotangent + n * shape.num_arcs());
-    }
+    // Straight from the norms: a vector of scalars that have just been stored would wait for all stores before them.
+    alignas(64) A one_over_sum[kTile];
 #pragma omp simd
-    for (int64_t j = 0; j < kTile; ++j) scale[j] *= Exp(-log_sum[j]);
+    for (int64_t j = 0; j < stop - first; ++j) one_over_sum[j] = Exp(-norms[first + j].log_sum);
     for (int64_t n = first; n < stop; ++n) {
       T* g = grad + n * shape.width;
       const A* ct = cotangent + n * shape.num_arcs();
@@ -143,7 +139,8 @@ JAX_RNNT_INLINE void BackwardPart(const ArcsShape& shape, const T* logits, const
         const bool zero = kind == Row::kPadding || std::all_of(ct, of_arcs, [](A c) { return c == 0; });
         std::fill(g, g + shape.width, zero ? T{} : Narrow<T>(kNaN<A>));
       } else {
-        Gradient(shape, window, logits + n * shape.width, labels[n], offset, top[n - first], scale[n - first], ct,
+        const A scale = IsMassless(norms[n]) ? A(0) : Scale(shape, labels[n], ct) * one_over_sum[n - first];
+        Gradient(shape, window, logits + n * shape.width, labels[n], offset, norms[n].top, scale, ct,
                  bound == nullptr ? kInfinity<A> : bound[n], g);
       }
     }

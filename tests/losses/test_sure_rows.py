@@ -161,6 +161,20 @@ def test_log_probabilities_of_the_user_may_cost_less_than_0(implementation: str)
     np.testing.assert_allclose(cost, -1.5 - np.log(2), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["delay_penalty", "sigma"])
+def test_scores_above_0_may_cost_less_than_0(name: str) -> None:
+    """Of a scheduled number nothing is known, so it costs what the option does."""
+    logits = np.full((1, 5, 2, 3), -20, np.float32)
+    logits[:, :, 0, 1] = logits[:, :, 1, 0] = 0
+    batch = logits, np.array([[1]], np.int32), np.array([5], np.int32), np.array([1], np.int32)
+    number = {"delay_penalty": 1.0, "sigma": -0.25}[name]
+    cost = jax_rnnt.RNNTLoss(blank=0, **{name: number})(*batch)
+    np.testing.assert_allclose(cost, {"delay_penalty": -2.0, "sigma": -1.5}[name], rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(lambda x: jax_rnnt.RNNTLoss(blank=0)(*batch, **{name: x}))(number), cost, rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize("count", [2, 3, 16, 17, 40, 5000])
 def test_equal_maxima(count: int, implementation: str) -> None:
     """Each of them counts, wherever it stands, also beside a row with +inf; the others keep their digits."""
