@@ -17,7 +17,8 @@ from jax_rnnt.core.batch_values import check_values
 if TYPE_CHECKING:
     from jax_rnnt.core.loss import Loss
 
-_is_on = os.environ.get("JAX_RNNT_DEBUG", "0") not in ("", "0")
+# A part of the key of JAX's caches, so a function that was compiled without the checks is compiled again with them.
+_is_on = jax.make_user_context(os.environ.get("JAX_RNNT_DEBUG", "0") not in ("", "0"))
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def debug_inputs() -> Iterator[None]:
 
     The checks run on the host, through ``jax.debug.callback``, wherever the loss runs: outside of ``jit``, inside of
     ``jit``, ``scan`` and ``vmap``, and on meshes, where an index is that within a device's part of the batch. They are
-    slow. Functions that were compiled before are compiled again, at the beginning and at the end of the block.
+    slow. A function that was compiled outside of the block is compiled again in it.
 
     Raises:
       ValueError: outside of ``jit``, for the first bad example.
@@ -47,15 +48,9 @@ def debug_inputs() -> Iterator[None]:
         ...
       ValueError: `targets[0, 1]` must be in [0, V) = [0, 5), got 7.
     """
-    global _is_on
-    before, _is_on = _is_on, True
-    jax.clear_caches()  # functions that were compiled without the checks
-    try:
+    with _is_on(True):
         yield
         jax.effects_barrier()
-    finally:
-        _is_on = before
-        jax.clear_caches()
 
 
 def check_batch(loss: Loss, shape: tuple[int, ...], targets: Array, t_b: Array, u_b: Array) -> None:
@@ -65,7 +60,7 @@ def check_batch(loss: Loss, shape: tuple[int, ...], targets: Array, t_b: Array, 
 
 def check_on_host(check: Callable[..., None], *arrays: Array) -> None:
     """Calls ``check`` with the values of the arrays, if the switch is on. An error of it ends the program."""
-    if not _is_on:
+    if not _is_on.value:
         return
     if any(checks.is_tracer(x) for x in arrays):
         jax.debug.callback(check, *arrays)

@@ -156,6 +156,8 @@ ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # so
 
 
 @pytest.mark.full(way="unchecked")
+@pytest.mark.full(way="automatic", name=["BeamDecoder", "multiblank_rnnt_loss", "tdt_loss", "hat_loss"])
+@pytest.mark.full(way="vmap", name=["BeamDecoder", "multiblank_rnnt_loss", "tdt_loss", "hat_loss"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ALONE.values())
 def test_public_functions_run_in_every_way(name, way):

@@ -79,6 +79,7 @@ def _expected(name: str, dtype: str) -> tuple[np.ndarray, ...]:
 CASES = [(name, dtype) for name in (*JOINTS, "additive") for dtype in ("bfloat16", "float16")]
 
 
+@pytest.mark.full(name=["dense", "pruned", "additive"], dtype="float16")
 @pytest.mark.parametrize(("name", "dtype"), [*CASES, ("smoothed", "bfloat16")])
 def test_gradients_are_within_a_percent(name: str, dtype: str) -> None:
     gradients = _gradient(_made(name), _operands(name, dtype))

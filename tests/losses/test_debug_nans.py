@@ -64,7 +64,7 @@ def test_first_derivatives(source: Callable, loss: LossUnderTest, of: Callable) 
         assert _is_finite(jax.grad(lambda x: of(source, loss, x))(_logits(loss)))
 
 
-@pytest.mark.full(loss="tdt")
+@pytest.mark.full(loss=["tdt", "hat"])
 @pytest.mark.parametrize("loss", [RNNT, losses.PLAIN[2], losses.PLAIN[3]], ids=lambda loss: loss.name)
 def test_second_derivatives(loss: LossUnderTest) -> None:
     x = _logits(loss)
