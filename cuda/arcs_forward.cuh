@@ -40,14 +40,16 @@ struct Vectors {
   }
 };
 
-// In a row that is sure, the maximum's 1 takes digits of a sum. Where few lanes share a row, each lane also adds up its
-// entries without its maxima. Elsewhere the row is long, and that would cost more than to add up one share again.
-template <int kLanes>
-constexpr bool kAddsRests = kLanes < 8;
+// In a row that is sure, the maximum's 1 takes digits of a sum. Where few lanes share a row, each lane leaves out its
+// maxima and counts them. Elsewhere the row is long, and that would cost more than to add up one share again, but not
+// in float64, whose exponentials take many instructions.
+template <class A, int kLanes>
+constexpr bool kLeavesOut = kLanes < 8 || sizeof(A) == 8;
 
 template <class A>
-struct Share {  // the maximum, and the sum of exp(x - max) over all entries and over those that are not the maximum
-  A max, sum, rest;
+struct Share {
+  A max, sum;      // sum of exp(x - max), without the maxima that were left out
+  int32_t maxima;  // that were left out
 };
 
 // The number that is subtracted from exponents. It is not -inf, so that a row of -inf still shows a NaN in it.
@@ -56,18 +58,25 @@ __device__ __forceinline__ A Origin(A max) {
   return max == -kInfinity<A> ? A(0) : max;
 }
 
-template <class A>
+template <bool kLeaveOut, class A>
 __device__ __forceinline__ void Raise(Share<A>& all, A top) {
   if (!(top > all.max)) return;
-  const A before = all.sum * ExpApprox(all.max - top);
-  all = {top, before, before};
+  const A before = kLeaveOut ? all.sum + static_cast<A>(all.maxima) : all.sum;
+  all = {top, before * ExpApprox(all.max - top), 0};
 }
 
-template <bool kRest, class A>
+template <bool kLeaveOut, class A>
 __device__ __forceinline__ void Add(Share<A>& all, A x, A origin) {
-  const A e = ExpApprox(x - origin);
-  all.sum += e;
-  if (kRest) all.rest += x == all.max ? A(0) : e;
+  const A below = x - origin, e = ExpApprox(below);
+  const bool out = kLeaveOut && below == 0;  // not where the maximum is +inf: there it is NaN
+  if constexpr (sizeof(A) == 8) {            // as a choice, nvcc would jump around each exponential
+    all.sum += e - (out ? A(1) : A(0));
+    all.maxima += out ? 1 : 0;
+  } else if (out) {
+    ++all.maxima;
+  } else {
+    all.sum += e;
+  }
 }
 
 // Adds kUnroll vectors of a lane: vector i and every kLanes-th one behind it. All of them are loaded before the first
@@ -90,14 +99,14 @@ __device__ __forceinline__ void ReduceVectors(const Vectors<T>& vectors, int32_t
     if (first == 0 && stop >= kSize) continue;
     Exclude<T>(words[j], first, stop);
   }
-  Raise(all, Largest<T>(words, all.max));
+  Raise<kLeavesOut<A, kLanes>>(all, Largest<T>(words, all.max));
   const A origin = Origin(all.max);
 #pragma unroll
   for (int j = 0; j < kUnroll; ++j) {
     A x[kSize];
     Unpack(BitCast<Pack<T>>(words[j]), x);
 #pragma unroll
-    for (int e = 0; e < kSize; ++e) Add<kAddsRests<kLanes>>(all, x[e], origin);
+    for (int e = 0; e < kSize; ++e) Add<kLeavesOut<A, kLanes>>(all, x[e], origin);
   }
 }
 
@@ -131,8 +140,8 @@ __device__ __forceinline__ Share<A> ReduceShare(const Vectors<T>& vectors, int32
 #pragma unroll 1
   for (; i < vectors.count; i += kLanes) ReduceVectors<T, kLanes, 1>(vectors, i, all);
   ForEdges<kLanes>(vectors, lane, [&](A x) {
-    Raise(all, x);
-    Add<kAddsRests<kLanes>>(all, x, Origin(all.max));
+    Raise<kLeavesOut<A, kLanes>>(all, x);
+    Add<kLeavesOut<A, kLanes>>(all, x, Origin(all.max));
   });
   return all;
 }
@@ -167,32 +176,40 @@ __device__ __forceinline__ Norm<A> Combine(const Vectors<T>& vectors, int32_t la
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     max = MaxOf(max, __shfl_xor_sync(kWholeWarp, max, distance));
   }
-  const A own = share.sum * ExpApprox(share.max - Origin(max));
-  A sum = own, without = share.max == max ? share.rest : own;
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(kWholeWarp, sum, distance);
-    if (kAddsRests<kLanes>) without += __shfl_xor_sync(kWholeWarp, without, distance);
-  }
-  A rest = max == -kInfinity<A> ? sum : sum - 1;
-  const bool sure = live && rest < A(0.5) && max > -kInfinity<A>;
-  if constexpr (kAddsRests<kLanes>) {
-    rest = sure ? without : rest;
-  } else if (__any_sync(kWholeWarp, sure)) {  // what that lane has added up is added up again
-    int32_t owner = share.max == max ? lane : 0;
+  const A below = ExpApprox(share.max - Origin(max));
+  if constexpr (kLeavesOut<A, kLanes>) {
+    const bool has = share.max == max;  // else its maxima are some of the others
+    A rest = has ? share.sum : (share.sum + static_cast<A>(share.maxima)) * below;
+    int32_t maxima = has ? share.maxima : 0;
 #pragma unroll
     for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-      owner = MaxOf(owner, __shfl_xor_sync(kWholeWarp, owner, distance));
+      rest += __shfl_xor_sync(kWholeWarp, rest, distance);
+      maxima += __shfl_xor_sync(kWholeWarp, maxima, distance);
     }
-    A again = lane == owner ? A(0) : own;
-    if (sure) again += RestOfShare<T, kLanes>(vectors, owner, lane, max);
+    return {max, Log1pOf(max == -kInfinity<A> ? rest : rest + static_cast<A>(maxima - 1))};
+  } else {
+    const A own = share.sum * below;
+    A sum = own;
 #pragma unroll
-    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-      again += __shfl_xor_sync(kWholeWarp, again, distance);
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, distance);
+    A rest = max == -kInfinity<A> ? sum : sum - 1;
+    const bool sure = live && rest < A(0.5) && max > -kInfinity<A>;
+    if (__any_sync(kWholeWarp, sure)) {  // what that lane has added up is added up again
+      int32_t owner = share.max == max ? lane : 0;
+#pragma unroll
+      for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+        owner = MaxOf(owner, __shfl_xor_sync(kWholeWarp, owner, distance));
+      }
+      A again = lane == owner ? A(0) : own;
+      if (sure) again += RestOfShare<T, kLanes>(vectors, owner, lane, max);
+#pragma unroll
+      for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+        again += __shfl_xor_sync(kWholeWarp, again, distance);
+      }
+      rest = sure ? again : rest;
     }
-    rest = sure ? again : rest;
+    return {max, Log1pOf(rest)};
   }
-  return {max, Log1pOf(rest)};
 }
 
 template <class T, int kLanes, int kUnroll>

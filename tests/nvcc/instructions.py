@@ -330,7 +330,10 @@ class Instructions(Operands):
         self.put(x[0], bits((signed(a) if "S32" in m else a).astype(np.float32)))
 
     def do_i2f(self, m, x):
-        """Of 32 bits, to float32, rounded up; of 64 bits, to float64."""
+        """Of 32 bits, to float32, rounded up, or to float64; of 64 bits, to float64."""
+        if m == ["F64"]:
+            self.put_double(x[0], signed(self.value(x[1]) & MASK).astype(np.float64))
+            return
         if m == ["F64", "S64"]:
             self.put_double(x[0], self.pair(x[1]).view(np.int64).astype(np.float64))
             return
