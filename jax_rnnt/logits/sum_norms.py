@@ -105,7 +105,8 @@ def _norms(a: Array, b: Array, use_a: Array, use_b: Array) -> list[Array]:
         exp_a = _shifted(_slice(a, start, size), _slice(use_a, start, size, -1))
         return _updated(total, _product("...tv,...uv->...tu", exp_a, exp_b), start)
 
-    zeros = jnp.zeros((*a.shape[:-1], b.shape[-2]), a.dtype)
+    # Made from the rows, so that a mesh with explicit axes divides the zeros as it divides the rows.
+    zeros = jnp.zeros_like(a[..., :1]) + jnp.zeros_like(b[..., :1]).swapaxes(-1, -2)
     total = _over_tiles(a.shape[-2], tile, match_manual_axes([zeros, a, b])[0])
     # A sum of 0 has underflowed, unless a row holds nothing but -inf.
     empty = _is_empty(a, use_a)[..., :, None] | _is_empty(b, use_b)[..., None, :]
