@@ -156,8 +156,11 @@ ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # so
 
 
 @pytest.mark.full(way="unchecked")
-@pytest.mark.full(way="automatic", name=["BeamDecoder", "multiblank_rnnt_loss", "tdt_loss", "hat_loss"])
-@pytest.mark.full(way="vmap", name=["BeamDecoder", "multiblank_rnnt_loss", "tdt_loss", "hat_loss"])
+@pytest.mark.full(way=["automatic", "vmap"], name="BeamDecoder")
+@pytest.mark.full(
+    way=["automatic", "vmap", "shard_map"], name=[name for name in jax_rnnt.__all__ if name.endswith("_loss")]
+)
+@pytest.mark.full(way=["automatic", "vmap", "shard_map"], name=["arc_log_probs", "lattice_cost", "lattice_posteriors"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ALONE.values())
 def test_public_functions_run_in_every_way(name, way):
