@@ -56,6 +56,7 @@ def _is_finite(x: jax.Array) -> bool:
 
 
 @pytest.mark.full(loss="tdt", of=_measures)
+@pytest.mark.full(loss=["monotonic", "multiblank", "wildcard_anywhere"])
 @pytest.mark.parametrize(
     ("source", "loss", "of"), CASES, ids=[f"{s.__name__}-{x.name}-{f.__name__.strip('_')}" for s, x, f in CASES]
 )
