@@ -12,9 +12,8 @@ import pytest
 import reference
 import reference_losses
 import tolerances
-from losses import T, U, V
+from losses import RNNT, T, U, V
 from reference_losses import Rnnt
-from test_sources import RNNT
 
 import jax_rnnt
 

@@ -6,8 +6,7 @@ import losses
 import numpy as np
 import pytest
 import sources
-from losses import T, U
-from test_sources import RNNT
+from losses import RNNT, T, U
 
 import jax_rnnt
 

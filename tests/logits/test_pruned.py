@@ -9,8 +9,7 @@ import meshes
 import numpy as np
 import pytest
 import reference_losses
-from losses import T, U
-from test_sources import RNNT
+from losses import RNNT, T, U
 
 import jax_rnnt
 

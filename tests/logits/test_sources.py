@@ -6,12 +6,11 @@ import losses
 import numpy as np
 import pytest
 import sources
-from losses import LossUnderTest
+from losses import RNNT, LossUnderTest
 from sources import SourceUnderTest
 
 import jax_rnnt
 
-RNNT = losses.LossUnderTest("rnnt", losses.FASTEMIT.call, losses.FASTEMIT.oracle)
 LOSSES = (RNNT, *losses.PLAIN, losses.FASTEMIT, losses.ENDS)
 LAYOUTS = (RNNT, *(loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")))  # each has its own layout of a row
 

@@ -10,14 +10,13 @@ import meshes
 import numpy as np
 import pytest
 import tolerances
+from dense_sources import SOURCES, additive, packed, pruned, smoothed, tiled
 from jax import export
 from jax.experimental import serialize_executable
 from jax.sharding import AxisType
-from losses import LossUnderTest, T, U
+from losses import RNNT, LossUnderTest, T, U
 from meshes import P
 from sources import KEPT, ranges
-from table_joint import joint_logits
-from test_sources import RNNT
 
 import jax_rnnt
 
@@ -25,36 +24,6 @@ LENGTHS = np.array([5, 3, 4, 0], np.int32), np.array([3, 2, 1, 0], np.int32)
 WEIGHTS = np.array([1.0, -2.0, 0.5, 1.0])
 TDT = next(loss for loss in losses.PLAIN if loss.name == "tdt")
 FIRST = ranges(4)
-
-
-def packed(x, first, t_b, u_b):
-    b, frames, _, width = x.shape
-    u = jnp.broadcast_to(jnp.arange(U + 1.0)[None, :, None], (b, U + 1, 1))
-    rows = (b if isinstance(b, int) else 4) * T * (U + 1)
-    frame, position = jax_rnnt.PackedLogits.pack(x.reshape(b, frames, (U + 1) * width), u, t_b, u_b, num_rows=rows)
-    place = position.astype(jnp.int32)[:, :, None]
-    rows = jnp.take_along_axis(frame.reshape(-1, U + 1, width), place, axis=1)[:, 0]
-    return jax_rnnt.PackedLogits(rows, t_b, u_b, num_frames=frames, num_labels=U)
-
-
-def pruned(x, first, t_b, u_b):
-    place = jnp.minimum(first[:, :, None] + jnp.arange(KEPT, dtype=jnp.int32)[None, None], U)
-    return jax_rnnt.PrunedLogits(jnp.take_along_axis(x, place[..., None], axis=2), first, num_labels=U)
-
-
-def additive(x, first, t_b, u_b):
-    return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0])
-
-
-def smoothed(x, first, t_b, u_b):
-    return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0], 0.25, 0.25)
-
-
-def tiled(x, first, t_b, u_b):
-    return joint_logits(x, gradient_budget=1e-12)
-
-
-SOURCES = (packed, pruned, additive)
 
 
 def _each(name: str, rows):

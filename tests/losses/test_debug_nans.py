@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import losses
 import numpy as np
 import pytest
-from losses import LossUnderTest, T, U
-from test_sources import RNNT
-from test_sources_transforms import additive, packed, pruned
+from dense_sources import additive, packed, pruned
+from losses import RNNT, LossUnderTest, T, U
 
 import jax_rnnt
 from jax_rnnt import alignment

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import losses
 import numpy as np
 import pytest
-from losses import LossUnderTest, T, U
+from dense_sources import additive, packed, pruned
+from losses import RNNT, LossUnderTest, T, U
 from sources import KEPT
 from table_joint import joint_logits
-from test_sources import RNNT
-from test_sources_transforms import additive, packed, pruned
 
 # The last two examples cost NaN: one by its length, one by a logit. Their cotangents are 0.
 LENGTHS = np.array([5, 3, 0, T + 1, 2], np.int32), np.array([3, 2, 1, 2, 1], np.int32)

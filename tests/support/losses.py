@@ -84,6 +84,7 @@ class LossUnderTest:
         return cost.copy(), gradient.copy()
 
 
+RNNT = LossUnderTest("rnnt", jax_rnnt.rnnt_loss, Rnnt())
 _MULTI = MultiBlank(big_blanks=(-2, -3), durations=(2, 4))
 _TDT = Tdt(durations=(0, 1, 2, 4))
 PLAIN = (
