@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -88,7 +89,7 @@ class TwoModels:
         topology = self.loss.topology(first.shape[-1])
         debug.check_batch(self.loss, first.shape, targets, t_b, u_b)
         labels, t_b, _ = node_labels(targets, t_b, u_b, (*first.shape[:3], topology.vocabulary), topology.blanks)
-        dtype = jnp.promote_types(compute_dtype(first.dtype), compute_dtype(second.dtype))
+        dtype = np.promote_types(compute_dtype(first.dtype), compute_dtype(second.dtype))
         counts = functools.reduce(
             jnp.logical_and, [nodes for s in (first, second) if (nodes := s._nodes()) is not None], labels != PADDING
         )
