@@ -45,7 +45,10 @@ def _distributions(oracle: Rnnt, x: np.ndarray, split: bool) -> list[tuple[np.nd
 def _together(log_p, derivative, groups) -> tuple[np.ndarray, np.ndarray]:
     """The log-probabilities of groups of classes."""
     sums = np.array([_log_sum(log_p[g]) if g else -INF for g in groups])
-    shares = [np.exp(log_p[g] - s) if s > -INF else np.full(len(g), float(len(g) == 1)) for g, s in zip(groups, sums)]
+    shares = [
+        np.exp(log_p[g] - s) if s > -INF else np.full(len(g), float(len(g) == 1))
+        for g, s in zip(groups, sums, strict=True)
+    ]
     rows = [share @ derivative[g] if g else 0 * derivative[0] for g, share in zip(groups, shares, strict=True)]
     return sums, np.stack(rows)
 
