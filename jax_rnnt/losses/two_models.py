@@ -50,8 +50,8 @@ def distillation_loss(
         read and costs nothing**, forward and backward.
       temperature: static, tau, above 0.
       collapsed: whether only the blanks, the label of the node and the sum of all other classes are compared.
-      node_reduction: "mean", as above, or "sum", without the divisor. With the teacher's occupancies as weights, the sum
-        is the expected divergence along a path of the teacher.
+      node_reduction: "mean", as above, or "sum", without the divisor. With the teacher's occupancies as weights, the
+        sum is the expected divergence along a path of the teacher.
       reduction, weights: as in :func:`rnnt_loss`, for the D_b of the utterances.
 
     Returns:
@@ -90,8 +90,8 @@ def distillation_loss(
       >>> loss = jax_rnnt.RNNTLoss(blank=0)
       >>> round(float(jax_rnnt.distillation_loss(loss, jnp.zeros((1, 3, 2, 2)), teacher, *batch)), 4)
       0.1308
-      >>> round(0.75 * jnp.log(0.75 / 0.5) + 0.25 * jnp.log(0.25 / 0.5), 4)
-      Array(0.1308, dtype=float32)
+      >>> round(float(0.75 * jnp.log(0.75 / 0.5) + 0.25 * jnp.log(0.25 / 0.5)), 4)
+      0.1308
     """
     static = TwoModels(
         "distillation_loss", ("student", "teacher"), False, loss, temperature, collapsed, node_reduction, reduction
@@ -121,8 +121,8 @@ def consistency_loss(
 
     Args:
       loss: as in :func:`distillation_loss`.
-      first, second: ``[B, T, U+1, W]`` both, as ``student`` and ``teacher`` of :func:`distillation_loss`. A node is left
-        out for a ``gradient_budget`` only if both sides have one that allows it.
+      first, second: ``[B, T, U+1, W]`` both, as ``student`` and ``teacher`` of :func:`distillation_loss`. A node is
+        left out for a ``gradient_budget`` only if both sides have one that allows it.
       targets, logit_lengths, target_lengths, node_weights, collapsed, node_reduction, reduction, weights: as in
         :func:`distillation_loss`.
 
