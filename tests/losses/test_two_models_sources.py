@@ -107,8 +107,8 @@ def _of_array(kind, gradient: np.ndarray) -> np.ndarray:
     [
         (_tiled, dense_sources.packed),
         (dense_sources.packed, dense_sources.pruned),
-        (dense_sources.additive, _tiled),
-        (dense_sources.pruned, dense_sources.pruned),
+        pytest.param(dense_sources.additive, _tiled, marks=pytest.mark.full),
+        pytest.param(dense_sources.pruned, dense_sources.pruned, marks=pytest.mark.full),
     ],
 )
 def test_pairs_of_sources(one, other) -> None:
@@ -199,6 +199,7 @@ def test_nodes_of_weight_0_may_hold_nan() -> None:
     assert not np.isnan(run(x, y)[0])
 
 
+@pytest.mark.full(loss="rnnt")
 @pytest.mark.parametrize("loss", [RNNT, HAT], ids=lambda loss: loss.name)
 def test_gradient_budget_is_a_bound(loss: LossUnderTest) -> None:
     """Each row of the gradient is whole or 0. Those left out hold at most the budget of an utterance's gradient."""
