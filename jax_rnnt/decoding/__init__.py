@@ -4,6 +4,7 @@ greedy_decode   the most probable arc at every step
 beam_decode     the most probable label sequences, with their scores and times
 GreedyDecoder   greedy_decode for audio that comes in pieces
 BeamDecoder     beam_decode for audio that comes in pieces
+Fusion          a language model, or other scores of labels, for a decoder
 Hypotheses      what decoders return: labels, lengths, scores, times, durations
 DecoderState    what decoders keep between two pieces
 edit_distance   how many labels are wrong
@@ -12,6 +13,7 @@ mwer_loss       the expected errors of the best hypotheses, to train on
 
 from jax_rnnt.decoding.beam import BeamDecoder, beam_decode
 from jax_rnnt.decoding.edit_distance import edit_distance
+from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.greedy import GreedyDecoder, greedy_decode
 from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.decoding.mwer import mwer_loss
@@ -19,6 +21,7 @@ from jax_rnnt.decoding.mwer import mwer_loss
 __all__ = [
     "BeamDecoder",
     "DecoderState",
+    "Fusion",
     "GreedyDecoder",
     "Hypotheses",
     "beam_decode",

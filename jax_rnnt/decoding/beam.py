@@ -1,6 +1,7 @@
 """Beam search, frame by frame: the most probable label sequences, each summed over the paths that were kept."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ from jax_rnnt.decoding.beam_arcs import (
     staying,
 )
 from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
-from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
+from jax_rnnt.decoding.fusion import Fusion
+from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_extra, with_history
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
 from jax_rnnt.decoding.row_arcs import Choices, RowArcs
 from jax_rnnt.xla.sharding import vary_alike
@@ -40,7 +42,6 @@ _Turn = tuple[Array, _Beam, _Beam, Array]
 """The labels emitted at this frame, what is done with it, what is open, and which utterances are spoilt."""
 
 
-@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BeamDecoder(Decoder):
     """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
@@ -116,10 +117,10 @@ class BeamDecoder(Decoder):
             now = self._predict(params, open_.at, going, arcs, rows)
 
             def choose(of: tuple[Array, Any, Array | None]) -> Choices:
-                row, predicted, penalty = of
-                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, penalty)
+                row, predicted, extra = of
+                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, extra)
 
-            inputs = rows, *flat((now.predicted, now.penalty))
+            inputs = rows, *flat((now.predicted, now.extra))
             nothing = arcs.nothing(batch * n, some, now.score.dtype)
             choices = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
             is_nan = jnp.isnan(choices.silent[..., 0])
@@ -158,7 +159,7 @@ class BeamDecoder(Decoder):
         return done, spoilt
 
     def _found(self, state: DecoderState) -> Hypotheses:
-        return ranked(state, self.length_normalization)
+        return ranked(state, self.length_normalization, self._final(state))
 
 
 def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
@@ -174,6 +175,7 @@ def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
         label=jnp.where(emits, arcs.label, came.at.label),
         waits=came.at.waits | emits,
         prefix=prefix,
+        added=with_extra(came.at, emits, arcs.label),
     )
     labels = jnp.where(mine, arcs.label[..., None], came.labels)
     return _Beam(at, came.origin, labels, jnp.where(mine, arcs.frames[..., None], came.durations))
@@ -194,6 +196,7 @@ def beam_decode(
     max_labels: int | None = None,
     internal_lm_weight: float = 0.0,
     start: int | None = None,
+    fusion: Fusion | Sequence[Fusion] | None = None,
 ) -> Hypotheses:
     r"""Transducer beam search of a batch, frame by frame, in one compiled loop.
 
@@ -256,6 +259,7 @@ def beam_decode(
         max_labels=max_labels,
         internal_lm_weight=internal_lm_weight,
         start=start,
+        fusion=fusion,
         beam=beam,
         length_normalization=length_normalization,
     )

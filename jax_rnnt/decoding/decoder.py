@@ -1,9 +1,10 @@
 """What both decoders share: their options, the state that they start with, and the predictor's turn."""
 
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from jax.typing import ArrayLike
 from jax_rnnt import checks
 from jax_rnnt.core import debug
 from jax_rnnt.core.loss import Loss, checked_loss
+from jax_rnnt.decoding import fusion as fusions
 from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, unflat, where_needed
 from jax_rnnt.decoding.parameters import Parameters
@@ -40,6 +43,10 @@ class Decoder:
     max_labels: int | None = None
     internal_lm_weight: float = 0.0
     start: int | None = None
+    fusion: Fusion | Sequence[Fusion] | None = None
+
+    def __init_subclass__(cls) -> None:
+        jax.tree_util.register_pytree_node(cls, _flattened, _unflattened)
 
     def __post_init__(self) -> None:
         checked_loss(self.loss)
@@ -54,6 +61,7 @@ class Decoder:
                     f"`{name}` must be hashable, because compiled programs are found by it, got "
                     f"{checks.described(function)}. Pass a plain function, and the arrays that it needs as `params`."
                 ) from error
+        object.__setattr__(self, "fusion", fusions.checked(self.fusion))
         for name, least in (("labels_per_frame", 1), ("max_labels", 0), ("start", None)):
             self._make_static(name, least)
         self._make_number("internal_lm_weight")
@@ -101,7 +109,7 @@ class Decoder:
                     f"got shape {jnp.shape(leaf)}{' at ' * bool(path)}{jax.tree_util.keystr(path)}."
                 )
         axes = explicit_batch_axes(shaped) if isinstance(shaped, Array) else ()
-        return _init(self, axes, shaped.shape, np.dtype(shaped.dtype), Parameters.of(params), state)
+        return _init(*self._parts(params, axes, shaped.shape, np.dtype(shaped.dtype)), state)
 
     def step(self, params: Any, state: DecoderState, encoded: ArrayLike, lengths: ArrayLike) -> DecoderState:
         """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that have ended.
@@ -115,11 +123,28 @@ class Decoder:
         checks.integer("lengths", t_b)
         checks.shape("lengths", t_b, (x.shape[0],), "[B]")
         debug.check_on_host(functools.partial(_check_lengths, x.shape[1]), t_b)
-        return _step(self, explicit_batch_axes(x), Parameters.of(params), state, x, t_b)
+        return _step(*self._parts(params, explicit_batch_axes(x)), state, x, t_b)
 
     def hypotheses(self, state: DecoderState) -> Hypotheses:
         """The best found so far, ``[B, N, L]`` and ``[B, N]``; without N if the decoder is greedy."""
-        return _hypotheses(self, explicit_batch_axes(state.frames), state)
+        return _hypotheses(*self._parts(None, explicit_batch_axes(state.frames)), state)
+
+    def _parts(self, params: Any, *static: Any) -> tuple[Any, ...]:
+        """What compiled programs get: a static decoder and ``static``, and all that may change from call to call."""
+        return (
+            dataclasses.replace(self, fusion=()),
+            *static,
+            Parameters.of((params, fusions.with_arrays(self._fusions))),
+        )
+
+    def _with(self, parameters: Parameters) -> tuple["Decoder", Any]:
+        """The decoder and ``params`` of :meth:`_parts`, inside of a program."""
+        params, fusion = parameters.tree()
+        return dataclasses.replace(self, fusion=fusion), params
+
+    @property
+    def _fusions(self) -> tuple[Fusion, ...]:
+        return cast(tuple[Fusion, ...], self.fusion)
 
     def _start(self, shape: tuple[int, ...], dtype: np.dtype, params: Any, state: Any) -> DecoderState:
         batch, n = shape[0], self.width
@@ -136,9 +161,10 @@ class Decoder:
         of_scores = compute_dtype(logits.dtype)
         room = shape[1] * self._labels_a_frame(arcs) if self.max_labels is None else self.max_labels
         is_first = jnp.arange(n) == 0
-        penalty = None
-        if self.internal_lm_weight != 0:
-            penalty = jnp.zeros((batch, n, arcs.topology.vocabulary), of_scores)
+        extra = added = None
+        if self.internal_lm_weight != 0 or self._fusions:
+            extra = jnp.zeros((batch, n, arcs.topology.vocabulary), of_scores)
+            added = jnp.zeros((batch, n), of_scores)
         frontier = Frontier(
             score=jnp.broadcast_to(jnp.where(is_first, 0, -jnp.inf).astype(of_scores)[None], (batch, n)),
             time=jnp.zeros((batch, n), jnp.int32),
@@ -149,7 +175,9 @@ class Decoder:
             prefix=prefixes.empty((batch, n)),
             memory=memory,
             predicted=jax.tree.map(lambda x: jnp.zeros((batch, n, *x.shape[1:]), x.dtype), predicted),
-            penalty=penalty,
+            fused=fusions.begun(self._fusions, batch, n),
+            extra=extra,
+            added=added,
         )
         labels, times, durations = (jnp.full((batch, n, room), -1, jnp.int32) for _ in range(3))
         frames = jnp.zeros(batch, jnp.int32)
@@ -161,6 +189,11 @@ class Decoder:
 
     def _found(self, state: DecoderState) -> Hypotheses:
         raise NotImplementedError
+
+    def _final(self, state: DecoderState) -> Array | None:
+        """What fusions add to hypotheses that end, ``[B, N]``."""
+        at = state.frontier
+        return fusions.final_scores(self._fusions, at.fused, at.label, at.waits, at.score.dtype)
 
     def _labels_a_frame(self, arcs: RowArcs) -> int:
         return self.labels_per_frame if arcs.stays else 1
@@ -193,27 +226,30 @@ class Decoder:
         return row_arcs(self.loss, jax.eval_shape(lambda r, p: self._logits(params, r, p), rows, predicted).shape[-1])
 
     def _predict(self, params: Any, at: Frontier, going: Array, arcs: RowArcs, row: Array) -> Frontier:
-        """The predictor's turn: it sees the labels that wait, in the hypotheses that are ``going``, if there are any.
+        """The predictor's turn, and the fusions': they see the labels that wait, in the hypotheses that are ``going``.
 
         Only the shape and the dtype of ``row [R, ...]``, a frame of the encoder for each, are used.
         """
         due = at.waits & going
 
-        def run(rows: tuple[Any, Array]) -> tuple[Any, Any, Array | None]:
-            memory, predicted = self._predicted(params, *rows)
-            if at.penalty is None:
-                return memory, predicted, None
-            nothing = jnp.zeros((rows[1].shape[0], *row.shape[1:]), row.dtype)
-            logits = self._logits(params, nothing, predicted)
-            first, stop = arcs.topology.window
-            scores = jax.nn.log_softmax(logits[:, first:stop].astype(at.penalty.dtype), axis=-1)
-            outside = (0, 0), (first, arcs.topology.vocabulary - stop)
-            return memory, predicted, self.internal_lm_weight * jnp.pad(scores, outside)
+        def run(rows: tuple[Any, Any, Array]) -> tuple[Any, Any, Any, Array | None]:
+            memory, fused, label = rows
+            memory, predicted = self._predicted(params, memory, label)
+            if at.extra is None:
+                return memory, predicted, (), None
+            extra = jnp.zeros((label.shape[0], arcs.topology.vocabulary), at.extra.dtype)
+            if self.internal_lm_weight != 0:
+                nothing = jnp.zeros((label.shape[0], *row.shape[1:]), row.dtype)
+                logits = self._logits(params, nothing, predicted)
+                first, stop = arcs.topology.window
+                scores = jax.nn.log_softmax(logits[:, first:stop].astype(extra.dtype), axis=-1)
+                extra = extra.at[:, first:stop].add(-self.internal_lm_weight * scores)
+            return memory, predicted, *fusions.advanced(self._fusions, fused, label, extra)
 
-        now = flat((at.memory, at.predicted, at.penalty))
-        new = where_needed(run, flat(due), flat((at.memory, at.label)), now)
-        memory, predicted, penalty = unflat(new, due.shape)
-        return at._replace(memory=memory, predicted=predicted, penalty=penalty, waits=at.waits & ~due)
+        now = flat((at.memory, at.predicted, at.fused, at.extra))
+        new = where_needed(run, flat(due), flat((at.memory, at.fused, at.label)), now)
+        memory, predicted, fused, extra = unflat(new, due.shape)
+        return at._replace(memory=memory, predicted=predicted, fused=fused, extra=extra, waits=at.waits & ~due)
 
 
 def _check_lengths(most: int, lengths: Array) -> None:
@@ -234,36 +270,51 @@ def _called(signature: str, function: Callable[..., Any], *arguments: Any) -> An
         raise kind(f"A decoder calls {signature}, here with {given}; this failed: {error}") from error
 
 
-# A decoder is a static value, so these programs are compiled once for equal decoders and equal shapes.
+def _flattened(decoder: Decoder) -> tuple[tuple[Any], Decoder]:
+    return (decoder.fusion,), dataclasses.replace(decoder, fusion=())
+
+
+def _unflattened(static: Decoder, children: tuple[Any]) -> Decoder:
+    decoder = copy.copy(static)
+    object.__setattr__(decoder, "fusion", children[0])  # without checks: JAX puts other things in place of arrays
+    return decoder
+
+
+# A decoder without its fusions is a static value. So these programs are compiled once for equal decoders and shapes.
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _init(
-    decoder: Decoder, axes: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype, params: Parameters, state: Any
+    static: Decoder, axes: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype, parameters: Parameters, state: Any
 ) -> DecoderState:
-    def start(params: Parameters, state: Any) -> DecoderState:
-        return vary_alike(decoder._start(shape, dtype, params.tree(), state), params)
+    def start(parameters: Parameters, state: Any) -> DecoderState:
+        decoder, params = static._with(parameters)
+        return vary_alike(decoder._start(shape, dtype, params, state), parameters)
 
-    return with_automatic_axes(start, _over(axes), params, state)
+    return with_automatic_axes(start, _over(axes), parameters, state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(
-    decoder: Decoder, axes: tuple[str, ...], params: Parameters, state: DecoderState, x: Array, lengths: Array
+    static: Decoder, axes: tuple[str, ...], parameters: Parameters, state: DecoderState, x: Array, lengths: Array
 ) -> DecoderState:
-    def advance(params: Parameters, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
-        state, x, t_b = vary_alike((state, x, checks.to_int32(lengths)), params)
+    def advance(parameters: Parameters, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
+        decoder, params = static._with(parameters)
+        state, x, t_b = vary_alike((state, x, checks.to_int32(lengths)), parameters)
         valid = (t_b >= 0) & (t_b <= x.shape[1])
         score = jnp.where(valid[:, None], state.frontier.score, jnp.nan)
         state = state._replace(frontier=state.frontier._replace(score=score))
-        return decoder._advance(params.tree(), state, x, jnp.where(valid, t_b, 0))
+        return decoder._advance(params, state, x, jnp.where(valid, t_b, 0))
 
-    return with_automatic_axes(advance, _over(axes), params, state, x, lengths)
+    return with_automatic_axes(advance, _over(axes), parameters, state, x, lengths)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _hypotheses(decoder: Decoder, axes: tuple[str, ...], state: DecoderState) -> Hypotheses:
-    return with_automatic_axes(decoder._found, _over(axes), state)
+def _hypotheses(static: Decoder, axes: tuple[str, ...], parameters: Parameters, state: DecoderState) -> Hypotheses:
+    def found(parameters: Parameters, state: DecoderState) -> Hypotheses:
+        return static._with(parameters)[0]._found(vary_alike(state, parameters))
+
+    return with_automatic_axes(found, _over(axes), parameters, state)
 
 
 def _over(axes: tuple[str, ...]) -> PartitionSpec:

@@ -1,6 +1,7 @@
 """Greedy decoding: the most probable arc at every step."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,11 +11,19 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Loss
 from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
-from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked, with_bin, with_histories, without_bin
+from jax_rnnt.decoding.fusion import Fusion
+from jax_rnnt.decoding.hypotheses import (
+    DecoderState,
+    Hypotheses,
+    ranked,
+    with_bin,
+    with_extra,
+    with_histories,
+    without_bin,
+)
 from jax_rnnt.decoding.hypothesis_rows import flat
 
 
-@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class GreedyDecoder(Decoder):
     """:func:`greedy_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
@@ -61,8 +70,7 @@ class GreedyDecoder(Decoder):
             going = offset(state) < lengths
             row = x[rows, jnp.clip(offset(state), 0, x.shape[1] - 1)]
             at = self._predict(params, state.frontier, going[:, None], arcs, row)
-            penalty = None if at.penalty is None else at.penalty[:, 0]
-            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, penalty)
+            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, flat(at.extra))
             closed, full = here >= self.labels_per_frame, at.length[:, 0] >= room
             lost = going & full & ~closed & choices.prefers_a_label()
             emitting = jnp.where((closed | full)[:, None], -jnp.inf, choices.emitting[:, 0])
@@ -84,6 +92,7 @@ class GreedyDecoder(Decoder):
                 label=label[:, None],
                 waits=at.waits | emits[:, None],
                 truncated=at.truncated | lost[:, None],
+                added=with_extra(at, emits[:, None], label[:, None]),
             )
             state = state._replace(
                 frontier=frontier,
@@ -98,7 +107,7 @@ class GreedyDecoder(Decoder):
         return with_histories(without_bin, state)._replace(frames=state.frames + lengths)
 
     def _found(self, state: DecoderState) -> Hypotheses:
-        return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0))
+        return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0, self._final(state)))
 
 
 def greedy_decode(
@@ -114,6 +123,7 @@ def greedy_decode(
     max_labels: int | None = None,
     internal_lm_weight: float = 0.0,
     start: int | None = None,
+    fusion: Fusion | Sequence[Fusion] | None = None,
 ) -> Hypotheses:
     r"""Greedy transducer decoding of a batch: the most probable arc at every step, in one compiled loop.
 
@@ -143,6 +153,7 @@ def greedy_decode(
         subtracted from the label's score. The internal language model is the joint with an encoder of zeros
         (:meth:`HATLoss.internal_lm_scores`).
       start: the label that the predictor sees first; None: the blank.
+      fusion: a :class:`Fusion`, or several: scores that are added to those of labels, such as a language model's.
 
     Returns:
       :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
@@ -182,5 +193,6 @@ def greedy_decode(
         labels_per_frame=labels_per_frame,
         internal_lm_weight=internal_lm_weight,
         start=start,
+        fusion=fusion,
     )
     return decoder.hypotheses(decoder.step(params, decoder.init(params, state, encoded), encoded, lengths))

@@ -36,6 +36,7 @@ class Hypotheses(NamedTuple):
     times: Array  #: ``[B, L]`` or ``[B, N, L]`` int32, the frame of each label; -1 behind the last
     durations: Array | None  #: for TDT, ``[B, L]`` or ``[B, N, L]`` int32, the frames of each label
     truncated: Array  #: ``[B]`` or ``[B, N]`` bool: whether ``max_labels`` once closed a label that was the best arc
+    model_scores: Array | None = None  #: as ``scores``, without what ``fusion`` and ``internal_lm_weight`` added
 
 
 @_of_arrays
@@ -51,7 +52,9 @@ class Frontier(NamedTuple):
     prefix: Array  # [B, N, 2] uint32: equal for hypotheses with equal labels
     memory: Any  # the predictor's state, [B, N, ...]
     predicted: Any  # the predictor's output, [B, N, ...]
-    penalty: Array | None  # [B, N, V]: the internal language model's part of the scores of labels
+    fused: tuple[Any, ...]  # the states of the fusions, [B, N, ...]
+    extra: Array | None  # [B, N, V]: what fusions and the internal language model add to the scores of labels
+    added: Array | None  # [B, N]: the part of `score` that they have added so far
 
 
 @_of_arrays
@@ -63,6 +66,15 @@ class DecoderState(NamedTuple):
     labels: Array  #: ``[B, N, L]`` int32
     times: Array  #: ``[B, N, L]`` int32
     durations: Array | None  #: ``[B, N, L]`` int32
+
+
+def with_extra(at: Frontier, emits: Array, label: Array) -> Array | None:
+    """``added`` after ``label [B, N]`` of the hypotheses that emit it."""
+    if at.extra is None or at.added is None:
+        return None
+    place = jnp.where(emits, label, 0)[..., None]
+    extra = jnp.take_along_axis(at.extra, place, axis=-1, mode="clip")[..., 0]
+    return at.added + jnp.where(emits, extra, 0)
 
 
 def with_bin(history: Array) -> Array:
@@ -113,17 +125,25 @@ def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> Deco
     )
 
 
-def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:
-    """``[B, N]`` hypotheses, the best first; those with equal labels count as one, even at different frames."""
+def ranked(state: DecoderState, length_normalization: float, final: Array | None) -> Hypotheses:
+    """``[B, N]`` hypotheses, the best first; those with equal labels count as one, even at different frames.
+
+    ``final [B, N]`` is added to the scores.
+    """
     at = state.frontier
     spoilt = jnp.isnan(at.score)
     score = merged(jnp.where(spoilt, -jnp.inf, at.score), at.prefix, jnp.zeros_like(at.time))
+    model = None if at.added is None else score - jnp.where(score == -jnp.inf, 0, at.added)
+    if final is not None:
+        score = jnp.where(score == -jnp.inf, -jnp.inf, score + final)
+        model = None if model is None else jnp.where(score == -jnp.inf, -jnp.inf, model)
     normalised = score / (at.length + 1).astype(score.dtype) ** length_normalization
     order = jnp.argsort(-normalised, axis=-1, stable=True)
-    there = at.length, at.truncated, state.labels, state.times, state.durations
-    score, (length, truncated, *found) = take((score, there), order)
+    there = at.length, at.truncated, model, state.labels, state.times, state.durations
+    score, (length, truncated, model, *found) = take((score, there), order)
     exists = score > -jnp.inf
     length = jnp.where(exists, length, 0)
     used = lax.broadcasted_iota(jnp.int32, state.labels.shape, 2) < length[..., None]
     labels, times, durations = jax.tree.map(lambda x: jnp.where(used, x, -1), tuple(found))
-    return Hypotheses(labels, length, jnp.where(spoilt, jnp.nan, score), times, durations, truncated & exists)
+    score, model = jax.tree.map(lambda x: jnp.where(spoilt, jnp.nan, x), (score, model))
+    return Hypotheses(labels, length, score, times, durations, truncated & exists, model)

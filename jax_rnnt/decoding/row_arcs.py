@@ -67,17 +67,17 @@ class RowArcs:
         ]
         return Choices(closed[0], jnp.zeros((rows, count), jnp.int32), closed[1])
 
-    def choices(self, logits: Array, reads: Array, count: int, penalty: Array | None) -> Choices:
-        """Of ``logits [R, W]`` where ``reads [R]``; ``penalty [R, V]`` is subtracted from the scores of labels.
+    def choices(self, logits: Array, reads: Array, count: int, extra: Array | None) -> Choices:
+        """Of ``logits [R, W]`` where ``reads [R]``; ``extra [R, V]`` is added to the scores of labels.
 
-        The best labels are those of the largest logits, less the penalty: scores of arcs grow with them.
+        The best labels are those of the largest logits and ``extra``: scores of arcs grow with them.
         """
         tokens = logits[:, : self.topology.vocabulary]
         column = lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
         for blank in self.topology.blanks:
             tokens = jnp.where(column == blank, -jnp.inf, tokens)
-        if penalty is not None:
-            tokens = jnp.where(tokens == -jnp.inf, -jnp.inf, tokens.astype(penalty.dtype) - penalty)
+        if extra is not None:
+            tokens = jnp.where(tokens == -jnp.inf, -jnp.inf, tokens.astype(extra.dtype) + extra)
         if count == 1:
             labels = jnp.argmax(tokens, axis=-1, keepdims=True).astype(jnp.int32)
             of_labels = jnp.take_along_axis(tokens, labels, axis=-1)
@@ -88,7 +88,7 @@ class RowArcs:
         unlabelled = jnp.where(reads, NO_LABEL, PADDING).astype(jnp.int32)
         entries, norm = arcs.forward(logits, unlabelled, **parameters.asdict())
         of_columns = jnp.broadcast_to(entries[:, None, :-1], (*labels.shape, len(self.topology.columns)))
-        # Labels are in the window, or the window is empty and the norm is 0. A penalty is not normalised.
+        # Labels are in the window, or the window is empty and the norm is 0. What is extra is not normalised.
         of_labels = lax_arcs.normalised(of_labels.astype(norm.dtype), norm[:, None])
         of_labels = jnp.where(reads[:, None], of_labels, -jnp.inf)
         scores = jnp.concatenate([of_columns, of_labels[..., None]], axis=-1)

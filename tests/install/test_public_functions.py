@@ -28,7 +28,7 @@ RNNT = jax_rnnt.RNNTLoss(blank=0, **QUICK)
 DECODED = jax_rnnt.RNNTLoss(blank=0), support.predictor, lambda params, encoded, predicted: encoded + predicted
 OTHERS = {
     *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss"),
-    *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Hypotheses"),  # classes
+    *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Fusion", "Hypotheses"),  # classes
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
     *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
 }
