@@ -5,6 +5,8 @@ beam_decode     the most probable label sequences, with their scores and times
 GreedyDecoder   greedy_decode for audio that comes in pieces
 BeamDecoder     beam_decode for audio that comes in pieces
 Fusion          a language model, or other scores of labels, for a decoder
+NgramLM         a fusion with an n-gram model from an ARPA file
+PhraseBoost     a fusion that prefers phrases
 Hypotheses      what decoders return: labels, lengths, scores, times, durations
 DecoderState    what decoders keep between two pieces
 edit_distance   how many labels are wrong
@@ -17,6 +19,8 @@ from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.greedy import GreedyDecoder, greedy_decode
 from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.decoding.mwer import mwer_loss
+from jax_rnnt.decoding.ngram import NgramLM
+from jax_rnnt.decoding.phrases import PhraseBoost
 
 __all__ = [
     "BeamDecoder",
@@ -24,6 +28,8 @@ __all__ = [
     "Fusion",
     "GreedyDecoder",
     "Hypotheses",
+    "NgramLM",
+    "PhraseBoost",
     "beam_decode",
     "edit_distance",
     "greedy_decode",

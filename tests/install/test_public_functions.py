@@ -29,6 +29,7 @@ DECODED = jax_rnnt.RNNTLoss(blank=0), support.predictor, lambda params, encoded,
 OTHERS = {
     *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss"),
     *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Fusion", "Hypotheses"),  # classes
+    *("NgramLM", "PhraseBoost"),
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
     *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
 }
