@@ -9,6 +9,9 @@ NgramLM         a fusion with an n-gram model from an ARPA file
 PhraseBoost     a fusion that prefers phrases
 Hypotheses      what decoders return: labels, lengths, scores, times, durations
 DecoderState    what decoders keep between two pieces
+words           their words, with times and confidences
+Word            one of them
+ctm             words as lines of a CTM file
 edit_distance   how many labels are wrong
 mwer_loss       the expected errors of the best hypotheses, to train on
 """
@@ -21,6 +24,7 @@ from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses
 from jax_rnnt.decoding.mwer import mwer_loss
 from jax_rnnt.decoding.ngram import NgramLM
 from jax_rnnt.decoding.phrases import PhraseBoost
+from jax_rnnt.decoding.words import Word, ctm, words
 
 __all__ = [
     "BeamDecoder",
@@ -30,8 +34,11 @@ __all__ = [
     "Hypotheses",
     "NgramLM",
     "PhraseBoost",
+    "Word",
     "beam_decode",
+    "ctm",
     "edit_distance",
     "greedy_decode",
     "mwer_loss",
+    "words",
 ]

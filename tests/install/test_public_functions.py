@@ -29,9 +29,9 @@ DECODED = jax_rnnt.RNNTLoss(blank=0), support.predictor, lambda params, encoded,
 OTHERS = {
     *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss"),
     *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Fusion", "Hypotheses"),  # classes
-    *("NgramLM", "PhraseBoost"),
+    *("NgramLM", "PhraseBoost", "Word"),
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
-    *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
+    *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice", "words", "ctm"),  # on the host
 }
 
 
