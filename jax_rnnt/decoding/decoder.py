@@ -19,8 +19,8 @@ from jax_rnnt.core.loss import Loss, checked_loss
 from jax_rnnt.decoding import fusion as fusions
 from jax_rnnt.decoding import prefixes
 from jax_rnnt.decoding.fusion import Fusion
-from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses
-from jax_rnnt.decoding.hypothesis_rows import flat, repeated, unflat, where_needed
+from jax_rnnt.decoding.hypotheses import Confidence, DecoderState, Frontier, Hypotheses, Start, cleared, with_histories
+from jax_rnnt.decoding.hypothesis_rows import flat, repeated, select, unflat, where_needed
 from jax_rnnt.decoding.parameters import Parameters
 from jax_rnnt.decoding.row_arcs import RowArcs, row_arcs
 from jax_rnnt.losses.hat import HATLoss
@@ -42,7 +42,10 @@ class Decoder:
     labels_per_frame: int = 5
     max_labels: int | None = None
     internal_lm_weight: float = 0.0
+    blank_penalty: float = 0.0
+    temperature: float = 1.0
     start: int | None = None
+    confidence: bool = False
     fusion: Fusion | Sequence[Fusion] | None = None
 
     def __init_subclass__(cls) -> None:
@@ -64,7 +67,11 @@ class Decoder:
         object.__setattr__(self, "fusion", fusions.checked(self.fusion))
         for name, least in (("labels_per_frame", 1), ("max_labels", 0), ("start", None)):
             self._make_static(name, least)
-        self._make_number("internal_lm_weight")
+        for name in ("internal_lm_weight", "blank_penalty", "temperature"):
+            self._make_number(name)
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"`temperature` must be above 0, got {self.temperature}.")
+        checks.boolean("confidence", self.confidence)
         if self.internal_lm_weight != 0 and not isinstance(self.loss, HATLoss):
             raise ValueError(
                 "`internal_lm_weight` is for models trained with HATLoss, whose labels are normalised by themselves; "
@@ -125,6 +132,38 @@ class Decoder:
         debug.check_on_host(functools.partial(_check_lengths, x.shape[1]), t_b)
         return _step(*self._parts(params, explicit_batch_axes(x)), state, x, t_b)
 
+    def reset(self, state: DecoderState, where: ArrayLike) -> DecoderState:
+        """The state before the first frame for the utterances ``where [B]``, booleans; the others go on.
+
+        So a stream may begin its next utterance while the other streams of the batch go on. A program that serves
+        streams decides by itself where an utterance ends, for example if no label came in the last second: compare
+        ``state.frames`` with the last of a hypothesis's ``times``. Ask for the hypotheses first.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> import jax_rnnt
+          >>> decoder = jax_rnnt.decoding.GreedyDecoder(
+          ...     jax_rnnt.MonotonicRNNTLoss(blank=0),
+          ...     predictor=lambda params, state, label: (state, label),
+          ...     joint=lambda params, encoded, predicted: encoded,
+          ...     max_labels=4,
+          ... )
+          >>> frames = jax.nn.one_hot(jnp.array([[2, 0, 0], [3, 3, 1]]), 4)  # B = 2, T = 3, V = 4
+          >>> state = decoder.step(None, decoder.init(None, None, frames), frames, jnp.array([3, 3]))
+          >>> found = decoder.hypotheses(state)
+          >>> ended = state.frames - jnp.max(found.times, axis=-1) > 2
+          >>> ended.tolist()
+          [True, False]
+          >>> state = decoder.reset(state, ended)
+          >>> state.frames.tolist(), decoder.hypotheses(state).labels.tolist()
+          ([0, 3], [[-1, -1, -1, -1], [3, 3, 1, -1]])
+        """
+        mask = checks.as_array("where", where)
+        if mask.dtype != bool:
+            raise TypeError(f"`where` must be an array of booleans, got {mask.dtype.name}.")
+        checks.shape("where", mask, state.frames.shape, "[B]")
+        return _reset(*self._parts(None, explicit_batch_axes(state.frames)), state, mask)
+
     def hypotheses(self, state: DecoderState) -> Hypotheses:
         """The best found so far, ``[B, N, L]`` and ``[B, N]``; without N if the decoder is greedy."""
         return _hypotheses(*self._parts(None, explicit_batch_axes(state.frames)), state)
@@ -148,40 +187,61 @@ class Decoder:
 
     def _start(self, shape: tuple[int, ...], dtype: np.dtype, params: Any, state: Any) -> DecoderState:
         batch, n = shape[0], self.width
-        memory = repeated(jax.tree.map(jnp.asarray, state), n)
+        memory = jax.tree.map(jnp.copy, state)
         label = jnp.zeros((batch, n), jnp.int32)
         rows = jax.ShapeDtypeStruct((batch * n, *shape[2:]), dtype)
 
         def first(row: Array) -> tuple[Any, Array]:
-            _, predicted = self._predicted(params, flat(memory), flat(label))
+            _, predicted = self._predicted(params, flat(repeated(memory, n)), flat(label))
             return predicted, self._logits(params, row, predicted)
 
         predicted, logits = jax.eval_shape(first, rows)
-        arcs = row_arcs(self.loss, logits.shape[-1])
+        arcs = self._row_arcs(logits)
         of_scores = compute_dtype(logits.dtype)
         room = shape[1] * self._labels_a_frame(arcs) if self.max_labels is None else self.max_labels
-        is_first = jnp.arange(n) == 0
-        extra = added = None
+        first_label = arcs.topology.blanks[0] if self.start is None else self.start
+        start = Start(jnp.full(batch, first_label, jnp.int32), memory)
+        extra = None
         if self.internal_lm_weight != 0 or self._fusions:
             extra = jnp.zeros((batch, n, arcs.topology.vocabulary), of_scores)
-            added = jnp.zeros((batch, n), of_scores)
-        frontier = Frontier(
-            score=jnp.broadcast_to(jnp.where(is_first, 0, -jnp.inf).astype(of_scores)[None], (batch, n)),
+        nothing = jax.tree.map(lambda x: jnp.zeros((batch, n, *x.shape[1:]), x.dtype), predicted)
+        frontier = self._first(start, jnp.zeros((batch, n), of_scores), nothing, extra)
+        labels, times, durations = (jnp.full((batch, n, room), -1, jnp.int32) for _ in range(3))
+        confidence = None
+        if self.confidence:
+            confidence = Confidence(*(jnp.zeros((batch, n, room), of_scores) for _ in range(2)))
+        frames = jnp.zeros(batch, jnp.int32)
+        return DecoderState(
+            frames, frontier, labels, times, durations if arcs.has_durations else None, confidence, start
+        )
+
+    def _first(self, start: Start, zero: Array, predicted: Any, extra: Array | None) -> Frontier:
+        """The hypotheses before the first frame; all arrays but those of ``start`` are zeros."""
+        batch, n = zero.shape
+        label, memory = repeated((start.label, start.memory), n)
+        is_first = (jnp.arange(n) == 0)[None]
+        return Frontier(
+            score=jnp.where(is_first, zero, -jnp.inf),
             time=jnp.zeros((batch, n), jnp.int32),
             length=jnp.zeros((batch, n), jnp.int32),
-            label=label + (arcs.topology.blanks[0] if self.start is None else self.start),
+            label=label,
             waits=jnp.ones((batch, n), bool),
             truncated=jnp.zeros((batch, n), bool),
             prefix=prefixes.empty((batch, n)),
             memory=memory,
-            predicted=jax.tree.map(lambda x: jnp.zeros((batch, n, *x.shape[1:]), x.dtype), predicted),
+            predicted=predicted,
             fused=fusions.begun(self._fusions, batch, n),
             extra=extra,
-            added=added,
+            added=None if extra is None else zero,
         )
-        labels, times, durations = (jnp.full((batch, n, room), -1, jnp.int32) for _ in range(3))
-        frames = jnp.zeros(batch, jnp.int32)
-        return DecoderState(frames, frontier, labels, times, durations if arcs.has_durations else None)
+
+    def _again(self, state: DecoderState, where: Array) -> DecoderState:
+        """``state``, where ``where [B]`` as it was before the first frame."""
+        at = state.frontier
+        zeros = jax.tree.map(jnp.zeros_like, (at.score, at.predicted, at.extra))
+        frontier, frames = select(where, (self._first(state.start, *zeros), state.frames * 0), (at, state.frames))
+        state = state._replace(frontier=frontier, frames=frames)
+        return with_histories(state, lambda x: cleared(x, ~where[:, None, None]))
 
     def _advance(self, params: Any, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
         """The step of this kind of decoder, for ``lengths`` that are in [0, C]."""
@@ -218,12 +278,15 @@ class Decoder:
             got = f"shape {logits.shape}" if hasattr(logits, "shape") else checks.described(logits)
             raise ValueError(f"`joint` must return logits [R, W] for R = {rows.shape[0]} rows, got {got}.")
         checks.floating("logits", logits)
-        return logits
+        return logits if self.temperature == 1 else logits.astype(compute_dtype(logits.dtype)) / self.temperature
 
     def _arcs(self, params: Any, state: DecoderState, x: Array) -> RowArcs:
         rows = jax.ShapeDtypeStruct((state.frontier.label.size, *x.shape[2:]), x.dtype)
         predicted = jax.eval_shape(lambda: flat(state.frontier.predicted))
-        return row_arcs(self.loss, jax.eval_shape(lambda r, p: self._logits(params, r, p), rows, predicted).shape[-1])
+        return self._row_arcs(jax.eval_shape(lambda r, p: self._logits(params, r, p), rows, predicted))
+
+    def _row_arcs(self, logits: jax.ShapeDtypeStruct) -> RowArcs:
+        return row_arcs(self.loss, logits.shape[-1], self.blank_penalty, self.confidence)
 
     def _predict(self, params: Any, at: Frontier, going: Array, arcs: RowArcs, row: Array) -> Frontier:
         """The predictor's turn, and the fusions': they see the labels that wait, in the hypotheses that are ``going``.
@@ -307,6 +370,17 @@ def _step(
         return decoder._advance(params, state, x, jnp.where(valid, t_b, 0))
 
     return with_automatic_axes(advance, _over(axes), parameters, state, x, lengths)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _reset(
+    static: Decoder, axes: tuple[str, ...], parameters: Parameters, state: DecoderState, where: Array
+) -> DecoderState:
+    def again(parameters: Parameters, state: DecoderState, where: Array) -> DecoderState:
+        state, where = vary_alike((state, where), parameters)
+        return static._with(parameters)[0]._again(state, where)
+
+    return with_automatic_axes(again, _over(axes), parameters, state, where)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

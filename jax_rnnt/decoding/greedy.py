@@ -13,6 +13,7 @@ from jax_rnnt.core.loss import Loss
 from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
+    Confidence,
     DecoderState,
     Hypotheses,
     ranked,
@@ -83,6 +84,11 @@ class GreedyDecoder(Decoder):
             def written(history: Array, value: Array) -> Array:
                 return history.at[rows, 0, place].set(value)
 
+            confidence = None
+            if choices.confidence is not None:
+                of_arc = jnp.clip(arc - len(arcs.silent), 0, len(arcs.emitting) - 1)
+                log_probs = jnp.take_along_axis(choices.confidence.log_probs[:, 0], of_arc[:, None], axis=-1)[:, 0]
+                confidence = Confidence(log_probs, choices.confidence.entropy)
             label = jnp.where(emits, choices.labels[:, 0], at.label[:, 0])
             moves = jnp.where(going, frames, 0)
             frontier = at._replace(
@@ -94,17 +100,13 @@ class GreedyDecoder(Decoder):
                 truncated=at.truncated | lost[:, None],
                 added=with_extra(at, emits[:, None], label[:, None]),
             )
-            state = state._replace(
-                frontier=frontier,
-                labels=written(state.labels, label),
-                times=written(state.times, at.time[:, 0]),
-                durations=None if state.durations is None else written(state.durations, frames),
-            )
+            new = label, at.time[:, 0], None if state.durations is None else frames, confidence
+            state = with_histories(state._replace(frontier=frontier), written, new)
             return state, jnp.where(moves > 0, 0, here + emits.astype(jnp.int32))
 
-        start = with_histories(with_bin, state), jnp.zeros_like(lengths)
+        start = with_histories(state, with_bin), jnp.zeros_like(lengths)
         state, _ = lax.while_loop(lambda carry: jnp.any(offset(carry[0]) < lengths), turn, start)
-        return with_histories(without_bin, state)._replace(frames=state.frames + lengths)
+        return with_histories(state, without_bin)._replace(frames=state.frames + lengths)
 
     def _found(self, state: DecoderState) -> Hypotheses:
         return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0, self._final(state)))
@@ -122,7 +124,10 @@ def greedy_decode(
     labels_per_frame: int = 5,
     max_labels: int | None = None,
     internal_lm_weight: float = 0.0,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
     start: int | None = None,
+    confidence: bool = False,
     fusion: Fusion | Sequence[Fusion] | None = None,
 ) -> Hypotheses:
     r"""Greedy transducer decoding of a batch: the most probable arc at every step, in one compiled loop.
@@ -192,7 +197,10 @@ def greedy_decode(
         max_labels=max_labels,
         labels_per_frame=labels_per_frame,
         internal_lm_weight=internal_lm_weight,
+        blank_penalty=blank_penalty,
+        temperature=temperature,
         start=start,
+        confidence=confidence,
         fusion=fusion,
     )
     return decoder.hypotheses(decoder.step(params, decoder.init(params, state, encoded), encoded, lengths))
