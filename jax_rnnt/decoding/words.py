@@ -1,7 +1,8 @@
 """Words with their times, from the labels of hypotheses: plain Python objects, on the host."""
 
 import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -11,7 +12,11 @@ from jax_rnnt import checks
 from jax_rnnt.decoding.hypotheses import Hypotheses
 
 _Confidence = Literal["min", "mean", "product"]
-_OF_WORDS = {"min": min, "mean": lambda each: sum(each) / len(each), "product": math.prod}
+_OF_WORDS: dict[str, Callable[[list[float]], float]] = {
+    "min": min,
+    "mean": lambda each: sum(each) / len(each),
+    "product": math.prod,
+}
 
 
 class Word(NamedTuple):
@@ -76,28 +81,24 @@ def words(
     if most >= len(pieces):
         raise ValueError(f"`pieces` must have a string for every label, got {len(pieces)}, and there is label {most}.")
 
-    def of(index: tuple[int, ...]) -> list:
-        if len(index) < found.lengths.ndim:
-            return [of((*index, i)) for i in range(found.lengths.shape[len(index)])]
-        each, n = [], int(found.lengths[index])
-        label, time, duration, log_prob = (
-            None if x is None else x[index][:n].tolist()
-            for x in (found.labels, found.times, found.durations, found.log_probs)
-        )
-        for members in _divided([pieces[i] for i in label], separator):
-            first, last = members[0][0], members[-1][0]
-            frames = max(1, duration[last]) if duration else 1
-            each.append(
-                Word(
-                    "".join(text for _, text in members),
-                    time[first] * frame_seconds,
-                    (time[last] + frames) * frame_seconds,
-                    None if log_prob is None else _OF_WORDS[confidence]([math.exp(log_prob[i]) for i, _ in members]),
-                )
-            )
-        return each
+    def of(found: Hypotheses) -> list:
+        if np.ndim(found.lengths) > 0:
+            return [of(jax.tree.map(operator.itemgetter(i), found)) for i in range(len(found.lengths))]
+        texts = [pieces[label] for label in found.labels[: found.lengths]]
+        return [_word(found, members, frame_seconds, confidence) for members in _divided(texts, separator)]
 
-    return of(())
+    return of(found)
+
+
+def _word(found: Hypotheses, members: list[tuple[int, str]], frame_seconds: float, confidence: _Confidence) -> Word:
+    """The word of one hypothesis that :func:`_divided` gives."""
+    first, last = members[0][0], members[-1][0]
+    frames = 1 if found.durations is None else max(1, int(found.durations[last]))
+    end = (int(found.times[last]) + frames) * frame_seconds
+    certainty = None
+    if found.log_probs is not None:
+        certainty = float(_OF_WORDS[confidence]([math.exp(found.log_probs[i]) for i, _ in members]))
+    return Word("".join(text for _, text in members), int(found.times[first]) * frame_seconds, end, certainty)
 
 
 def _divided(pieces: Iterable[str], separator: str) -> list[list[tuple[int, str]]]:

@@ -3,6 +3,7 @@
 import math
 from itertools import groupby
 
+import jax
 import numpy as np
 import pytest
 
@@ -74,17 +75,14 @@ def test_characters_with_a_space():
 
 def test_a_beam_has_the_words_of_each_hypothesis():
     one = hypotheses([[1, 2], [5], []], [[0, 1], [3], []])
-    beam = one._replace(**{name: getattr(one, name)[None] for name in ("labels", "lengths", "scores", "times")})
-    found = words(beam, PIECES, frame_seconds=0.5)
+    found = words(jax.tree.map(lambda x: x[None], one), PIECES, frame_seconds=0.5)
     assert found == [[[Word("hello", 0.0, 1.0, None)], [Word("world", 1.5, 2.0, None)], []]]
     assert found[0] == words(one, PIECES, frame_seconds=0.5)
 
 
 def test_lines_of_a_ctm_file():
     found = [Word("hello", 0.5, 1.25, 0.875), Word("world", 1.25, 1.5, None)]
-    assert ctm(found, "george-1", channel="A") == (
-        "george-1 A 0.500 0.750 hello 0.875\ngeorge-1 A 1.250 0.250 world\n"
-    )
+    assert ctm(found, "george-1", channel="A") == ("george-1 A 0.500 0.750 hello 0.875\ngeorge-1 A 1.250 0.250 world\n")
     assert ctm([], "george-1") == ""
     for name, text in (("of george", "hello"), ("george", "good morning"), ("george", "")):
         with pytest.raises(ValueError, match="one word without white space"):
