@@ -87,8 +87,10 @@ def checked(fusion: Fusion | Sequence[Fusion] | None) -> tuple[Fusion, ...]:
             raise TypeError(f"`Fusion.step` must be a function, got {checks.described(one.step)}.")
         if one.final is not None and not callable(one.final):
             raise TypeError(f"`Fusion.final` must be a function or None, got {checks.described(one.final)}.")
-        if jnp.shape(one.weight) != ():
-            raise ValueError(f"`Fusion.weight` must have shape (), got {jnp.shape(one.weight)}.")
+        if not isinstance(one.weight, Array | np.ndarray):
+            checks.number("Fusion.weight", one.weight)
+        elif one.weight.shape != ():
+            raise ValueError(f"`Fusion.weight` must have shape (), got {one.weight.shape}.")
     return each
 
 
