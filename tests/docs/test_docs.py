@@ -167,16 +167,26 @@ def test_the_reference_has_every_public_name() -> None:
     assert sorted(listed) == sorted(public)
 
 
-def test_decoding(capsys: pytest.CaptureFixture[str]) -> None:
+def test_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("flax")
+    monkeypatch.chdir(tmp_path)
     names = run("decoding.md")
-    assert "at frames" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "at frames" in printed and "% sure" in printed
     assert names["found"].labels.shape == (2, 150)
     assert names["best"].scores.shape == (2, 4)
-    whole, pieces = names["best"], names["decoder"].hypotheses(names["state"])
+    whole, pieces = names["best"], names["so_far"]
     for b in range(2):  # with whole utterances the decoder also ranks by length
         assert sorted(whole.labels[b].tolist()) == sorted(pieces.labels[b].tolist())
     assert 0 < float(names["expected"]) < 20
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(names["gradient"]))
+    for name in ("of_nnx", "of_linen", "with_lm", "with_phrases", "sure"):
+        assert jnp.isfinite(names[name].scores).all() and (names[name].lengths > 0).all(), name
+    assert (names["added"] < 0).all()
+    assert names["lines"].startswith("utterance-1 1 0.000 ") and names["lines"].count("\n") == len(names["first"])
+    assert len(names["of_each"].state[0]) == 2
+    silent, at_end = names["silence"], names["ended"]
+    assert (names["state"].frames == jnp.where(at_end, 0, names["lengths"])).all() and (silent >= 0).all()
 
 
 def test_memory() -> None:
