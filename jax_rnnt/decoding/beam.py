@@ -21,7 +21,7 @@ from jax_rnnt.decoding.beam_arcs import (
     silent_arcs,
     staying,
 )
-from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.decoder import Decoder
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
     Confidence,
@@ -34,6 +34,7 @@ from jax_rnnt.decoding.hypotheses import (
     with_history,
 )
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
+from jax_rnnt.decoding.model_calls import Joint, Predictor
 from jax_rnnt.decoding.row_arcs import Choices, RowArcs
 from jax_rnnt.xla.sharding import vary_alike
 

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Loss
-from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.decoder import Decoder
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
     Confidence,
@@ -23,6 +23,7 @@ from jax_rnnt.decoding.hypotheses import (
     without_bin,
 )
 from jax_rnnt.decoding.hypothesis_rows import flat
+from jax_rnnt.decoding.model_calls import Joint, Predictor
 
 
 @dataclasses.dataclass(frozen=True)
