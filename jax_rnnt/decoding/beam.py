@@ -55,7 +55,8 @@ class BeamDecoder(Decoder):
     """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :class:`GreedyDecoder`.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
+        confidence, fusion: as in :class:`GreedyDecoder`.
       beam, length_normalization: as in :func:`beam_decode`.
 
     Example:
@@ -233,17 +234,18 @@ def beam_decode(
     beam of 1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
 
     Args:
-      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight, start:
-        as in :func:`greedy_decode`. Both functions see the rows of all hypotheses, R = B * ``beam``.
+      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight,
+        blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`. The functions see the rows
+        of all hypotheses, R = B * ``beam``.
       beam: N, how many hypotheses are kept.
       length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power. 0 ranks by the
         scores. The search itself compares scores, and the result holds scores, not quotients.
 
     Returns:
       :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
-      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, minus
-      the internal language model's part. Times and ``truncated`` are those of the best path of a hypothesis. If there
-      are fewer than N hypotheses, the others have a score of -inf and no labels.
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept. Times,
+      ``truncated``, ``log_probs`` and ``entropy`` are those of the best path of a hypothesis. If there are fewer than
+      N hypotheses, the others have a score of -inf and no labels. The rest is as in :func:`greedy_decode`.
 
     Raises:
       TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.
