@@ -21,7 +21,7 @@ from jax_rnnt.decoding.beam_arcs import (
     silent_arcs,
     staying,
 )
-from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.decoder import Decoder
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
     Confidence,
@@ -34,6 +34,7 @@ from jax_rnnt.decoding.hypotheses import (
     with_history,
 )
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
+from jax_rnnt.decoding.model_calls import Joint, Predictor
 from jax_rnnt.decoding.row_arcs import Choices, RowArcs
 from jax_rnnt.xla.sharding import vary_alike
 
@@ -54,7 +55,8 @@ class BeamDecoder(Decoder):
     """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :class:`GreedyDecoder`.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
+        confidence, fusion: as in :class:`GreedyDecoder`.
       beam, length_normalization: as in :func:`beam_decode`.
 
     Example:
@@ -232,17 +234,18 @@ def beam_decode(
     beam of 1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
 
     Args:
-      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight, start:
-        as in :func:`greedy_decode`. Both functions see the rows of all hypotheses, R = B * ``beam``.
+      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight,
+        blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`. The functions see the rows
+        of all hypotheses, R = B * ``beam``.
       beam: N, how many hypotheses are kept.
       length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power. 0 ranks by the
         scores. The search itself compares scores, and the result holds scores, not quotients.
 
     Returns:
       :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
-      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, minus
-      the internal language model's part. Times and ``truncated`` are those of the best path of a hypothesis. If there
-      are fewer than N hypotheses, the others have a score of -inf and no labels.
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept. Times,
+      ``truncated``, ``log_probs`` and ``entropy`` are those of the best path of a hypothesis. If there are fewer than
+      N hypotheses, the others have a score of -inf and no labels. The rest is as in :func:`greedy_decode`.
 
     Raises:
       TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.

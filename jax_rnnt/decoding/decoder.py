@@ -3,32 +3,28 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
 from jax_rnnt.core import debug
 from jax_rnnt.core.loss import Loss, checked_loss
 from jax_rnnt.decoding import fusion as fusions
-from jax_rnnt.decoding import prefixes
+from jax_rnnt.decoding import prefixes, programs
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import Confidence, DecoderState, Frontier, Hypotheses, Start, cleared, with_histories
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, select, unflat, where_needed
-from jax_rnnt.decoding.parameters import Parameters
+from jax_rnnt.decoding.model_calls import Joint, Predictor, logits_of, with_state
 from jax_rnnt.decoding.row_arcs import RowArcs, row_arcs
 from jax_rnnt.losses.hat import HATLoss
 from jax_rnnt.ops.dtypes import compute_dtype
-from jax_rnnt.xla.sharding import explicit_batch_axes, vary_alike, with_automatic_axes
-
-Predictor = Callable[[Any, Any, Array], tuple[Any, Any]]
-Joint = Callable[[Any, Array, Any], Array]
+from jax_rnnt.xla.sharding import explicit_batch_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,7 @@ class Decoder:
                     f"got shape {jnp.shape(leaf)}{' at ' * bool(path)}{jax.tree_util.keystr(path)}."
                 )
         axes = explicit_batch_axes(shaped) if isinstance(shaped, Array) else ()
-        return _init(*self._parts(params, axes, shaped.shape, np.dtype(shaped.dtype)), state)
+        return programs.init(*programs.parts(self, params, axes, shaped.shape, np.dtype(shaped.dtype)), state)
 
     def step(self, params: Any, state: DecoderState, encoded: ArrayLike, lengths: ArrayLike) -> DecoderState:
         """Decodes the next piece, ``encoded [B, C, ...]`` of ``lengths [B]`` frames; 0 for utterances that have ended.
@@ -130,7 +126,7 @@ class Decoder:
         checks.integer("lengths", t_b)
         checks.shape("lengths", t_b, (x.shape[0],), "[B]")
         debug.check_on_host(functools.partial(_check_lengths, x.shape[1]), t_b)
-        return _step(*self._parts(params, explicit_batch_axes(x)), state, x, t_b)
+        return programs.step(*programs.parts(self, params, explicit_batch_axes(x)), state, x, t_b)
 
     def reset(self, state: DecoderState, where: ArrayLike) -> DecoderState:
         """The state before the first frame for the utterances ``where [B]``, booleans; the others go on.
@@ -162,27 +158,14 @@ class Decoder:
         if mask.dtype != bool:
             raise TypeError(f"`where` must be an array of booleans, got {mask.dtype.name}.")
         checks.shape("where", mask, state.frames.shape, "[B]")
-        return _reset(*self._parts(None, explicit_batch_axes(state.frames)), state, mask)
+        return programs.reset(*programs.parts(self, None, explicit_batch_axes(state.frames)), state, mask)
 
     def hypotheses(self, state: DecoderState) -> Hypotheses:
         """The best found so far, ``[B, N, L]`` and ``[B, N]``; without N if the decoder is greedy."""
-        return _hypotheses(*self._parts(None, explicit_batch_axes(state.frames)), state)
-
-    def _parts(self, params: Any, *static: Any) -> tuple[Any, ...]:
-        """What compiled programs get: a static decoder and ``static``, and all that may change from call to call."""
-        return (
-            dataclasses.replace(self, fusion=()),
-            *static,
-            Parameters.of((params, fusions.with_arrays(self._fusions))),
-        )
-
-    def _with(self, parameters: Parameters) -> tuple["Decoder", Any]:
-        """The decoder and ``params`` of :meth:`_parts`, inside of a program."""
-        params, fusion = parameters.tree()
-        return dataclasses.replace(self, fusion=fusion), params
+        return programs.hypotheses(*programs.parts(self, None, explicit_batch_axes(state.frames)), state)
 
     @property
-    def _fusions(self) -> tuple[Fusion, ...]:
+    def fusions(self) -> tuple[Fusion, ...]:
         return cast(tuple[Fusion, ...], self.fusion)
 
     def _start(self, shape: tuple[int, ...], dtype: np.dtype, params: Any, state: Any) -> DecoderState:
@@ -202,7 +185,7 @@ class Decoder:
         first_label = arcs.topology.blanks[0] if self.start is None else self.start
         start = Start(jnp.full(batch, first_label, jnp.int32), memory)
         extra = None
-        if self.internal_lm_weight != 0 or self._fusions:
+        if self.internal_lm_weight != 0 or self.fusions:
             extra = jnp.zeros((batch, n, arcs.topology.vocabulary), of_scores)
         nothing = jax.tree.map(lambda x: jnp.zeros((batch, n, *x.shape[1:]), x.dtype), predicted)
         frontier = self._first(start, jnp.zeros((batch, n), of_scores), nothing, extra)
@@ -230,7 +213,7 @@ class Decoder:
             prefix=prefixes.empty((batch, n)),
             memory=memory,
             predicted=predicted,
-            fused=fusions.begun(self._fusions, batch, n),
+            fused=fusions.begun(self.fusions, batch, n),
             extra=extra,
             added=None if extra is None else zero,
         )
@@ -253,31 +236,17 @@ class Decoder:
     def _final(self, state: DecoderState) -> Array | None:
         """What fusions add to hypotheses that end, ``[B, N]``."""
         at = state.frontier
-        return fusions.final_scores(self._fusions, at.fused, at.label, at.waits, at.score.dtype)
+        return fusions.final_scores(self.fusions, at.fused, at.label, at.waits, at.score.dtype)
 
     def _labels_a_frame(self, arcs: RowArcs) -> int:
         return self.labels_per_frame if arcs.stays else 1
 
     def _predicted(self, params: Any, memory: Any, label: Array) -> tuple[Any, Any]:
         """The predictor's turn for rows."""
-        result = _called("predictor(params, state, label)", self.predictor, params, memory, label)
-        if not isinstance(result, tuple | list) or len(result) != 2:
-            raise TypeError(f"`predictor` must return a pair (state, predicted), got {type(result).__name__}.")
-        after, predicted = result
-        given, got = (jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x).name), x) for x in (memory, after))
-        if given != got:
-            raise ValueError(
-                f"`predictor` must return a state of shapes and dtypes {given}, as it got it, but has {got}."
-            )
-        return after, predicted
+        return with_state("predictor", "predicted", self.predictor, params, memory, label)
 
     def _logits(self, params: Any, rows: Array, predicted: Any) -> Array:
-        """The joint network's output ``[R, W]``."""
-        logits = _called("joint(params, encoded, predicted)", self.joint, params, rows, predicted)
-        if getattr(logits, "ndim", None) != 2 or logits.shape[0] != rows.shape[0]:
-            got = f"shape {logits.shape}" if hasattr(logits, "shape") else checks.described(logits)
-            raise ValueError(f"`joint` must return logits [R, W] for R = {rows.shape[0]} rows, got {got}.")
-        checks.floating("logits", logits)
+        logits = logits_of(self.joint, params, rows, predicted)
         return logits if self.temperature == 1 else logits.astype(compute_dtype(logits.dtype)) / self.temperature
 
     def _arcs(self, params: Any, state: DecoderState, x: Array) -> RowArcs:
@@ -307,7 +276,7 @@ class Decoder:
                 first, stop = arcs.topology.window
                 scores = jax.nn.log_softmax(logits[:, first:stop].astype(extra.dtype), axis=-1)
                 extra = extra.at[:, first:stop].add(-self.internal_lm_weight * scores)
-            return memory, predicted, *fusions.advanced(self._fusions, fused, label, extra)
+            return memory, predicted, *fusions.advanced(self.fusions, fused, label, extra)
 
         now = flat((at.memory, at.predicted, at.fused, at.extra))
         new = where_needed(run, flat(due), flat((at.memory, at.fused, at.label)), now)
@@ -321,18 +290,6 @@ def _check_lengths(most: int, lengths: Array) -> None:
             raise ValueError(f"`lengths[{b}]` must be in [0, T] = [0, {most}], got {n}.")
 
 
-def _called(signature: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)``. An error says how the decoder called the user's function."""
-    try:
-        return function(*arguments)
-    except (TypeError, ValueError) as error:
-        names = signature.removesuffix(")").split(", ")[1:]
-        shapes = [jax.tree.map(lambda x: tuple(jnp.shape(x)), x) for x in arguments[1:]]
-        given = ", ".join(f"`{name}` of shape {x}" for name, x in zip(names, shapes, strict=True))
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"A decoder calls {signature}, here with {given}; this failed: {error}") from error
-
-
 def _flattened(decoder: Decoder) -> tuple[tuple[Any], Decoder]:
     return (decoder.fusion,), dataclasses.replace(decoder, fusion=())
 
@@ -341,55 +298,3 @@ def _unflattened(static: Decoder, children: tuple[Any]) -> Decoder:
     decoder = copy.copy(static)
     object.__setattr__(decoder, "fusion", children[0])  # without checks: JAX puts other things in place of arrays
     return decoder
-
-
-# A decoder without its fusions is a static value. So these programs are compiled once for equal decoders and shapes.
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _init(
-    static: Decoder, axes: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype, parameters: Parameters, state: Any
-) -> DecoderState:
-    def start(parameters: Parameters, state: Any) -> DecoderState:
-        decoder, params = static._with(parameters)
-        return vary_alike(decoder._start(shape, dtype, params, state), parameters)
-
-    return with_automatic_axes(start, _over(axes), parameters, state)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(
-    static: Decoder, axes: tuple[str, ...], parameters: Parameters, state: DecoderState, x: Array, lengths: Array
-) -> DecoderState:
-    def advance(parameters: Parameters, state: DecoderState, x: Array, lengths: Array) -> DecoderState:
-        decoder, params = static._with(parameters)
-        state, x, t_b = vary_alike((state, x, checks.to_int32(lengths)), parameters)
-        valid = (t_b >= 0) & (t_b <= x.shape[1])
-        score = jnp.where(valid[:, None], state.frontier.score, jnp.nan)
-        state = state._replace(frontier=state.frontier._replace(score=score))
-        return decoder._advance(params, state, x, jnp.where(valid, t_b, 0))
-
-    return with_automatic_axes(advance, _over(axes), parameters, state, x, lengths)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _reset(
-    static: Decoder, axes: tuple[str, ...], parameters: Parameters, state: DecoderState, where: Array
-) -> DecoderState:
-    def again(parameters: Parameters, state: DecoderState, where: Array) -> DecoderState:
-        state, where = vary_alike((state, where), parameters)
-        return static._with(parameters)[0]._again(state, where)
-
-    return with_automatic_axes(again, _over(axes), parameters, state, where)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _hypotheses(static: Decoder, axes: tuple[str, ...], parameters: Parameters, state: DecoderState) -> Hypotheses:
-    def found(parameters: Parameters, state: DecoderState) -> Hypotheses:
-        return static._with(parameters)[0]._found(vary_alike(state, parameters))
-
-    return with_automatic_axes(found, _over(axes), parameters, state)
-
-
-def _over(axes: tuple[str, ...]) -> PartitionSpec:
-    return PartitionSpec(axes or None)

@@ -13,8 +13,8 @@ from jax.typing import ArrayLike
 
 from jax_rnnt import checks
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, unflat, where_needed
+from jax_rnnt.decoding.model_calls import Predictor, shape_of, with_state
 
-Step = Callable[[Any, Any, Array], tuple[Any, Array]]
 Final = Callable[[Any, Any], Array]
 
 
@@ -68,7 +68,7 @@ class Fusion:
       (Array([[2, 2]], dtype=int32), Array([[2, 3]], dtype=int32))
     """
 
-    step: Step
+    step: Predictor
     params: Any = None
     state: Any = None
     weight: ArrayLike = 1.0
@@ -121,10 +121,9 @@ def advanced(
     """The states after ``label [R]``, and ``scores [R, V]`` with what the fusions add to the next labels."""
     after = []
     for one, state in zip(fusions, states, strict=True):
-        state, extra = _stepped(one, state, label)
+        state, extra = with_state("Fusion.step", "scores", one.step, one.params, state, label)
         if getattr(extra, "shape", None) != scores.shape:
-            got = f"shape {extra.shape}" if hasattr(extra, "shape") else checks.described(extra)
-            raise ValueError(f"`Fusion.step` must return scores [R, V] = {scores.shape}, got {got}.")
+            raise ValueError(f"`Fusion.step` must return scores [R, V] = {scores.shape}, got {shape_of(extra)}.")
         checks.floating("scores", extra)
         after.append(state)
         scores += _weighted(one, extra, scores.dtype)
@@ -144,29 +143,16 @@ def final_scores(
             continue
 
         def seen(rows: tuple[Any, Array], one: Fusion = one) -> Any:
-            return _stepped(one, *rows)[0]
+            return with_state("Fusion.step", "scores", one.step, one.params, *rows)[0]
 
         scores = one.final(one.params, where_needed(seen, flat(waits), flat((state, label)), flat(state)))
         if getattr(scores, "shape", None) != (label.size,):
-            got = f"shape {scores.shape}" if hasattr(scores, "shape") else checks.described(scores)
-            raise ValueError(f"`Fusion.final` must return scores [R] for R = {label.size} rows, got {got}.")
+            rows = f"R = {label.size} rows"
+            raise ValueError(f"`Fusion.final` must return scores [R] for {rows}, got {shape_of(scores)}.")
         checks.floating("scores", scores)
         weighted = unflat(_weighted(one, scores, dtype), label.shape)
         total = weighted if total is None else total + weighted
     return total
-
-
-def _stepped(one: Fusion, state: Any, label: Array) -> tuple[Any, Array]:
-    result = one.step(one.params, state, label)
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise TypeError(f"`Fusion.step` must return a pair (state, scores), got {type(result).__name__}.")
-    after, scores = result
-    given, got = (jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x).name), x) for x in (state, after))
-    if given != got:
-        raise ValueError(
-            f"`Fusion.step` must return a state of shapes and dtypes {given}, as it got it, but has {got}."
-        )
-    return after, scores
 
 
 def _weighted(one: Fusion, scores: Array, dtype: np.dtype) -> Array:

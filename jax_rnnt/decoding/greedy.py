@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Loss
-from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
+from jax_rnnt.decoding.decoder import Decoder
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
     Confidence,
@@ -23,6 +23,7 @@ from jax_rnnt.decoding.hypotheses import (
     without_bin,
 )
 from jax_rnnt.decoding.hypothesis_rows import flat
+from jax_rnnt.decoding.model_calls import Joint, Predictor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,12 @@ class GreedyDecoder(Decoder):
     """:func:`greedy_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :func:`greedy_decode`. T is
-        that of the array that ``init`` sees. For longer audio give ``max_labels``.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
+        confidence, fusion: as in :func:`greedy_decode`. T is that of the array that ``init`` sees. For longer audio
+        give ``max_labels``.
+
+    A decoder with a fusion is a pytree, whose leaves are the arrays of the fusion. To change these arrays without a
+    further compilation, pass the decoder to your jitted function.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -157,13 +162,26 @@ def greedy_decode(
       internal_lm_weight: for :class:`HATLoss`: this times the label's score under the internal language model is
         subtracted from the label's score. The internal language model is the joint with an encoder of zeros
         (:meth:`HATLoss.internal_lm_scores`).
+      blank_penalty: this is subtracted from the score of every arc without a label. Where a model leaves out labels,
+        a value above 0 brings some of them back.
+      temperature: above 0. The logits of the joint network are divided by it. A value above 1 makes an overconfident
+        model less sure.
       start: the label that the predictor sees first; None: the blank.
+      confidence: whether to return how sure the model was of each label.
       fusion: a :class:`Fusion`, or several: scores that are added to those of labels, such as a language model's.
 
     Returns:
       :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
-      score is the log-probability of the path, minus the internal language model's part: float64 for float64 logits,
-      else float32.
+      score is the log-probability of the path: float64 for float64 logits, else float32. With ``blank_penalty`` it is
+      lower by that for each arc without a label.
+
+      With ``fusion`` or ``internal_lm_weight``, ``scores`` count what they add, and ``model_scores [B]`` do not.
+
+      With ``confidence``, ``log_probs`` and ``entropy`` ``[B, L]`` say how sure the model was of each label.
+      ``log_probs`` are the log-probabilities of the arcs, for TDT of the label and its duration. ``entropy`` is that of
+      what comes next at the label's node, one of the labels or a blank, divided by the largest possible one, log(V). So
+      it is in [0, 1], and 0 is sure. Both are the model's own, with ``temperature``. Fusions, penalties and the
+      internal language model do not count.
 
     Raises:
       TypeError: if ``loss`` is not a :class:`Loss`, a function is not hashable, or a dtype is wrong.
