@@ -176,25 +176,28 @@ class JointLogits(Source):
 
         Args:
           module: an ``nnx.Module`` that is called with rows of the encoder and of the predictor. Changes that the call
-            makes to it are lost, such as the counts of ``nnx.Rngs``. For dropout, write a ``joint`` that takes keys.
+            makes to it are lost. With ``dropout_key`` its random streams, such as those of ``nnx.Dropout``, begin in
+            each row with that row's key. The streams of ``module`` itself stay as they are.
           encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
           method: the name of the method that is the joint network.
           **options: the options above.
 
         Raises:
           TypeError: if ``module`` is not a module of nnx.
+          ValueError: in the loss, if ``module`` draws random numbers and there is no ``dropout_key``.
 
         Example:
-          >>> import jax.numpy as jnp
+          >>> import jax, jax.numpy as jnp
           >>> from flax import nnx
           >>> import jax_rnnt
           >>> class Joint(nnx.Module):
           ...     def __init__(self, rngs):
           ...         self.output = nnx.Linear(8, 5, rngs=rngs)
+          ...         self.dropout = nnx.Dropout(0.1, rngs=rngs)
           ...     def __call__(self, e, p):
-          ...         return self.output(jnp.tanh(e + p))
-          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
-          >>> jax_rnnt.JointLogits.from_nnx(Joint(nnx.Rngs(0)), encoded, predicted).shape
+          ...         return self.output(self.dropout(jnp.tanh(e + p)))
+          >>> joint, encoded, predicted = Joint(nnx.Rngs(0)), jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> jax_rnnt.JointLogits.from_nnx(joint, encoded, predicted, dropout_key=jax.random.key(0)).shape
           (2, 4, 3, 5)
         """
         return cls(*nnx_joint(module, method), encoded, predicted, **options)
