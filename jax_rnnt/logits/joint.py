@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -61,7 +62,8 @@ class JointLogits(Source):
         tile 256 to 2048 nodes), and 256 MiB elsewhere. The result depends on it only by rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
-        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
+        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on
+        every device, and a warning says so.
 
     In a mesh with explicit axes, ``params`` may be divided in any way. They are gathered for the loss, and their
     gradient is divided as ``params`` are.
@@ -254,7 +256,15 @@ class JointLogits(Source):
         return dataclasses.replace(self, **layout)
 
     def _batch_axes(self) -> tuple[str, ...]:
-        return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        named = sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        if not named and (axes := sharding.automatic_axes(self.encoded)):
+            warnings.warn(
+                f"JointLogits has no `batch_axis_names`, and the axes of its mesh, {axes}, are automatic: every device "
+                f"runs the joint network for the whole batch. Name the axes that divide the batch, such as "
+                f"batch_axis_names=({next(iter(axes))!r},), under `with jax.set_mesh(mesh):`.",
+                stacklevel=2,
+            )
+        return named
 
     def _partition_specs(self, axes: tuple[str, ...]) -> Any:
         whole, batch = PartitionSpec(), PartitionSpec(axes)

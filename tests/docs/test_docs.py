@@ -124,6 +124,10 @@ def test_sharding() -> None:
     for name, axes in (("gradient", ("data",)), ("gradient_of_both", ("data", None, None, "model"))):
         np.testing.assert_allclose(names[name], gradient, atol=1e-6)
         assert tuple(names[name].sharding.spec) == axes
+    alone, *mapped = names["of_params"]
+    for gradient in mapped:
+        np.testing.assert_allclose(gradient, alone, rtol=1e-4, atol=1e-6)
+    assert names["states"].shape == (8, 5, 8)
 
 
 def test_front_page_and_installation(capsys: pytest.CaptureFixture[str]) -> None:

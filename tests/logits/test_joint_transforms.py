@@ -197,10 +197,16 @@ def test_a_batch_that_does_not_divide_is_said() -> None:
         jax.eval_shape(functools.partial(_total, batch_axis_names=("data",)), kernel, *rest)
 
 
-def test_automatic_sharding_without_names_is_right() -> None:
+def test_automatic_sharding_without_names_is_right_and_warns() -> None:
     mesh = meshes.make_mesh(data=4)
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
-    _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
+    with pytest.warns(UserWarning, match=r"no `batch_axis_names`.* \{'data': 4\}.* batch_axis_names=\('data',\)"):
+        _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
+    # One device along the axis has nothing to divide. With a name and another automatic axis nothing is to be said.
+    one, two = meshes.make_mesh(data=1), meshes.make_mesh(data=2, model=2)
+    jax.eval_shape(_total, kernel, *(meshes.put(one, x, "data") for x in rest))
+    with jax.set_mesh(two):
+        jax.eval_shape(functools.partial(_total, batch_axis_names=("data",)), kernel, *rest)
 
 
 def test_dropout_differs_from_device_to_device() -> None:
