@@ -40,7 +40,7 @@ def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["delay"].shape == names["confidence"].shape == (2,)
     assert jnp.isfinite(names["gradient"]).all()
     assert (names["gradient"] != 0).any()
-    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png"))
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png", "spectrogram.png"))
 
 
 def test_coming_from() -> None:
