@@ -12,8 +12,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import jax
 import speech_data
@@ -49,7 +49,7 @@ def main() -> None:
         posteriors = posteriors[:frames, : len(text) + 1]
         jax_rnnt.alignment.plot_lattice(posteriors, *path, labels=text, seconds_per_frame=seconds, axes=nodes)
         over_time.set_xlim(nodes.get_xlim())
-        figure.savefig(ROOT / "docs" / "picture.svg", metadata={"Date": None}, dpi=100)
+        figure.savefig(Path(__file__).parent / "picture.svg", metadata={"Date": None}, dpi=100)
 
 
 if __name__ == "__main__":
