@@ -116,6 +116,18 @@ def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
         assert (np.diff(pressed[:n]) > 0).all() and pressed[0] >= 0 and (pressed[n:] < 0).all()
 
 
+def test_hybrid() -> None:
+    pytest.importorskip("optax")
+    names = run("hybrid.md")
+    costs, ctc_costs, lengths = names["costs"], names["ctc_costs"], names["target_lengths"]
+    batch = [np.asarray(names[name]) for name in ("targets", "logit_lengths", "target_lengths")]
+    hidden = np.tanh(np.asarray(names["encoded"])[:, :, None] + np.asarray(names["predicted"])[:, None])
+    wanted, _ = reference.rnnt_loss(hidden @ np.asarray(names["params"]["joint"]), *batch, blank=0)
+    np.testing.assert_allclose(costs, wanted, rtol=1e-5)
+    assert float(names["value"]) == pytest.approx(float((0.7 * costs + 0.3 * ctc_costs).sum() / lengths.sum()))
+    assert all((np.asarray(g) != 0).any() for g in names["gradient"].values())
+
+
 def test_sharding() -> None:
     names = run("sharding.md")
     cost, gradient = names["alone"]
