@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax_rnnt import JointLogits, RNNTLoss
 from jax_rnnt.decoding import edit_distance, greedy_decode
 
-BLANK, CLASSES = 0, 21  # the blank and 20 words
+BLANK, CLASSES = 0, 11  # the blank and ten words
 FEATURES, SUBSAMPLING = 16, 4  # numbers of a frame, frames of an encoder frame
 BUCKETS = ((48, 4), (96, 8))  # frames and words; each shape is compiled once
 LOSS = RNNTLoss(blank=BLANK, reduction="sum")
@@ -41,7 +41,7 @@ def utterances(seed: int):
         labels = rng.integers(1, CLASSES, rng.integers(2, 9))
         lengths = np.stack([rng.integers(5, 10, len(labels)), rng.integers(0, 4, len(labels))], axis=1).ravel()
         x = np.repeat(np.stack([sounds[labels], 0 * sounds[labels]], axis=1).reshape(-1, FEATURES), lengths, axis=0)
-        yield x + 0.5 * rng.normal(size=x.shape), labels
+        yield x + 0.3 * rng.normal(size=x.shape), labels
 
 
 def batches(data, rows: int):
@@ -155,7 +155,7 @@ def word_errors(graph: nnx.GraphDef, state: dict, batch: Batch) -> jax.Array:
 
 def main(argv=None) -> tuple[list[float], float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"steps": 300, "every": 100, "batch": 16, "accumulate": 2, "width": 64, "layers": 2}.items():
+    for name, default in {"steps": 1000, "every": 100, "batch": 16, "accumulate": 2, "width": 64, "layers": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--out", type=Path, default=Path("runs/recipe"), help="of checkpoints; a later run continues")
     args = parser.parse_args(argv)

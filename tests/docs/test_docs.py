@@ -1,6 +1,8 @@
 """The pages in docs are correct: their Python runs as printed, and their links lead somewhere."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -114,6 +116,17 @@ def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
     for b, n in enumerate(lengths):
         pressed = names["seconds"][b]
         assert (np.diff(pressed[:n]) > 0).all() and pressed[0] >= 0 and (pressed[n:] < 0).all()
+
+
+def test_the_notebook_is_the_page() -> None:
+    script = runpy.run_path(str(DOCS / "make_notebook.py"))
+    stored = script["NOTEBOOK"].read_text()
+    assert stored == script["notebook"](), "run python docs/make_notebook.py"
+    cells = json.loads(stored)["cells"]
+    install, *code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert install.startswith("%pip install")
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "first-transducer.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [block.strip() for block in blocks] == code  # test_first_transducer runs these
 
 
 def test_hybrid() -> None:
