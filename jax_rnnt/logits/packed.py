@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
+from jax_rnnt.logits.array_rows import ArrayRows
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
@@ -82,6 +83,12 @@ class PackedLogits(Source):
     def _layout(self) -> "_Layout":
         return _layout(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels, self.rows.shape[0])
 
+    def _rows(self) -> ArrayRows:
+        return ArrayRows(self.rows, self._with_rows_alone, self._layout().row.reshape(-1))
+
+    def _with_rows_alone(self, rows: Array) -> "PackedLogits":
+        return jax.tree.unflatten(jax.tree.structure(self), [rows, None, None])
+
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         layout = self._layout()
         entries, norm = arcs.forward(self.rows, layout.of_rows(labels, PADDING), **parameters.asdict())
@@ -102,7 +109,7 @@ class PackedLogits(Source):
             clipped=bound is not None,
             **parameters.asdict(),
         )
-        return jax.tree.unflatten(jax.tree.structure(self), [grad, None, None])
+        return self._with_rows_alone(grad)
 
     @staticmethod
     def pack(

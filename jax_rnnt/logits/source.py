@@ -1,12 +1,50 @@
 """The interface between the pipeline of a loss and a source of logits."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from jax import Array
 
 from jax_rnnt.ops.arcs import ArcParameters
+
+Add = Callable[[Any, Array], Any]
+"""Adds the gradient of some rows ``[N, W]`` to a total of :class:`Rows`."""
+
+
+class Rows(abc.ABC):
+    """The rows of logits of a source, for some nodes at a time: for places ``[N]`` in ``[0, B T (U+1))``.
+
+    The gradient of the source is a total of the gradients of rows. It begins with ``zeros()``, grows by what ``vjp``
+    returns, and ends with ``gradient(total)``. All arrays that its methods need beside ``place`` are made once, so that
+    they stay outside of a loop over nodes.
+    """
+
+    widest: int
+    """How many entries the widest array has that a row is made of: it decides how many rows a tile has."""
+
+    tile_rows: int | None = None
+    """How many rows a tile has, if the user has said so."""
+
+    @abc.abstractmethod
+    def read(self, place: Array) -> Array:
+        """``[N, W]``."""
+
+    @abc.abstractmethod
+    def vjp(self, place: Array, real: Array) -> tuple[Array, Add]:
+        """``read(place)``, and what adds the gradient of these rows to a total.
+
+        No place occurs twice where ``real [N]``. The other places are copies, and the gradient of their rows is 0.
+        """
+
+    @abc.abstractmethod
+    def zeros(self) -> Any:
+        """The total of no rows."""
+
+    @abc.abstractmethod
+    def gradient(self, total: Any) -> "Source":
+        """The gradient of the source. A field that has no gradient, such as integers, is None in the result."""
 
 
 class Source(abc.ABC):
@@ -62,6 +100,10 @@ class Source(abc.ABC):
     def _prepared(self, labels: Array) -> Self:
         """The same source, prepared for ``_forward`` with these labels."""
         return self
+
+    @abc.abstractmethod
+    def _rows(self) -> Rows:
+        """The rows of logits, each by itself."""
 
     @abc.abstractmethod
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:

@@ -1,12 +1,16 @@
 """A loop over some of the nodes of a batch, one tile after another. The number of turns depends on values."""
 
-from collections.abc import Callable
-from typing import TypeVar
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jax_rnnt.logits.source import Rows
+from jax_rnnt.xla.element_wise import one_element_after_another
 from jax_rnnt.xla.sharding import match_manual_axes
 
 _BYTES_ON_CPU = 4 << 20  # the size of one array of a tile: two of them stay in the caches
@@ -56,3 +60,36 @@ def over_tiles(mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Car
         return tile(carry, jnp.where(real, place, place[0]), real)
 
     return lax.fori_loop(jnp.int32(0), (count + (rows - 1)) // rows, turn, carry)
+
+
+def over_tiles_of(
+    sources: Sequence[Rows], dtype: np.dtype, mask: Array, tile: Callable[[Carry, Array, Array], Carry], carry: Carry
+) -> Carry:
+    """:func:`over_tiles`, in tiles of the size that the rows of the sources ask for, or else the platform.
+
+    ``dtype`` is that of the largest array of a tile.
+    """
+    asked = [rows.tile_rows for rows in sources if rows.tile_rows is not None]
+    if asked:
+        return over_tiles(mask, min(asked), tile, carry)
+    widest = max(rows.widest for rows in sources)
+
+    def on(platform: str) -> Callable:
+        rows = rows_of_tile(widest, dtype.itemsize, platform)
+        return lambda mask, carry: over_tiles(mask, rows, tile, carry)
+
+    return lax.platform_dependent(mask, carry, cpu=on("cpu"), default=on("other"))
+
+
+def compiled_once(function: Callable) -> Callable:
+    """``function(static, *pytrees)``, with one program for all calls outside of ``jit`` that have the same shapes.
+
+    Its loops are made of new functions in every call, so JAX would compile each of them in every call. Its ``vmap``
+    runs the elements one after another.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0, inline=True)
+    def call(static: Hashable, *args: Any) -> Any:
+        return one_element_after_another(functools.partial(function, static))(*args)
+
+    return call
