@@ -27,7 +27,7 @@ class JointRows(Rows):
         self._logits, self._inputs = logits, NodeInputs(logits.encoded, logits.predicted)
         self._leaves, self._structure = jax.tree.flatten(logits.params)
         self._is_float = [jnp.issubdtype(x.dtype, jnp.inexact) for x in self._leaves]
-        self.tile_rows = logits.tile_rows
+        self.tile_rows, self.budget = logits.tile_rows, logits.gradient_budget
         self.widest = max(logits.shape[-1], logits.encoded.shape[-1], logits.predicted.shape[-1])
 
     def read(self, place: Array) -> Array:

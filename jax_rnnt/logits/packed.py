@@ -1,7 +1,7 @@
 """Logits without padding: the rows of the nodes of all utterances, one after the other."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,11 @@ from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import copied
 from jax_rnnt.ops.labels import PADDING
 from jax_rnnt.xla.sharding import explicit_batch_axes
+
+_OF_NO_DEVICE = (
+    "Packed rows belong to no particular device, so a mesh cannot divide them over the batch. Use `jax.shard_map`, "
+    "where each device packs its own utterances."
+)
 
 
 @jax.tree_util.register_dataclass
@@ -79,6 +84,9 @@ class PackedLogits(Source):
         checks.floating("rows", self.rows)
         checks.rank("rows", self.rows, "N, W")
         _check_lengths(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels)
+
+    def _partition_specs(self, axes: tuple[str, ...]) -> Any:
+        raise TypeError(f"`batch_axis_names` are {axes}. {_OF_NO_DEVICE}")
 
     def _layout(self) -> "_Layout":
         return _layout(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels, self.rows.shape[0])
@@ -230,10 +238,7 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
         for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
     )
     if explicit_batch_axes(t_b) or explicit_batch_axes(u_b):
-        raise TypeError(
-            "Packed rows belong to no particular device, so a mesh with explicit axes cannot divide them over the "
-            "batch. Use `jax.shard_map`, where each device packs its own utterances."
-        )
+        raise TypeError(f"The mesh has explicit axes. {_OF_NO_DEVICE}")
     valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
     return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
 

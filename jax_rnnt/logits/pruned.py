@@ -96,7 +96,8 @@ class PrunedLogits(Source):
     def _nodes(self) -> Array:
         u = jnp.arange(self.num_labels + 1, dtype=jnp.int32)[None, None]
         first = self._first()[:, :, None]
-        return (u >= first) & (u < first + self.rows.shape[2])
+        # In a frame whose range is wrong all nodes exist, and they are NaN.
+        return ((u >= first) & (u < first + self.rows.shape[2])) | (first > self.num_labels)
 
     def _rows(self) -> ArrayRows:
         b, frames, kept, width = self.rows.shape

@@ -4,8 +4,10 @@ import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+import jax
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from jax_rnnt.ops.arcs import ArcParameters
 
@@ -26,6 +28,9 @@ class Rows(abc.ABC):
 
     tile_rows: int | None = None
     """How many rows a tile has, if the user has said so."""
+
+    budget: float = 0.0
+    """The share of the L1 norm of the gradient that a backward pass may leave out, in each utterance."""
 
     @abc.abstractmethod
     def read(self, place: Array) -> Array:
@@ -90,12 +95,12 @@ class Source(abc.ABC):
         return ()
 
     def _partition_specs(self, axes: tuple[str, ...]) -> Any:
-        """The source with a PartitionSpec in place of each array: how it is divided over ``_batch_axes``."""
-        raise NotImplementedError
+        """The source with a PartitionSpec in place of each array: how it is divided over these axes of the batch."""
+        return jax.tree.map(lambda _: PartitionSpec(axes), self)
 
     def _on_device(self, axes: tuple[str, ...]) -> Self:
-        """This device's part, inside ``shard_map`` over ``_batch_axes``."""
-        raise NotImplementedError
+        """This device's part, inside ``shard_map`` over these axes."""
+        return self
 
     def _prepared(self, labels: Array) -> Self:
         """The same source, prepared for ``_forward`` with these labels."""
