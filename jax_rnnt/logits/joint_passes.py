@@ -56,6 +56,7 @@ def backward(
     asked = (flat != PADDING) & (upper != 0)
     if logits.gradient_budget > 0:
         asked &= ~left_out(logits.gradient_budget, lower, upper, asked, labels.shape)
+    rows = rows.over(asked)
 
     def tile(total, place: Array, real: Array):
         logits_of_tile, add = rows.vjp(place, real)

@@ -6,7 +6,9 @@ Its counter is (d // 8, u, t, b), so one call serves eight columns, with 16 bits
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+
+from jax_rnnt.xla.sharding import vary_alike
 
 STEPS = 1 << 16  # dropout rates are multiples of one over this
 _COLUMNS = 8
@@ -27,13 +29,15 @@ def _product(a: np.uint32, x: Array) -> tuple[Array, Array]:
 
 def philox(counter: tuple[Array, Array, Array, Array], key: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
     """Four words of random bits for four words of a counter, which broadcast against each other, all uint32."""
-    c0, c1, c2, c3 = counter
-    key0, key1 = key
-    for _ in range(10):
+
+    def turn(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        c0, c1, c2, c3, key0, key1 = state
         (upper0, lower0), (upper2, lower2) = _product(_FACTORS[0], c0), _product(_FACTORS[1], c2)
-        c0, c1, c2, c3 = upper2 ^ c1 ^ key0, lower2, upper0 ^ c3 ^ key1, lower0
-        key0, key1 = key0 + _KEY_STEPS[0], key1 + _KEY_STEPS[1]
-    return c0, c1, c2, c3
+        return upper2 ^ c1 ^ key0, lower2, upper0 ^ c3 ^ key1, lower0, key0 + _KEY_STEPS[0], key1 + _KEY_STEPS[1]
+
+    # A loop, because XLA takes seconds to compile ten turns in one.
+    start = vary_alike((*jnp.broadcast_arrays(*counter), *key))
+    return lax.fori_loop(0, 10, turn, start)[:4]
 
 
 def kept(seed: Array, b: Array, t: Array, u: Array, width: int, dropped: int) -> Array:
