@@ -61,9 +61,10 @@ NB_MODULE(_native, m) {
 #endif
     return platforms;
   };
-  m.def("traits", traits, nb::sig("def traits() -> dict[str, list[str]]"),
-        "What the kernels of a platform need from the custom call. in_place: results may overwrite the first operands.\n"
-        "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
+  m.def(
+      "traits", traits, nb::sig("def traits() -> dict[str, list[str]]"),
+      "What the kernels of a platform need from the custom call. in_place: results may overwrite the first operands.\n"
+      "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
 
 #if defined(JAX_RNNT_CUDA)
   m.def("lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("num_arcs"), nb::arg("longest_step"),

@@ -6,7 +6,8 @@
 namespace jax_rnnt::cuda {
 
 // Valid range: all x. NaN gives NaN.
-// Max error: 2^-11 relative, as NVIDIA states it for tanh.approx.f32. A result of 16 bits has 2^-9 or 2^-11 by rounding.
+// Max error: 2^-11 relative, as NVIDIA states it for tanh.approx.f32. A result of 16 bits has 2^-9 or 2^-11 by
+// rounding.
 __device__ __forceinline__ float TanhApprox(float x) {
 #if defined(JAX_RNNT_CUDA_ON_CPU)
   return cuda_on_cpu::TanhApprox(x);

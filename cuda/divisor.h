@@ -15,7 +15,8 @@ struct Divisor {
 
   explicit Divisor(int64_t by) : divisor(static_cast<uint32_t>(by)), factor(0), shift(31) {
     while (int64_t{1} << (shift - 31) < by) ++shift;
-    factor = static_cast<uint32_t>(((uint64_t{1} << shift) + static_cast<uint64_t>(by) - 1) / static_cast<uint64_t>(by));
+    factor =
+        static_cast<uint32_t>(((uint64_t{1} << shift) + static_cast<uint64_t>(by) - 1) / static_cast<uint64_t>(by));
   }
   JAX_RNNT_INLINE int32_t operator()(int32_t n) const {
     return static_cast<int32_t>(uint64_t{static_cast<uint32_t>(n)} * factor >> shift);

@@ -1,10 +1,9 @@
 // hidden_rows.cu: launches hidden rows and their backward on a GPU.
-#include "hidden_rows.h"
-
 #include <algorithm>
 #include <utility>
 
 #include "hidden_rows.cuh"
+#include "hidden_rows.h"
 
 namespace jax_rnnt::cuda {
 namespace {
@@ -94,10 +93,10 @@ LaunchResult HiddenRowsBackward(cudaStream_t stream, const HiddenShape& shape, c
   return LaunchSums("HiddenSumsOfPositions", stream, shape.activation, operands);
 }
 
-#define JAX_RNNT_INSTANTIATE(T)                                                                                   \
-  template LaunchResult HiddenRows<T>(cudaStream_t, const HiddenShape&, const T*, const T*, const int32_t*,       \
-                                      const uint32_t*, T*);                                                       \
-  template LaunchResult HiddenRowsBackward<T>(cudaStream_t, const HiddenShape&, const T*, const T*, const T*,     \
+#define JAX_RNNT_INSTANTIATE(T)                                                                               \
+  template LaunchResult HiddenRows<T>(cudaStream_t, const HiddenShape&, const T*, const T*, const int32_t*,   \
+                                      const uint32_t*, T*);                                                   \
+  template LaunchResult HiddenRowsBackward<T>(cudaStream_t, const HiddenShape&, const T*, const T*, const T*, \
                                               const int32_t*, const int32_t*, const uint32_t*, const HiddenSums<T>&);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)

@@ -118,8 +118,8 @@ struct SumOperands {
 
 // What of the lines and steps the tile has rows of.
 struct Range {
-  int32_t first_row;                     // of the tile, counted from the first tile on
-  int32_t first_frame, last_frame;       // in the batch
+  int32_t first_row;                // of the tile, counted from the first tile on
+  int32_t first_frame, last_frame;  // in the batch
   int32_t first_utterance, last_utterance;
 };
 

@@ -1,4 +1,5 @@
-// hidden_rows.h: the part of an additive joint network in front of its product, on a GPU, and the backward of this part.
+// hidden_rows.h: the part of an additive joint network in front of its product, on a GPU, and the backward of this
+// part.
 //
 // Node (b, t, u) has the place (b T + t) P + u, with P = U + 1 positions. Its hidden row is
 //     h[d] = f(encoded[b, t, d] + predicted[b, u, d]),

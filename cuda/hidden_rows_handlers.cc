@@ -1,8 +1,7 @@
 // hidden_rows_handlers.cc: passes XLA's buffers to the kernels of hidden_rows.h. It checks shapes and chooses types.
-#include "hidden_rows.h"
-
 #include "errors.h"
 #include "handlers.h"
+#include "hidden_rows.h"
 #include "stream.h"
 
 namespace jax_rnnt::cuda {
@@ -14,9 +13,7 @@ ffi::Error Wrong(const char* operation, const std::string& what) {
   return ffi::Error::InvalidArgument(std::string(operation) + ": " + what);
 }
 
-bool IsAligned(ffi::AnyBuffer buffer) {
-  return reinterpret_cast<uintptr_t>(buffer.untyped_data()) % kVectorBytes == 0;
-}
+bool IsAligned(ffi::AnyBuffer buffer) { return reinterpret_cast<uintptr_t>(buffer.untyped_data()) % kVectorBytes == 0; }
 
 // The shape, if the operands that both calls share fit together.
 ffi::ErrorOr<HiddenShape> ShapeOf(const char* operation, ffi::AnyBuffer encoded, ffi::AnyBuffer predicted,
@@ -56,10 +53,9 @@ ffi::Error ForwardImpl(cudaStream_t stream, ffi::AnyBuffer encoded, ffi::AnyBuff
 }
 
 ffi::Error BackwardImpl(cudaStream_t stream, ffi::AnyBuffer encoded_before, ffi::AnyBuffer predicted_before,
-                        ffi::AnyBuffer d_hidden, ffi::AnyBuffer encoded, ffi::AnyBuffer predicted,
-                        ffi::AnyBuffer place, ffi::AnyBuffer row, ffi::AnyBuffer seed,
-                        ffi::Result<ffi::AnyBuffer> of_encoded, ffi::Result<ffi::AnyBuffer> of_predicted,
-                        int64_t activation, int64_t dropped) {
+                        ffi::AnyBuffer d_hidden, ffi::AnyBuffer encoded, ffi::AnyBuffer predicted, ffi::AnyBuffer place,
+                        ffi::AnyBuffer row, ffi::AnyBuffer seed, ffi::Result<ffi::AnyBuffer> of_encoded,
+                        ffi::Result<ffi::AnyBuffer> of_predicted, int64_t activation, int64_t dropped) {
   constexpr const char* kName = "hidden_rows_backward";
   const auto shape = ShapeOf(kName, encoded, predicted, place, seed, d_hidden, activation, dropped);
   if (!shape.has_value()) return shape.error();

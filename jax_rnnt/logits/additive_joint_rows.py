@@ -42,9 +42,10 @@ class AdditiveJointRows(Rows):
             jnp.pad(x, ((0, 0), (0, 0), (0, more))) if more else x for x in (logits.encoded, logits.predicted)
         )
         self._kernel = jnp.pad(kernel, ((0, more), (0, 0))) if more else kernel
-        drops = logits.dropout_key is not None and joint.dropped > 0
-        self._seed = jax.random.bits(logits.dropout_key, (2,), "uint32") if drops else jnp.zeros(2, jnp.uint32)
-        self._options: dict[str, Any] = {"activation": joint.activation, "dropped": joint.dropped if drops else 0}
+        key = logits.dropout_key if joint.dropped > 0 else None
+        seed = jnp.zeros(2, jnp.uint32) if key is None else jax.random.bits(key, (2,), jnp.uint32)
+        self._seed = lax.optimization_barrier(seed)  # else XLA would make constants again in each turn of a loop
+        self._options: dict[str, Any] = {"activation": joint.activation, "dropped": 0 if key is None else joint.dropped}
         self._row: Array | None = None
         self.tile_rows = logits.tile_rows
         self.widest = max(logits.shape[-1], width)
@@ -83,7 +84,7 @@ class AdditiveJointRows(Rows):
     def gradient(self, total: _Total) -> JointLogits:
         logits = self._logits
         width = logits.encoded.shape[-1]
-        of_params = {"kernel": total.kernel[:width], "bias": total.bias}
+        of_params: dict[str, Any] = {"kernel": total.kernel[:width], "bias": total.bias}
         return dataclasses.replace(
             logits,
             params=jax.tree.map_with_path(lambda path, x: of_params[path[-1].key].astype(x.dtype), logits.params),
@@ -116,8 +117,11 @@ def _sum_over_rows(x: Array, y: Array, dtype: Any) -> Array:
 
 
 def _column_sums(x: Array, dtype: Any) -> Array:
-    """The sums ``[W]`` over rows, as a product: on a GPU, XLA's reductions over rows take longer."""
-    ones = jnp.ones((1, x.shape[0]), x.dtype)
+    """The sums ``[W]`` over rows, as a product: on a GPU, XLA's reductions over rows take longer.
+
+    XLA would turn a product with a single row of ones into such a reduction.
+    """
+    ones = jnp.ones((8, x.shape[0]), x.dtype)
     product = lax.dot_general(
         ones, x, (((1,), (0,)), ((), ())), precision=lax.Precision.HIGHEST, preferred_element_type=dtype
     )

@@ -22,7 +22,7 @@ from jax_rnnt.logits.additive_joint_rows import AdditiveJointRows
 from jax_rnnt.logits.joint_function import one_row
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.logits.joint_rows import JointRows
-from jax_rnnt.logits.source import Rows, Source
+from jax_rnnt.logits.source import Source
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.xla import sharding
 
@@ -116,8 +116,8 @@ class JointLogits(Source):
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
 
-        takes_keys = self.dropout_key is not None and not isinstance(self.joint, AdditiveJoint)
-        keys = () if not takes_keys else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
+        key = None if isinstance(self.joint, AdditiveJoint) else self.dropout_key
+        keys = () if key is None else (jax.ShapeDtypeStruct((1,), key.dtype),)
         return one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
     def _batched(self) -> Array:
@@ -274,7 +274,7 @@ class JointLogits(Source):
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> JointRows | AdditiveJointRows:
         return AdditiveJointRows(self, self.joint) if isinstance(self.joint, AdditiveJoint) else JointRows(self)
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, joint_passes.Kept]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -72,4 +72,5 @@ def backward(
         )
         return add(total, of_rows)
 
-    return rows.gradient(over_tiles_of((rows,), logits.dtype, asked, tile, rows.zeros()))
+    total: Any = over_tiles_of((rows,), logits.dtype, asked, tile, rows.zeros())  # of the kind that `rows` has
+    return rows.gradient(total)

@@ -1,8 +1,10 @@
-"""Which entries of hidden rows dropout leaves: a function of a seed, the node and the column, for any tiles and devices.
+"""Which entries of hidden rows dropout leaves: a function of a seed, the node and the column, whatever the tiles.
 
-The bits are those of Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; SC 2011).
+The bits are those of Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3; 2011).
 Its counter is (d // 8, u, t, b), so one call serves eight columns, with 16 bits each. cuda/philox.cuh has the same.
 """
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def _product(a: np.uint32, x: Array) -> tuple[Array, Array]:
     return upper, a * x
 
 
-def philox(counter: tuple[Array, Array, Array, Array], key: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
+def philox(counter: Sequence[Array], key: tuple[Array, Array]) -> tuple[Array, ...]:
     """Four words of random bits for four words of a counter, which broadcast against each other, all uint32."""
 
     def turn(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:

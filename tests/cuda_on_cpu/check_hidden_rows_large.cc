@@ -1,5 +1,5 @@
-// check_hidden_rows_large.cc: hidden rows in one type, CHECK_TYPE, of more than 2^32 entries. Of a launch only the first
-// and the last blocks are run, and of the arrays only what those touch takes memory.
+// check_hidden_rows_large.cc: hidden rows in one type, CHECK_TYPE, of more than 2^32 entries. Of a launch only the
+// first and the last blocks are run, and of the arrays only what those touch takes memory.
 #include "../../cuda/hidden_rows.h"
 #include "check.h"
 

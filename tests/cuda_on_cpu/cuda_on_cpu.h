@@ -48,7 +48,8 @@ inline float Exp2Approx(float x) {
 
 namespace cuda_on_cpu {
 
-// tanh(x) with the largest error that the hardware's may have, 2^-11 relative, up or down as the bits of x happen to be.
+// tanh(x) with the largest error that the hardware's may have, 2^-11 relative, up or down as the bits of x happen to
+// be.
 inline float TanhApprox(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import losses
+import meshes
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType
 
 import jax_rnnt
 from jax_rnnt.ops import dropout_bits
@@ -131,7 +131,9 @@ def test_nan_stays_in_its_utterance_and_padding_is_not_read() -> None:
     frames, positions = np.arange(T)[None] >= LENGTHS[0][:, None], np.arange(U + 1)[None] > LENGTHS[1][:, None]
     encoded = jnp.where(frames[..., None], jnp.nan, encoded).at[2, 1].set(jnp.nan)
     predicted = jnp.where(positions[..., None], jnp.nan, predicted)
-    (_, cost), (_, of_encoded, of_predicted) = _step(functools.partial(_costs, tile_rows=16))(params, encoded, predicted)
+    (_, cost), (_, of_encoded, of_predicted) = _step(functools.partial(_costs, tile_rows=16))(
+        params, encoded, predicted
+    )
     others = np.array([0, 1, 3])
     wanted, (_, wanted_encoded, wanted_predicted) = _expected()
     _assert_close(
@@ -143,12 +145,10 @@ def test_nan_stays_in_its_utterance_and_padding_is_not_read() -> None:
 
 @pytest.mark.parametrize("explicit", [False, True])
 def test_a_batch_on_two_devices(explicit: bool) -> None:
-    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
-    mesh = Mesh(np.array(jax.devices()[:2]), ("data",), axis_types=(kind,))
+    mesh = meshes.make_mesh(AxisType.Explicit if explicit else AxisType.Auto, data=2)
     params, *inputs = _operands()
     with jax.set_mesh(mesh):
-        whole, batch = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-        operands = jax.device_put(params, whole), *(jax.device_put(x, batch) for x in inputs)
+        operands = meshes.put(mesh, params), *(meshes.put(mesh, x, "data") for x in inputs)
 
         def costs(*operands):
             axes = () if explicit else ("data",)
@@ -178,10 +178,22 @@ def test_the_call_is_the_network() -> None:
 
 
 UNFIT = {
-    "activation": (lambda: jax_rnnt.additive_joint("swish"), ValueError, r"`activation` must be one of 'tanh', .*'swish'"),
-    "rate": (lambda: jax_rnnt.additive_joint(dropout_rate=1.0), ValueError, r"`dropout_rate` must be in \[0, 1\), got 1"),
+    "activation": (
+        lambda: jax_rnnt.additive_joint("swish"),
+        ValueError,
+        r"`activation` must be one of 'tanh', .*'swish'",
+    ),
+    "rate": (
+        lambda: jax_rnnt.additive_joint(dropout_rate=1.0),
+        ValueError,
+        r"`dropout_rate` must be in \[0, 1\), got 1",
+    ),
     "no_number": (lambda: jax_rnnt.additive_joint(dropout_rate="a"), TypeError, r"`dropout_rate` must be"),
-    "dtype": (lambda: _with(predicted="float32"), TypeError, r"`encoded` and `predicted` must have one dtype .*float32"),
+    "dtype": (
+        lambda: _with(predicted="float32"),
+        TypeError,
+        r"`encoded` and `predicted` must have one dtype .*float32",
+    ),
     "width": (
         lambda: _costs(*_operands()[:2], jnp.zeros((B, U + 1, 3))),
         ValueError,

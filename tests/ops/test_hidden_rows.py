@@ -89,7 +89,12 @@ def _philox(*counter):
     for turn in range(10):
         key = [(int(k) + turn * step) % 2**32 for k, step in zip(SEED, (0x9E3779B9, 0xBB67AE85), strict=True)]
         first, second = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (second >> half) ^ c1 ^ np.uint64(key[0]), second & low, (first >> half) ^ c3 ^ np.uint64(key[1]), first & low
+        c0, c1, c2, c3 = (
+            (second >> half) ^ c1 ^ np.uint64(key[0]),
+            second & low,
+            (first >> half) ^ c3 ^ np.uint64(key[1]),
+            first & low,
+        )
     return [c.astype(np.int64) for c in (c0, c1, c2, c3)]
 
 
