@@ -31,6 +31,7 @@ OTHERS = {
     *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Hypotheses"),  # classes
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
     *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
+    "additive_joint",  # makes a network
 }
 
 
