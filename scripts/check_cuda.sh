@@ -32,5 +32,6 @@ step "the suite, on the CUDA kernels"
 python tests/cuda_on_cpu/build.py library "$build/cuda_on_cpu.so"
 export JAX_RNNT_CUDA_ON_CPU=$build/cuda_on_cpu.so
 CUDA_ON_CPU_ORDER=reverse python -m pytest --quiet -n auto --dist worksteal tests/cuda_on_cpu/test_launches.py \
-  tests/ops/test_{arcs,lattice,isolation,numerics}.py tests/meshes/test_vocabulary.py \
+  tests/ops/test_{arcs,hidden_rows,isolation,lattice,numerics}.py tests/logits/test_additive_joint.py \
+  tests/meshes/test_vocabulary.py \
   tests/losses/test_{cases,values,gradients,properties,published,second_order,transforms,masks,losses}.py

@@ -33,6 +33,7 @@ OTHERS = {
     *("NgramLM", "PhraseBoost", "Word"),
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
     *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice", "words", "ctm"),  # on the host
+    "additive_joint",  # makes a network
 }
 
 
