@@ -14,6 +14,7 @@ Two models:
 
 Logits that are not a dense array; every loss takes them:
   JointLogits     a joint network and its inputs; the loss computes its outputs one tile at a time
+  additive_joint  the usual joint network for JointLogits, with CUDA kernels
   PackedLogits    the rows of all utterances one after the other, without padding
   PrunedLogits    a few positions per frame
   AdditiveLogits  the sum of an encoder's part and a predictor's part
@@ -43,6 +44,7 @@ from jax_rnnt.core.loss import Loss
 from jax_rnnt.core.node_labels import node_labels
 from jax_rnnt.core.paddings import lengths_from_paddings
 from jax_rnnt.logits.additive import AdditiveLogits
+from jax_rnnt.logits.additive_joint import additive_joint
 from jax_rnnt.logits.joint import JointLogits
 from jax_rnnt.logits.packed import PackedLogits
 from jax_rnnt.logits.pruned import PrunedLogits
@@ -69,6 +71,7 @@ __all__ = [
     "RNNTLoss",
     "TDTLoss",
     "__version__",
+    "additive_joint",
     "alignment",
     "arc_log_probs",
     "build_info",

@@ -6,6 +6,7 @@ entries have a gradient.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,8 @@ from jax.sharding import PartitionSpec
 
 from jax_rnnt import checks
 from jax_rnnt.logits import joint_passes
+from jax_rnnt.logits.additive_joint import AdditiveJoint
+from jax_rnnt.logits.additive_joint_rows import AdditiveJointRows
 from jax_rnnt.logits.joint_function import one_row
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
 from jax_rnnt.logits.joint_rows import JointRows
@@ -42,7 +45,8 @@ class JointLogits(Source):
         ``p [N, Dp]`` give ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth
         argument. Outside of ``jit``, calls with the same function share one program. So define it once: a ``lambda``
         written inside the training step is a new function in each call, and each function is compiled and kept.
-        :meth:`from_linen` and :meth:`from_nnx` make ``joint`` from a module of Flax.
+        :meth:`from_linen` and :meth:`from_nnx` make ``joint`` from a module of Flax. :func:`additive_joint` gives the
+        usual network, for which there are CUDA kernels; it takes no fourth argument.
       params: a pytree of arrays; the floating-point arrays have gradients. ``joint`` must not close over other arrays.
       encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
       predicted: ``[B, U+1, Dp]``, of any of these dtypes.
@@ -53,10 +57,12 @@ class JointLogits(Source):
         the logits of that utterance (before ``clamp``). In a trained model a few percent of the nodes have nearly all
         of the posteriors, so 1e-5 saves most of the backward pass.
       tile_rows: static, the number of nodes in a tile. With None the largest array of a tile has 4 MiB on a CPU (and a
-        tile 256 to 2048 nodes), and 256 MiB elsewhere. The result depends on it only by rounding.
+        tile 256 to 2048 nodes). Elsewhere it has at most 256 MiB and 32768 nodes. The result depends on it only by
+        rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
-        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
+        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on
+        every device, and a warning says so.
 
     In a mesh with explicit axes, ``params`` may be divided in any way. They are gathered for the loss, and their
     gradient is divided as ``params`` are.
@@ -112,7 +118,8 @@ class JointLogits(Source):
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
 
-        keys = () if self.dropout_key is None else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
+        key = None if isinstance(self.joint, AdditiveJoint) else self.dropout_key
+        keys = () if key is None else (jax.ShapeDtypeStruct((1,), key.dtype),)
         return one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
     def _batched(self) -> Array:
@@ -171,25 +178,28 @@ class JointLogits(Source):
 
         Args:
           module: an ``nnx.Module`` that is called with rows of the encoder and of the predictor. Changes that the call
-            makes to it are lost, such as the counts of ``nnx.Rngs``. For dropout, write a ``joint`` that takes keys.
+            makes to it are lost. With ``dropout_key`` its random streams, such as those of ``nnx.Dropout``, begin in
+            each row with that row's key. The streams of ``module`` itself stay as they are.
           encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
           method: the name of the method that is the joint network.
           **options: the options above.
 
         Raises:
           TypeError: if ``module`` is not a module of nnx.
+          ValueError: in the loss, if ``module`` draws random numbers and there is no ``dropout_key``.
 
         Example:
-          >>> import jax.numpy as jnp
+          >>> import jax, jax.numpy as jnp
           >>> from flax import nnx
           >>> import jax_rnnt
           >>> class Joint(nnx.Module):
           ...     def __init__(self, rngs):
           ...         self.output = nnx.Linear(8, 5, rngs=rngs)
+          ...         self.dropout = nnx.Dropout(0.1, rngs=rngs)
           ...     def __call__(self, e, p):
-          ...         return self.output(jnp.tanh(e + p))
-          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
-          >>> jax_rnnt.JointLogits.from_nnx(Joint(nnx.Rngs(0)), encoded, predicted).shape
+          ...         return self.output(self.dropout(jnp.tanh(e + p)))
+          >>> joint, encoded, predicted = Joint(nnx.Rngs(0)), jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> jax_rnnt.JointLogits.from_nnx(joint, encoded, predicted, dropout_key=jax.random.key(0)).shape
           (2, 4, 3, 5)
         """
         return cls(*nnx_joint(module, method), encoded, predicted, **options)
@@ -228,6 +238,8 @@ class JointLogits(Source):
             )
 
     def _check_joint(self) -> None:
+        if isinstance(self.joint, AdditiveJoint):
+            self.joint.check(self.params, self.encoded, self.predicted)
         row = self._row
         if getattr(row, "shape", ())[:-1] != (1,):
             raise ValueError(
@@ -246,7 +258,15 @@ class JointLogits(Source):
         return dataclasses.replace(self, **layout)
 
     def _batch_axes(self) -> tuple[str, ...]:
-        return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        named = sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        if not named and (axes := sharding.automatic_axes(self.encoded)):
+            warnings.warn(
+                f"JointLogits has no `batch_axis_names`, and the axes of its mesh, {axes}, are automatic: every device "
+                f"runs the joint network for the whole batch. Name the axes that divide the batch, such as "
+                f"batch_axis_names=({next(iter(axes))!r},), under `with jax.set_mesh(mesh):`.",
+                stacklevel=2,
+            )
+        return named
 
     def _partition_specs(self, axes: tuple[str, ...]) -> Any:
         whole, batch = PartitionSpec(), PartitionSpec(axes)
@@ -267,8 +287,8 @@ class JointLogits(Source):
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
-    def _rows(self) -> JointRows:
-        return JointRows(self)
+    def _rows(self) -> JointRows | AdditiveJointRows:
+        return AdditiveJointRows(self, self.joint) if isinstance(self.joint, AdditiveJoint) else JointRows(self)
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, joint_passes.Kept]:
         entries, norm = joint_passes.forward(parameters, self, labels)

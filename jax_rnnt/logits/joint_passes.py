@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -56,6 +56,7 @@ def backward(
     asked = (flat != PADDING) & (upper != 0)
     if logits.gradient_budget > 0:
         asked &= ~left_out(logits.gradient_budget, lower, upper, asked, labels.shape)
+    rows = rows.over(asked)
 
     def tile(total, place: Array, real: Array):
         logits_of_tile, add = rows.vjp(place, real)
@@ -71,4 +72,5 @@ def backward(
         )
         return add(total, of_rows)
 
-    return rows.gradient(over_tiles_of((rows,), logits.dtype, asked, tile, rows.zeros()))
+    total: Any = over_tiles_of((rows,), logits.dtype, asked, tile, rows.zeros())  # of the kind that `rows` has
+    return rows.gradient(total)

@@ -43,6 +43,13 @@ class Rows(abc.ABC):
         No place occurs twice where ``real [N]``. The other places are copies, and the gradient of their rows is 0.
         """
 
+    def over(self, mask: Array) -> Self:
+        """The same rows, for a loop over the places where ``mask [B T (U+1)]`` is true, in ascending order.
+
+        Without it ``vjp`` may take longer.
+        """
+        return self
+
     @abc.abstractmethod
     def zeros(self) -> Any:
         """The total of no rows."""
