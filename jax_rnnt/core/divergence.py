@@ -91,6 +91,8 @@ def _backward(
             spared &= left_out(side.budget, norm, norm, wanted, labels.shape)
         wanted &= ~spared
 
+    sides = sides[0].over(wanted), sides[1].over(wanted)
+
     def tile(totals: list, place: Array, real: Array) -> list:
         (x, add_to_first), (y, add_to_second) = (side.vjp(place, real) for side in sides)
         adds = (add_to_first, add_to_second)[: len(totals)]
