@@ -77,21 +77,20 @@ def _assert_expected(results, expected, ct, names, rtol=1e-9, atol=1e-11) -> Non
 
 @pytest.mark.full(loss=["monotonic", "multiblank"])  # the distributions of RNN-T; TDT and HAT have others
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-@pytest.mark.parametrize("bad", ["both", "student", "teacher"])
-def test_every_corner_case(loss: LossUnderTest, bad: str) -> None:
+def test_every_corner_case(loss: LossUnderTest) -> None:
     """The batch has a bad value, mask, length or label in most examples. The bad values are in one model or in both."""
     examples = losses.batch(loss)
     x, *batch = examples.arrays
     noise = np.random.default_rng(2).normal(size=x.shape)
-    with np.errstate(invalid="ignore"):
-        models = {"both": (x, x + noise), "student": (x, noise), "teacher": (noise, x)}[bad]
     weights = _weights(len(x))
     ct = np.where(np.arange(len(x)) % 5 == 3, 0.0, np.linspace(-1, 2, len(x)))
-    results = _compiled(loss)(*models, batch, weights, ct)
-    expected = _expected(loss, *models, batch, weights)
-    finite, infinite = (sum(f(v[0]).sum() for v in expected.values()) for f in (np.isfinite, np.isposinf))
-    assert finite > 30 and (infinite > 0 or bad == "teacher" or bad == "both")
-    _assert_expected(results, expected, ct, examples.names)
+    infinite = 0
+    for models in ((x, x + noise), (x, noise), (noise, x)):
+        results, expected = _compiled(loss)(*models, batch, weights, ct), _expected(loss, *models, batch, weights)
+        assert sum(np.isfinite(value).sum() for value, *_ in expected.values()) > 30
+        infinite += sum(np.isposinf(value).sum() for value, *_ in expected.values())
+        _assert_expected(results, expected, ct, examples.names)
+    assert infinite > 3
 
 
 @pytest.mark.full(implementation="native")
@@ -116,8 +115,10 @@ def _good(loss: LossUnderTest, examples: int = 4, scale: float = 2.0):
     "dtypes",
     [
         ("bfloat16", "float32"),
-        ("float16", "float64"),
-        *(pytest.param(x, marks=pytest.mark.full) for x in [("float32", "float32"), ("float32", "float16")]),
+        *(
+            pytest.param(x, marks=pytest.mark.full)
+            for x in [("float32", "float32"), ("float16", "float64"), ("float32", "float16")]
+        ),
     ],
     ids="-".join,
 )
@@ -186,11 +187,8 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def test_equal_models() -> None:
-    x, _, batch = _good(losses.RNNT)
-    results = _compiled(losses.RNNT)(x, x, batch, _weights(4), np.ones(4))
-    for value, *gradients in results.values():
-        assert (np.asarray(value) == 0).all()
-        assert all(np.abs(g).max() < 1e-16 for g in gradients)
+    rows = np.random.default_rng(5).normal(size=(200, 100))
+    assert all((np.asarray(value) == 0).all() for value in _of_rows(rows, rows))
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _of_array(kind, gradient: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (_tiled, dense_sources.packed),
+        pytest.param(_tiled, dense_sources.packed, marks=pytest.mark.full),
         (dense_sources.packed, dense_sources.pruned),
         pytest.param(dense_sources.additive, _tiled, marks=pytest.mark.full),
         pytest.param(dense_sources.pruned, dense_sources.pruned, marks=pytest.mark.full),
