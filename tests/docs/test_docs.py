@@ -1,6 +1,8 @@
 """The pages in docs are correct: their Python runs as printed, and their links lead somewhere."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -40,7 +42,7 @@ def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["delay"].shape == names["confidence"].shape == (2,)
     assert jnp.isfinite(names["gradient"]).all()
     assert (names["gradient"] != 0).any()
-    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png"))
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png", "spectrogram.png"))
 
 
 def test_coming_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +168,29 @@ def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
         assert (np.diff(pressed[:n]) > 0).all() and pressed[0] >= 0 and (pressed[n:] < 0).all()
 
 
+def test_the_notebook_is_the_page() -> None:
+    script = runpy.run_path(str(DOCS / "make_notebook.py"))
+    stored = script["NOTEBOOK"].read_text()
+    assert stored == script["notebook"](), "run python docs/make_notebook.py"
+    cells = json.loads(stored)["cells"]
+    install, *code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert install.startswith("%pip install")
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "first-transducer.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [block.strip() for block in blocks] == code  # test_first_transducer runs these
+
+
+def test_hybrid() -> None:
+    pytest.importorskip("optax")
+    names = run("hybrid.md")
+    costs, ctc_costs, lengths = names["costs"], names["ctc_costs"], names["target_lengths"]
+    batch = [np.asarray(names[name]) for name in ("targets", "logit_lengths", "target_lengths")]
+    hidden = np.tanh(np.asarray(names["encoded"])[:, :, None] + np.asarray(names["predicted"])[:, None])
+    wanted, _ = reference.rnnt_loss(hidden @ np.asarray(names["params"]["joint"]), *batch, blank=0)
+    np.testing.assert_allclose(costs, wanted, rtol=1e-5)
+    assert float(names["value"]) == pytest.approx(float((0.7 * costs + 0.3 * ctc_costs).sum() / lengths.sum()))
+    assert all((np.asarray(g) != 0).any() for g in names["gradient"].values())
+
+
 def test_sharding() -> None:
     names = run("sharding.md")
     cost, gradient = names["alone"]
@@ -174,6 +199,10 @@ def test_sharding() -> None:
     for name, axes in (("gradient", ("data",)), ("gradient_of_both", ("data", None, None, "model"))):
         np.testing.assert_allclose(names[name], gradient, atol=1e-6)
         assert tuple(names[name].sharding.spec) == axes
+    alone, *mapped = names["of_params"]
+    for gradient in mapped:
+        np.testing.assert_allclose(gradient, alone, rtol=1e-4, atol=1e-6)
+    assert names["states"].shape == (8, 5, 8)
 
 
 def test_front_page_and_installation(capsys: pytest.CaptureFixture[str]) -> None:
