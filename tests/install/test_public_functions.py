@@ -30,8 +30,10 @@ DECODED = jax_rnnt.RNNTLoss(blank=0), support.predictor, lambda params, encoded,
 OTHERS = {
     *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss"),
     *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Fusion", "Hypotheses"),  # classes
+    *("NgramLM", "PhraseBoost", "Word"),
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
-    *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
+    *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice", "words", "ctm"),  # on the host
+    "additive_joint",  # makes a network
 }
 
 
@@ -47,6 +49,10 @@ def of_arcs(call, **options):
 
 def of_nodes(params, logits, targets, t_b, u_b):
     return jax_rnnt.node_labels(targets, t_b, u_b, logits.shape, (0,)).labels
+
+
+def of_two_models(call):
+    return lambda params, logits, *batch: call(RNNT, logits, 2 * logits, *batch, reduction="none")
 
 
 def of_packed(params, logits, targets, t_b, u_b):
@@ -85,6 +91,8 @@ FUNCTIONS = {
     "multiblank_rnnt_loss": of_loss(jax_rnnt.multiblank_rnnt_loss, big_blanks=(1,), durations=(2,)),
     "tdt_loss": of_loss(jax_rnnt.tdt_loss, durations=(1,)),
     "hat_loss": of_loss(jax_rnnt.hat_loss),
+    "distillation_loss": of_two_models(jax_rnnt.distillation_loss),
+    "consistency_loss": of_two_models(jax_rnnt.consistency_loss),
     "arc_log_probs": lambda params, logits, *_: jax_rnnt.arc_log_probs(
         logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), (0,), **QUICK
     ),
