@@ -76,11 +76,12 @@ class GreedyDecoder(Decoder):
             going = offset(state) < lengths
             row = x[rows, jnp.clip(offset(state), 0, x.shape[1] - 1)]
             at = self._predict(params, state.frontier, going[:, None], arcs, row)
-            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, flat(at.extra))
+            found = arcs.read(self._logits(params, row, flat(at.predicted)), going, flat(at.extra))
+            choices = arcs.choices(found, flat(at.extra), 1)
             closed, full = here >= self.labels_per_frame, at.length[:, 0] >= room
-            lost = going & full & ~closed & choices.prefers_a_label()
+            lost = going & full & ~closed & found.prefers_a_label()
             emitting = jnp.where((closed | full)[:, None], -jnp.inf, choices.emitting[:, 0])
-            scores = jnp.concatenate([choices.silent, emitting], axis=-1).astype(at.score.dtype)
+            scores = jnp.concatenate([found.silent, emitting], axis=-1).astype(at.score.dtype)
             arc = jnp.argmax(scores, axis=-1)
             score, frames = jnp.max(scores, axis=-1), taken[arc]
             emits = going & (arc >= len(arcs.silent))
@@ -103,7 +104,7 @@ class GreedyDecoder(Decoder):
                 label=label[:, None],
                 waits=at.waits | emits[:, None],
                 truncated=at.truncated | lost[:, None],
-                added=with_extra(at, emits[:, None], label[:, None]),
+                added=with_extra(at, jnp.zeros_like(at.label), jnp.where(emits[:, None], choices.labels, -1)),
             )
             new = label, at.time[:, 0], None if state.durations is None else frames, confidence
             state = with_histories(state._replace(frontier=frontier), written, new)
