@@ -39,6 +39,8 @@ NB_MODULE(_native, m) {
     nb::dict cuda;
     cuda["arcs_forward"] = Capsule(jax_rnnt::cuda::CudaArcsForwardHandler);
     cuda["arcs_backward"] = Capsule(jax_rnnt::cuda::CudaArcsBackwardHandler);
+    cuda["hidden_rows"] = Capsule(jax_rnnt::cuda::CudaHiddenRowsHandler);
+    cuda["hidden_rows_backward"] = Capsule(jax_rnnt::cuda::CudaHiddenRowsBackwardHandler);
     cuda["lattice_cost"] = Capsule(jax_rnnt::cuda::CudaLatticeCostHandler);
     cuda["lattice_posteriors"] = Capsule(jax_rnnt::cuda::CudaLatticePosteriorsHandler);
     platforms["cuda"] = cuda;
@@ -59,9 +61,10 @@ NB_MODULE(_native, m) {
 #endif
     return platforms;
   };
-  m.def("traits", traits, nb::sig("def traits() -> dict[str, list[str]]"),
-        "What the kernels of a platform need from the custom call. in_place: the gradient may overwrite the logits.\n"
-        "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
+  m.def(
+      "traits", traits, nb::sig("def traits() -> dict[str, list[str]]"),
+      "What the kernels of a platform need from the custom call. in_place: results may overwrite the first operands.\n"
+      "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
 
 #if defined(JAX_RNNT_CUDA)
   m.def("lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("num_arcs"), nb::arg("longest_step"),

@@ -10,6 +10,8 @@ namespace jax_rnnt::cuda {
 
 XLA_FFI_DECLARE_HANDLER_SYMBOL(CudaArcsForwardHandler);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(CudaArcsBackwardHandler);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(CudaHiddenRowsHandler);
+XLA_FFI_DECLARE_HANDLER_SYMBOL(CudaHiddenRowsBackwardHandler);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(CudaLatticeCostHandler);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(CudaLatticePosteriorsHandler);
 

@@ -8,8 +8,13 @@ Losses, each as a function and as a class that holds its options:
   hat_loss              HATLoss             a blank that is decided before the label
   Loss                                      what the classes have in common; the type of a field that holds a loss
 
+Two models:
+  distillation_loss  how far a student is from its teacher, node by node
+  consistency_loss   how far two views of an utterance are apart; both learn
+
 Logits that are not a dense array; every loss takes them:
   JointLogits     a joint network and its inputs; the loss computes its outputs one tile at a time
+  additive_joint  the usual joint network for JointLogits, with CUDA kernels
   PackedLogits    the rows of all utterances one after the other, without padding
   PrunedLogits    a few positions per frame
   AdditiveLogits  the sum of an encoder's part and a predictor's part
@@ -39,6 +44,7 @@ from jax_rnnt.core.loss import Loss
 from jax_rnnt.core.node_labels import node_labels
 from jax_rnnt.core.paddings import lengths_from_paddings
 from jax_rnnt.logits.additive import AdditiveLogits
+from jax_rnnt.logits.additive_joint import additive_joint
 from jax_rnnt.logits.joint import JointLogits
 from jax_rnnt.logits.packed import PackedLogits
 from jax_rnnt.logits.pruned import PrunedLogits
@@ -47,6 +53,7 @@ from jax_rnnt.losses.monotonic import MonotonicRNNTLoss, monotonic_rnnt_loss
 from jax_rnnt.losses.multiblank import MultiblankRNNTLoss, multiblank_rnnt_loss
 from jax_rnnt.losses.rnnt import RNNTLoss, rnnt_loss
 from jax_rnnt.losses.tdt import TDTLoss, tdt_loss
+from jax_rnnt.losses.two_models import consistency_loss, distillation_loss
 from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.version import VERSION as __version__
@@ -64,12 +71,15 @@ __all__ = [
     "RNNTLoss",
     "TDTLoss",
     "__version__",
+    "additive_joint",
     "alignment",
     "arc_log_probs",
     "build_info",
     "check_inputs",
+    "consistency_loss",
     "debug_inputs",
     "decoding",
+    "distillation_loss",
     "ffi_targets",
     "hat_loss",
     "lattice_cost",

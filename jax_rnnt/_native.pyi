@@ -5,7 +5,7 @@ def handlers() -> dict[str, dict[str, object]]:
 
 def traits() -> dict[str, list[str]]:
     """
-    What the kernels of a platform need from the custom call. in_place: the gradient may overwrite the logits.
+    What the kernels of a platform need from the custom call. in_place: results may overwrite the first operands.
     workspace: a further result to work in, where an utterance needs more memory than the kernel has.
     """
 

@@ -1,9 +1,10 @@
 """Settings of the suite: strict arithmetic, eight host devices, hypothesis examples that do not change.
 
-One fixture runs a test with each implementation.
+One fixture runs a test with each implementation. With ``--platform cuda`` the default device is a GPU.
 """
 
 import os
+import pathlib
 
 # Most of the suite's time goes into XLA, which optimises code that then runs once. These settings leave the programs as
 # they are (fusions, buffers, aliases, collectives). XLA only translates them to machine code in the quickest way.
@@ -37,25 +38,54 @@ hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, m
 hypothesis.settings.load_profile("suite")
 
 
+# Tests of these folders say nothing of a GPU.
+FOLDERS_OF_THE_HOST = {"cuda_on_cpu", "docs", "example", "install"}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run also the cases that say what others say (marker full)")
+    parser.addoption("--quick", action="store_true", help="leave out the tests with the markers slow and once")
+    parser.addoption(
+        "--platform", choices=("cpu", "cuda"), default="cpu", help="the default device: one of the CPU's, or a GPU"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    platform = config.getoption("--platform")
+    if platform == "cpu":
+        return
+    implementations.platform = platform
+    jax.config.update("jax_platforms", f"{platform},cpu")
+    jax.config.update("jax_disable_most_optimizations", False)  # the programs that users run
+    jax.config.update("jax_default_matmul_precision", "highest")  # else products of float32 have ten bits on a GPU
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the GPU
 
 
 def pytest_report_header() -> str:
     kind = "quickly compiled" if jax.config.read("jax_disable_most_optimizations") else "optimised"
-    return f"jax {jax.__version__}, {kind} programs, kernels: {implementations.native.native_available()}"
+    platform = implementations.platform
+    kernels = implementations.native.native_available(platform)
+    return f"jax {jax.__version__}, {kind} programs, kernels for {platform}: {kernels}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the cases that the marker `full` names, unless --full is given.
+    """Leaves out the cases that the marker `full` names, unless --full is given, and what other options leave out.
 
     Without kernels all cases run, because then no case with a kernel covers the same.
     """
-    if config.getoption("--full") or not implementations.native.native_available():
-        return
-    left_out = {item for item in items if any(_is_one_of(item, mark.kwargs) for mark in item.iter_markers("full"))}
+    left_out = set()
+    if not config.getoption("--full") and implementations.native.native_available():
+        left_out = {item for item in items if any(_is_one_of(item, mark.kwargs) for mark in item.iter_markers("full"))}
+    if config.getoption("--quick"):
+        left_out |= {item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("once")}
+    if config.getoption("--platform") != "cpu":
+        left_out |= {item for item in items if item.get_closest_marker("host") or _folder(item) in FOLDERS_OF_THE_HOST}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(pathlib.Path(__file__).parent).parts[0]
 
 
 def _is_one_of(item: pytest.Item, marked: dict) -> bool:

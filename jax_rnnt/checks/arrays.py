@@ -106,16 +106,18 @@ def to_int32(x: Array) -> Array:
     return jnp.where(fits, x, 0).astype(jnp.int32) + jnp.where(fits, 0, info.min).astype(jnp.int32)
 
 
-def loss_arguments(logits: Shaped, targets: Shaped, logit_lengths: Shaped, target_lengths: Shaped) -> None:
+def loss_arguments(
+    logits: Shaped, targets: Shaped, logit_lengths: Shaped, target_lengths: Shaped, name: str = "logits"
+) -> None:
     """The types and shapes of the four arrays of a transducer loss: [B, T, U+1, V], [B, U], [B], [B]."""
-    floating("logits", logits)
-    rank("logits", logits, "B, T, U+1, V")
+    floating(name, logits)
+    rank(name, logits, "B, T, U+1, V")
     integer("targets", targets)
     rank("targets", targets, "B, U")
     b, _, u1, v = logits.shape
     if targets.shape[0] != b:
         raise ValueError(
-            f"`targets` must have logits.shape[0] == {b} rows, got {targets.shape[0]}: shape {targets.shape}."
+            f"`targets` must have {name}.shape[0] == {b} rows, got {targets.shape[0]}: shape {targets.shape}."
         )
     if targets.shape[1] + 1 != u1:
         help_ = ""
@@ -131,13 +133,13 @@ def loss_arguments(logits: Shaped, targets: Shaped, logit_lengths: Shaped, targe
                 "give U + 1 rows of logits."
             )
         raise ValueError(
-            f"`logits` of shape [B, T, U+1, V] = {logits.shape} needs `targets` of shape [B, U] = ({b}, {u1 - 1}), "
-            f"got {targets.shape}: expected logits.shape[2] == targets.shape[1] + 1 == {targets.shape[1] + 1}, "
+            f"`{name}` of shape [B, T, U+1, V] = {logits.shape} needs `targets` of shape [B, U] = ({b}, {u1 - 1}), "
+            f"got {targets.shape}: expected {name}.shape[2] == targets.shape[1] + 1 == {targets.shape[1] + 1}, "
             f"got {u1}.{help_}"
         )
     if v < 1:
-        raise ValueError(f"`logits` must have V >= 1 vocabulary entries, got shape {logits.shape}.")
-    lengths(b, logit_lengths, target_lengths, "logits.shape[0]")
+        raise ValueError(f"`{name}` must have V >= 1 vocabulary entries, got shape {logits.shape}.")
+    lengths(b, logit_lengths, target_lengths, f"{name}.shape[0]")
 
 
 def lengths(b: int, logit_lengths: Shaped, target_lengths: Shaped, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs a function on each device's part of a batch, or of a vocabulary that is divided over a mesh axis."""
+"""Runs a function of one source or of two on each device's part of a batch, or of a vocabulary."""
 
 import functools
 from collections.abc import Callable
@@ -46,3 +46,33 @@ def on_devices(
     source = jax.tree.map(lambda x: sharding.laid_out(x, rows), source)
     over_mesh = mesh_axis.over_mesh(part, (axis, *axes), specs, batch, "vocab_axis_name")
     return over_mesh(source, targets, t_b, u_b, scalars)
+
+
+def both_on_devices(run: Callable[..., Array], first: Source, second: Source, *arrays: Array | None) -> Array:
+    """``run(first, second, *arrays) [B, ...]`` on each device's part of the batch. All ``arrays`` are ``[B, ...]``."""
+    axes = tuple(axis for axis in _axes_of_both(first, second) if not mesh_axis.is_bound(axis))
+    if not axes:
+        return run(first, second, *arrays)
+    mesh_axis.check_divides("B", first.shape[0], axes)
+    batch = PartitionSpec(axes)
+    operands = first, second, arrays
+    specs = first._partition_specs(axes), second._partition_specs(axes), jax.tree.map(lambda _: batch, arrays)
+
+    def lay_out(spec: PartitionSpec, tree: Any) -> Any:
+        return jax.tree.map(lambda x: sharding.laid_out(x, spec), tree)
+
+    def on_device(first: Source, second: Source, arrays: tuple) -> Array:
+        return run(first._on_device(axes), second._on_device(axes), *arrays)
+
+    operands = jax.tree.map(lay_out, specs, operands, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    return mesh_axis.over_mesh(on_device, axes, specs, batch, "batch_axis_names")(*operands)
+
+
+def _axes_of_both(first: Source, second: Source) -> tuple[str, ...]:
+    """The mesh axes that divide the batch of one source or of both."""
+    each = [source._batch_axes() or sharding.explicit_batch_axes(source._batched()) for source in (first, second)]
+    if all(each) and each[0] != each[1]:
+        raise ValueError(
+            f"The batch of both models must be divided over the same mesh axes, got {each[0]} and {each[1]}."
+        )
+    return each[0] or each[1]

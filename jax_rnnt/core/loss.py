@@ -14,6 +14,7 @@ from jax_rnnt import checks
 from jax_rnnt.core import debug, devices, pipeline
 from jax_rnnt.core.arc_scores import ArcScores, Scheduled
 from jax_rnnt.core.batch import Logits, checked_batch, checked_weights
+from jax_rnnt.core.distributions import Distributions
 from jax_rnnt.core.node_labels import node_labels
 from jax_rnnt.core.reduction import reduced
 from jax_rnnt.core.topology import Topology
@@ -151,6 +152,10 @@ class Loss(abc.ABC):
     @abc.abstractmethod
     def topology(self, width: int) -> Topology:
         """The arcs of a node, for rows of this width (of the whole vocabulary, if it is divided)."""
+
+    def distributions(self, width: int) -> Distributions:
+        """The distributions that a row of this width holds."""
+        return Distributions(((0, self.topology(width).vocabulary),))
 
     def __call__(
         self,

@@ -22,7 +22,7 @@ from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.masking import scaled
 from jax_rnnt.xla.primitive import Implementation
-from jax_rnnt.xla.refusals import no_forward_mode, no_second_order
+from jax_rnnt.xla.refusals import in_floats, no_forward_mode, no_second_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,9 @@ def _rounded_costs(source: Source, nodes: NodeLabels, static: Pipeline, schedule
         if static.fastemit_lambda == 0 and "fastemit_lambda" not in scheduled:
             return lattice.costs(arcs, *lengths, **static.lattice)
         return _weighted_costs(arcs, *lengths, scheduled, static)
-    return _costs(_floats(no_forward_mode, source._prepared(nodes.labels)), *nodes, scheduled, static)
+    return _costs(
+        in_floats(no_forward_mode, source._prepared(nodes.labels), source._refused_as), *nodes, scheduled, static
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -86,7 +88,9 @@ def lattices(source: Source, nodes: NodeLabels, static: Pipeline, scheduled: Sch
     if source._composes:
         entries, _ = source._forward(nodes.labels, static.arcs)
     else:
-        entries = _entries(_floats(no_forward_mode, source._prepared(nodes.labels)), nodes.labels, static.arcs)
+        entries = _entries(
+            in_floats(no_forward_mode, source._prepared(nodes.labels), source._refused_as), nodes.labels, static.arcs
+        )
     arcs = static.scores(entries, *nodes[1:], source._nodes(), scheduled)
     return Lattice(arcs, *nodes[1:], static.scores.topology.moves)
 
@@ -97,7 +101,7 @@ def _entries(source: Source, labels: Array, parameters: ArcParameters) -> Array:
 
 
 def _entries_forward(source: Source, labels: Array, parameters: ArcParameters):
-    source = _floats(no_second_order, source)
+    source = in_floats(no_second_order, source, source._refused_as)
     entries, kept = source._forward(labels, parameters)
     return entries, (source, labels, kept)
 
@@ -110,15 +114,6 @@ def _entries_backward(parameters: ArcParameters, residuals, cotangent: Array):
 
 
 _entries.defvjp(_entries_forward, _entries_backward)
-
-
-def _floats(refuse: Callable[[Array, str], Array], source: Source) -> Source:
-    """The source, with ``refuse`` applied to its floating-point arrays."""
-
-    def one(x: Array) -> Array:
-        return refuse(x, source._refused_as) if jnp.issubdtype(x.dtype, jnp.inexact) else x
-
-    return jax.tree.map(one, source)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -144,7 +139,7 @@ def _weighted(posterior: Array, scheduled: Scheduled, static: Pipeline) -> Array
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline) -> Array:
     if not source._composes:
-        source = _floats(no_second_order, source)
+        source = in_floats(no_second_order, source, source._refused_as)
     entries, _ = source._forward(labels, static.arcs)
     arcs = static.scores(entries, t_b, u_b, source._nodes(), scheduled)
     return lattice.costs(arcs, t_b, u_b, **static.lattice)
@@ -152,7 +147,7 @@ def _costs(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Sch
 
 def _forward(source: Source, labels: Array, t_b: Array, u_b: Array, scheduled: Scheduled, static: Pipeline):
     if not source._composes:
-        source = _floats(no_second_order, source)
+        source = in_floats(no_second_order, source, source._refused_as)
     entries, kept = source._forward(labels, static.arcs)
     arcs, pull = jax.vjp(lambda x: static.scores(x, t_b, u_b, source._nodes(), scheduled), entries)
     cost, posterior = lattice.posteriors(arcs, t_b, u_b, **static.lattice)

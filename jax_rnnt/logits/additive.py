@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jax_rnnt import checks
+from jax_rnnt.logits.additive_rows import AdditiveRows
 from jax_rnnt.logits.source import Source
 from jax_rnnt.logits.sum_norms import sum_norms, tops
 from jax_rnnt.ops import arcs, lax_arcs
@@ -109,6 +110,14 @@ class AdditiveLogits(Source):
     @property
     def _is_smoothed(self) -> bool:
         return self.lm_scale != 0 or self.am_scale != 0
+
+    def _rows(self) -> AdditiveRows:
+        if self._is_smoothed:
+            raise ValueError(
+                "Two models are compared by their logits, and with `lm_scale` or `am_scale` there are none, got "
+                f"lm_scale={self.lm_scale} and am_scale={self.am_scale}."
+            )
+        return AdditiveRows(self)
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         am, lm = (x.astype(compute_dtype(x.dtype)) for x in (self.am, self.lm))

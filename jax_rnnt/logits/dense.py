@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jax_rnnt.logits.source import Source
+from jax_rnnt.logits.array_rows import ArrayRows
+from jax_rnnt.logits.source import Rows, Source
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.xla.sharding import varying_axes
+from jax_rnnt.xla.sharding import explicit_axes, varying_axes
 
 
 @jax.tree_util.register_dataclass
@@ -38,6 +39,12 @@ class DividedLogits(Source):
 
     def _batched(self) -> Array:
         return self.logits
+
+    def _rows(self) -> Rows:
+        raise ValueError(
+            f"`vocab_axis_name` is {self.axis_name!r}: no device has whole rows of logits, and two models are compared "
+            "row by row."
+        )
 
     def _offsets(self, labels: Array) -> Array:
         """The place in the whole vocabulary of the first entry of each row."""
@@ -107,6 +114,17 @@ class DenseLogits(Source):
 
     def _divided(self, axis_name: str) -> DividedLogits:
         return DividedLogits(self.logits, axis_name)
+
+    def _rows(self) -> ArrayRows:
+        *_, of_vocabulary = (None, *explicit_axes(self.logits))
+        if of_vocabulary is not None:
+            raise ValueError(
+                f"Logits of shape {self.shape} are divided over {of_vocabulary!r} along the vocabulary: no device has "
+                "whole rows of logits, and two models are compared row by row."
+            )
+        return ArrayRows(
+            self.logits.reshape(-1, self.logits.shape[-1]), lambda x: DenseLogits(x.reshape(self.logits.shape))
+        )
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         entries, norm = arcs.forward(self.logits, labels, **parameters.asdict())

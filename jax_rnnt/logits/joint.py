@@ -5,12 +5,10 @@ entries have a gradient.
 """
 
 import dataclasses
-import functools
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +17,15 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from jax_rnnt import checks
+from jax_rnnt.logits import joint_passes
+from jax_rnnt.logits.additive_joint import AdditiveJoint
+from jax_rnnt.logits.additive_joint_rows import AdditiveJointRows
+from jax_rnnt.logits.joint_function import one_row
 from jax_rnnt.logits.joint_modules import linen_joint, nnx_joint
-from jax_rnnt.logits.row_norms import row_norms
+from jax_rnnt.logits.joint_rows import JointRows
 from jax_rnnt.logits.source import Source
-from jax_rnnt.logits.tiles import over_tiles, rows_of_tile
-from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.ops.dtypes import compute_dtype
-from jax_rnnt.ops.labels import PADDING
 from jax_rnnt.xla import sharding
-from jax_rnnt.xla.element_wise import one_element_after_another
 
 
 @jax.tree_util.register_dataclass
@@ -48,7 +45,8 @@ class JointLogits(Source):
         ``p [N, Dp]`` give ``[N, W]``, and each row depends on its own inputs only. With ``dropout_key`` it has a fourth
         argument. Outside of ``jit``, calls with the same function share one program. So define it once: a ``lambda``
         written inside the training step is a new function in each call, and each function is compiled and kept.
-        :meth:`from_linen` and :meth:`from_nnx` make ``joint`` from a module of Flax.
+        :meth:`from_linen` and :meth:`from_nnx` make ``joint`` from a module of Flax. :func:`additive_joint` gives the
+        usual network, for which there are CUDA kernels; it takes no fourth argument.
       params: a pytree of arrays; the floating-point arrays have gradients. ``joint`` must not close over other arrays.
       encoded: ``[B, T, De]``, float16, bfloat16, float32 or float64.
       predicted: ``[B, U+1, Dp]``, of any of these dtypes.
@@ -59,7 +57,8 @@ class JointLogits(Source):
         the logits of that utterance (before ``clamp``). In a trained model a few percent of the nodes have nearly all
         of the posteriors, so 1e-5 saves most of the backward pass.
       tile_rows: static, the number of nodes in a tile. With None the largest array of a tile has 4 MiB on a CPU (and a
-        tile 256 to 2048 nodes), and 256 MiB elsewhere. The result depends on it only by rounding.
+        tile 256 to 2048 nodes). Elsewhere it has at most 256 MiB and 32768 nodes. The result depends on it only by
+        rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
         axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on
@@ -119,8 +118,9 @@ class JointLogits(Source):
         def row(x: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((1, x.shape[-1]), x.dtype)
 
-        keys = () if self.dropout_key is None else (jax.ShapeDtypeStruct((1,), self.dropout_key.dtype),)
-        return _one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
+        key = None if isinstance(self.joint, AdditiveJoint) else self.dropout_key
+        keys = () if key is None else (jax.ShapeDtypeStruct((1,), key.dtype),)
+        return one_row.eval_shape(self.joint, self.params, row(self.encoded), row(self.predicted), *keys)
 
     def _batched(self) -> Array:
         return self.encoded
@@ -238,6 +238,8 @@ class JointLogits(Source):
             )
 
     def _check_joint(self) -> None:
+        if isinstance(self.joint, AdditiveJoint):
+            self.joint.check(self.params, self.encoded, self.predicted)
         row = self._row
         if getattr(row, "shape", ())[:-1] != (1,):
             raise ValueError(
@@ -285,193 +287,19 @@ class JointLogits(Source):
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
         return jax.tree.unflatten(structure, sharding.match_manual_axes([*arrays, labels])[:-1])
 
-    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, "_Kept"]:
-        entries, norm = _forward(parameters, self, labels)
-        return entries, _Kept(entries, norm)
+    def _rows(self) -> JointRows | AdditiveJointRows:
+        return AdditiveJointRows(self, self.joint) if isinstance(self.joint, AdditiveJoint) else JointRows(self)
+
+    def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, joint_passes.Kept]:
+        entries, norm = joint_passes.forward(parameters, self, labels)
+        return entries, joint_passes.Kept(entries, norm)
 
     def _backward(
-        self, labels: Array, kept: "_Kept", cotangent: Array, bound: Array | None, parameters: ArcParameters
+        self,
+        labels: Array,
+        kept: joint_passes.Kept,
+        cotangent: Array,
+        bound: Array | None,
+        parameters: ArcParameters,
     ) -> "JointLogits":
-        return _backward(parameters, self, labels, kept, cotangent, bound)
-
-
-def _check_signature(joint: Callable, args: tuple) -> None:
-    try:
-        inspect.signature(joint).bind(*args)
-    except TypeError as error:
-        names = "(params, e, p, keys), since there is a `dropout_key`" if len(args) == 4 else "(params, e, p)"
-        raise TypeError(f"`joint` is called with {names}, and it does not take these: {error}.") from None
-    except ValueError:  # a callable without a signature
-        return
-
-
-@functools.partial(jax.jit, static_argnums=0)  # keeps what it knows of a joint, for calls outside of `jit`
-def _one_row(joint: Callable[..., Array], *args: Any) -> Any:
-    _check_signature(joint, args)
-    traced, row = jax.make_jaxpr(joint, return_shape=True)(*args)
-    if any(type(effect).__name__ == "ErrorEffect" for effect in traced.effects):
-        raise NotImplementedError(
-            "`joint` must not call checkify.check: it runs in a loop that is traced apart from the function around the "
-            "loss. Check `encoded`, `predicted` and `params` instead."
-        )
-    if closed := [x for x in traced.consts if isinstance(x, Array)]:
-        is_key = jnp.issubdtype(closed[0].dtype, jax.dtypes.prng_key)
-        raise TypeError(
-            f"`joint` must not close over an array, and it does over {checks.described(closed[0])}: "
-            + (
-                "for dropout give the key as `dropout_key`; any other key belongs into `params`."
-                if is_key
-                else "put that in `params`, so that it has a gradient."
-            )
-        )
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), row)
-
-
-class _Kept(NamedTuple):
-    """The results of the forward pass that the backward pass reads."""
-
-    entries: Array  # [B, T, U+1, K']
-    norm: Array  # [B, T, U+1, 2]
-
-
-class _Nodes:
-    """The nodes of a batch, one after the other: their rows of logits, for places ``[N]`` in ``[0, B T (U+1))``."""
-
-    def __init__(self, logits: JointLogits):
-        self._logits = logits
-        self._positions = logits.predicted.shape[1]
-        self._frames = logits.encoded.shape[1]
-        self.encoded = logits.encoded.reshape(-1, logits.encoded.shape[-1])
-        self.predicted = logits.predicted.reshape(-1, logits.predicted.shape[-1])
-
-    def rows(self, place: Array) -> tuple[Array, Array]:
-        """The rows of ``encoded`` and of ``predicted`` ``[N]`` that a node's logits come from."""
-        frame = place // self._positions
-        return frame, frame // self._frames * self._positions + place % self._positions
-
-    def joint(self, place: Array) -> Callable[[Any, Array, Array], Array]:
-        key = self._logits.dropout_key
-        if key is None:
-            return self._logits.joint
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
-        return lambda params, e, p: self._logits.joint(params, e, p, keys)
-
-    def taken(self, place: Array) -> tuple[Any, Array, Array]:
-        """The arguments of the joint."""
-        frame, position = self.rows(place)
-        return self._logits.params, _take(self.encoded, frame), _take(self.predicted, position)
-
-    def over_tiles(self, mask: Array, tile: Callable, carry: Any) -> Any:
-        if self._logits.tile_rows is not None:
-            return over_tiles(mask, self._logits.tile_rows, tile, carry)
-        widest = max(self._logits.shape[-1], self.encoded.shape[-1], self.predicted.shape[-1])
-
-        def on(platform: str) -> Callable:
-            rows = rows_of_tile(widest, self._logits.dtype.itemsize, platform)
-            return lambda mask, carry: over_tiles(mask, rows, tile, carry)
-
-        return lax.platform_dependent(mask, carry, cpu=on("cpu"), default=on("other"))
-
-
-def _take(x: Array, rows: Array) -> Array:
-    return x.at[rows].get(mode="promise_in_bounds")
-
-
-def _compiled_once(function: Callable) -> Callable:
-    """``function(parameters, *pytrees)``, with one program for all calls outside of ``jit`` that have the same shapes.
-
-    Its loops are made of new functions in every call, so JAX would compile each of them in every call.
-    """
-
-    @functools.partial(jax.jit, static_argnums=0, inline=True)
-    def call(parameters: ArcParameters, *args: Any) -> Any:
-        return one_element_after_another(functools.partial(function, parameters))(*args)
-
-    return call
-
-
-@_compiled_once
-def _forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tuple[Array, Array]:
-    """``entries [B, T, U+1, K']`` and ``norm [B, T, U+1, 2]``."""
-    nodes, flat = _Nodes(logits), labels.reshape(-1)
-    dtype = compute_dtype(logits.dtype)
-
-    def tile(carry: tuple[Array, Array], place: Array, real: Array) -> tuple[Array, Array]:
-        rows = nodes.joint(place)(*nodes.taken(place))
-        results = arcs.forward(rows, jnp.where(real, flat[place], PADDING), **parameters.asdict())
-        at = jnp.where(real, place, flat.size)
-        entries, norm = (
-            x.at[at].set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
-            for x, value in zip(carry, results, strict=True)
-        )
-        return entries, norm
-
-    empty = jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros((flat.size, 2), dtype)
-    entries, norm = nodes.over_tiles(flat != PADDING, tile, empty)
-    return entries.reshape(*labels.shape, entries.shape[-1]), norm.reshape(*labels.shape, 2)
-
-
-@_compiled_once
-def _backward(
-    parameters: ArcParameters, logits: JointLogits, labels: Array, kept: _Kept, cotangent: Array, bound: Array | None
-) -> JointLogits:
-    nodes, flat = _Nodes(logits), labels.reshape(-1)
-    norm, ct = kept.norm.reshape(flat.size, 2), cotangent.reshape(flat.size, cotangent.shape[-1])
-    limit = None if bound is None else bound.reshape(-1)
-    lower, upper = row_norms(kept.entries.reshape(ct.shape), flat, ct, parameters)
-    asked = (flat != PADDING) & (upper != 0)
-    if logits.gradient_budget > 0:
-        asked &= ~(upper <= _budget(logits.gradient_budget, jnp.where(asked, lower, 0), asked, labels.shape))
-    is_float = [jnp.issubdtype(x.dtype, jnp.inexact) for x in jax.tree.leaves(logits.params)]
-
-    def tile(carry: tuple, place: Array, real: Array) -> tuple:
-        of_params, of_encoded, of_predicted = carry
-        rows, pull = jax.vjp(nodes.joint(place), *nodes.taken(place))
-        optional = () if limit is None else (limit[place],)
-        (of_rows,) = arcs.backward(
-            rows,
-            jnp.where(real, flat[place], PADDING),
-            norm[place],
-            ct[place],
-            *optional,
-            clipped=limit is not None,
-            **parameters.asdict(),
-        )
-        tile_params, tile_encoded, tile_predicted = pull(of_rows)
-        grads = [g for g, wanted in zip(jax.tree.leaves(tile_params), is_float, strict=True) if wanted]
-        frame, position = nodes.rows(place)
-        return (
-            [total + g.astype(total.dtype) for total, g in zip(of_params, grads, strict=True)],
-            of_encoded.at[frame].add(tile_encoded.astype(of_encoded.dtype), mode="promise_in_bounds"),
-            of_predicted.at[position].add(tile_predicted.astype(of_predicted.dtype), mode="promise_in_bounds"),
-        )
-
-    leaves, structure = jax.tree.flatten(logits.params)
-    floats = [x for x, wanted in zip(leaves, is_float, strict=True) if wanted]
-    zeros = jax.tree.map(_wide_zeros, (floats, nodes.encoded, nodes.predicted))
-    of_params, of_encoded, of_predicted = nodes.over_tiles(asked, tile, zeros)
-    each = iter(of_params)
-    of_leaves = [next(each).astype(x.dtype) if wanted else None for x, wanted in zip(leaves, is_float, strict=True)]
-    return dataclasses.replace(
-        logits,
-        params=jax.tree.unflatten(structure, of_leaves),
-        encoded=of_encoded.astype(logits.encoded.dtype).reshape(logits.encoded.shape),
-        predicted=of_predicted.astype(logits.predicted.dtype).reshape(logits.predicted.shape),
-        dropout_key=None,
-    )
-
-
-def _wide_zeros(x: Array) -> Array:
-    return jnp.zeros(x.shape, jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
-
-
-def _budget(share: float, norms: Array, asked: Array, shape: tuple[int, ...]) -> Array:
-    """The largest norm ``[B T (U+1)]`` of a node that is left out. Together such nodes hold at most ``share``.
-
-    Each utterance has its own budget, so that an easy utterance in a batch with a hard one keeps its accuracy.
-    """
-    nodes = shape[1] * shape[2]
-    total = jnp.sum(norms.reshape(shape[0], nodes), axis=1)
-    count = jnp.sum(asked.reshape(shape[0], nodes), axis=1)
-    largest = share * total / jnp.maximum(count, 1).astype(total.dtype)
-    return jnp.broadcast_to(largest[:, None], (shape[0], nodes)).reshape(-1)
+        return joint_passes.backward(parameters, self, labels, kept, cotangent, bound)

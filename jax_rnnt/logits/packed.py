@@ -1,7 +1,7 @@
 """Logits without padding: the rows of the nodes of all utterances, one after the other."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
+from jax_rnnt.logits.array_rows import ArrayRows
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
 from jax_rnnt.ops.dtypes import copied
 from jax_rnnt.ops.labels import PADDING
 from jax_rnnt.xla.sharding import explicit_batch_axes
+
+_OF_NO_DEVICE = (
+    "Packed rows belong to no particular device, so a mesh cannot divide them over the batch. Use `jax.shard_map`, "
+    "where each device packs its own utterances."
+)
 
 
 @jax.tree_util.register_dataclass
@@ -79,8 +85,17 @@ class PackedLogits(Source):
         checks.rank("rows", self.rows, "N, W")
         _check_lengths(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels)
 
+    def _partition_specs(self, axes: tuple[str, ...]) -> Any:
+        raise TypeError(f"`batch_axis_names` are {axes}. {_OF_NO_DEVICE}")
+
     def _layout(self) -> "_Layout":
         return _layout(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels, self.rows.shape[0])
+
+    def _rows(self) -> ArrayRows:
+        return ArrayRows(self.rows, self._with_rows_alone, self._layout().row.reshape(-1))
+
+    def _with_rows_alone(self, rows: Array) -> "PackedLogits":
+        return jax.tree.unflatten(jax.tree.structure(self), [rows, None, None])
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         layout = self._layout()
@@ -102,7 +117,7 @@ class PackedLogits(Source):
             clipped=bound is not None,
             **parameters.asdict(),
         )
-        return jax.tree.unflatten(jax.tree.structure(self), [grad, None, None])
+        return self._with_rows_alone(grad)
 
     @staticmethod
     def pack(
@@ -223,10 +238,7 @@ def _sizes(logit_lengths: Array, target_lengths: Array, frames: int, labels: int
         for name, x in (("logit_lengths", logit_lengths), ("target_lengths", target_lengths))
     )
     if explicit_batch_axes(t_b) or explicit_batch_axes(u_b):
-        raise TypeError(
-            "Packed rows belong to no particular device, so a mesh with explicit axes cannot divide them over the "
-            "batch. Use `jax.shard_map`, where each device packs its own utterances."
-        )
+        raise TypeError(f"The mesh has explicit axes. {_OF_NO_DEVICE}")
     valid = (t_b >= 0) & (t_b <= frames) & (u_b >= 0) & (u_b <= labels)
     return jnp.where(valid, t_b, 0), jnp.where(valid, u_b + 1, 1)
 

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
+from jax_rnnt.logits.array_rows import ArrayRows
 from jax_rnnt.logits.source import Source
 from jax_rnnt.ops import arcs
 from jax_rnnt.ops.arcs import ArcParameters
@@ -95,7 +96,21 @@ class PrunedLogits(Source):
     def _nodes(self) -> Array:
         u = jnp.arange(self.num_labels + 1, dtype=jnp.int32)[None, None]
         first = self._first()[:, :, None]
-        return (u >= first) & (u < first + self.rows.shape[2])
+        # In a frame whose range is wrong all nodes exist, and they are NaN.
+        return ((u >= first) & (u < first + self.rows.shape[2])) | (first > self.num_labels)
+
+    def _rows(self) -> ArrayRows:
+        b, frames, kept, width = self.rows.shape
+        first = self._first()[:, :, None]
+        s = jnp.arange(self.num_labels + 1, dtype=jnp.int32)[None, None] - first
+        start = kept * jnp.arange(b * frames, dtype=jnp.int32).reshape(b, frames, 1)
+        row = jnp.where((s >= 0) & (s < kept), start + s, b * frames * kept)
+        return ArrayRows(
+            self.rows.reshape(-1, width), lambda x: self._with_rows_alone(x.reshape(self.rows.shape)), row.reshape(-1)
+        )
+
+    def _with_rows_alone(self, rows: Array) -> "PrunedLogits":
+        return jax.tree.unflatten(jax.tree.structure(self), [rows, None])
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
         entries, norm = arcs.forward(self.rows, self._of_rows(labels, PADDING), **parameters.asdict())
@@ -117,7 +132,7 @@ class PrunedLogits(Source):
             clipped=bound is not None,
             **parameters.asdict(),
         )
-        return jax.tree.unflatten(jax.tree.structure(self), [grad, None])
+        return self._with_rows_alone(grad)
 
     @staticmethod
     def prune(encoded: ArrayLike, predicted: ArrayLike, ranges: ArrayLike, s_range: int) -> tuple[Array, Array]:

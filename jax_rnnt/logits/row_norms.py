@@ -1,4 +1,4 @@
-"""Bounds of the norm of the gradient of a row of logits, from the row's arcs alone."""
+"""Bounds of the norm of the gradient of a row of logits, from the row's arcs alone, and the rows to leave out."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -27,3 +27,16 @@ def row_norms(entries: Array, labels: Array, cotangent: Array, parameters: ArcPa
     slack = 4 * jnp.finfo(entries.dtype).eps  # bounds the rounding of the probabilities
     weight = jnp.abs(share)
     return own + weight * lax.max(rest - slack, jnp.zeros_like(rest)), own + weight * (rest + slack)
+
+
+def left_out(share: float, lower: Array, upper: Array, asked: Array, shape: tuple[int, ...]) -> Array:
+    """Which nodes ``[B T (U+1)]`` of those asked for are left out. Together they hold at most ``share`` of the norm.
+
+    ``lower`` and ``upper`` are bounds of the norms of their gradients, and ``shape`` is (B, T, U+1). Each utterance has
+    its own budget, so that an easy utterance in a batch with a hard one keeps its accuracy.
+    """
+    nodes = shape[1] * shape[2]
+    total = jnp.sum(jnp.where(asked, lower, 0).reshape(shape[0], nodes), axis=1)
+    count = jnp.sum(asked.reshape(shape[0], nodes), axis=1)
+    largest = share * total / jnp.maximum(count, 1).astype(total.dtype)
+    return upper <= jnp.broadcast_to(largest[:, None], (shape[0], nodes)).reshape(-1)

@@ -1,12 +1,62 @@
 """The interface between the pipeline of a loss and a source of logits."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+import jax
 import numpy as np
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from jax_rnnt.ops.arcs import ArcParameters
+
+Add = Callable[[Any, Array], Any]
+"""Adds the gradient of some rows ``[N, W]`` to a total of :class:`Rows`."""
+
+
+class Rows(abc.ABC):
+    """The rows of logits of a source, for some nodes at a time: for places ``[N]`` in ``[0, B T (U+1))``.
+
+    The gradient of the source is a total of the gradients of rows. It begins with ``zeros()``, grows by what ``vjp``
+    returns, and ends with ``gradient(total)``. All arrays that its methods need beside ``place`` are made once, so that
+    they stay outside of a loop over nodes.
+    """
+
+    widest: int
+    """How many entries the widest array has that a row is made of: it decides how many rows a tile has."""
+
+    tile_rows: int | None = None
+    """How many rows a tile has, if the user has said so."""
+
+    budget: float = 0.0
+    """The share of the L1 norm of the gradient that a backward pass may leave out, in each utterance."""
+
+    @abc.abstractmethod
+    def read(self, place: Array) -> Array:
+        """``[N, W]``."""
+
+    @abc.abstractmethod
+    def vjp(self, place: Array, real: Array) -> tuple[Array, Add]:
+        """``read(place)``, and what adds the gradient of these rows to a total.
+
+        No place occurs twice where ``real [N]``. The other places are copies, and the gradient of their rows is 0.
+        """
+
+    def over(self, mask: Array) -> Self:
+        """The same rows, for a loop over the places where ``mask [B T (U+1)]`` is true, in ascending order.
+
+        Without it ``vjp`` may take longer.
+        """
+        return self
+
+    @abc.abstractmethod
+    def zeros(self) -> Any:
+        """The total of no rows."""
+
+    @abc.abstractmethod
+    def gradient(self, total: Any) -> "Source":
+        """The gradient of the source. A field that has no gradient, such as integers, is None in the result."""
 
 
 class Source(abc.ABC):
@@ -52,16 +102,20 @@ class Source(abc.ABC):
         return ()
 
     def _partition_specs(self, axes: tuple[str, ...]) -> Any:
-        """The source with a PartitionSpec in place of each array: how it is divided over ``_batch_axes``."""
-        raise NotImplementedError
+        """The source with a PartitionSpec in place of each array: how it is divided over these axes of the batch."""
+        return jax.tree.map(lambda _: PartitionSpec(axes), self)
 
     def _on_device(self, axes: tuple[str, ...]) -> Self:
-        """This device's part, inside ``shard_map`` over ``_batch_axes``."""
-        raise NotImplementedError
+        """This device's part, inside ``shard_map`` over these axes."""
+        return self
 
     def _prepared(self, labels: Array) -> Self:
         """The same source, prepared for ``_forward`` with these labels."""
         return self
+
+    @abc.abstractmethod
+    def _rows(self) -> Rows:
+        """The rows of logits, each by itself."""
 
     @abc.abstractmethod
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Any]:

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jax_rnnt import checks
 from jax_rnnt.core.batch import Logits
+from jax_rnnt.core.distributions import Distributions
 from jax_rnnt.core.loss import LossOptions, Reduction, Wildcard, WildcardLoss
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.ops import arcs
@@ -46,6 +47,10 @@ class HATLoss(WildcardLoss):
     def topology(self, width: int) -> Topology:
         column, window = _label_window(self.blank, width)
         return Topology((column,), window, RNNT_MOVES, width, (column,), HatScores())
+
+    def distributions(self, width: int) -> Distributions:
+        column, window = _label_window(self.blank, width)
+        return Distributions((window,), gate=column)
 
     def internal_lm_scores(self, logits: ArrayLike, targets: ArrayLike, target_lengths: ArrayLike) -> Array:
         r"""The log-probability of each label under HAT's internal language model.

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jax_rnnt import checks
 from jax_rnnt.core.arc_scores import Scheduled
 from jax_rnnt.core.batch import Logits
+from jax_rnnt.core.distributions import Distributions
 from jax_rnnt.core.loss import LogSoftmaxLoss, Loss, LossOptions, Reduction
 from jax_rnnt.core.topology import Topology
 from jax_rnnt.losses.rnnt import RNNTLoss
@@ -95,6 +96,10 @@ class TDTLoss(LogSoftmaxLoss):
         return Topology(
             columns, self.window(vocabulary), scores.moves, vocabulary, (column,), scores, ends_with_blank=True
         )
+
+    def distributions(self, width: int) -> Distributions:
+        vocabulary = _tokens(width, len(self.durations))
+        return Distributions(((0, vocabulary), (vocabulary, width)))
 
     def of_tokens(self) -> Loss:
         """The RNN-T loss of the token part of the same rows, with the same options except ``sigma``, as in NeMo."""

@@ -43,7 +43,7 @@ def _per_entry(logits, *_, **__) -> list[jax.ShapeDtypeStruct]:
 
 
 forward = Operation("arcs_forward", _per_row, lax_arcs.arcs_forward, _rows_ndim)
-backward = Operation("arcs_backward", _per_entry, lax_arcs.arcs_backward, _rows_ndim, in_place=True)
+backward = Operation("arcs_backward", _per_entry, lax_arcs.arcs_backward, _rows_ndim, in_place=1)
 _tangent = Operation("arcs_tangent", _per_row, lax_arcs.arcs_tangent, _rows_ndim, has_kernel=False)
 
 

@@ -79,7 +79,7 @@ def target(name: str) -> str:
 def traits(platform: str) -> list[str]:
     """What the kernels of ``platform`` need from a custom call.
 
-    "in_place": a result may take the memory of the first operand. "workspace": they need a further result to work in.
+    "in_place": results may take the memory of the first operands. "workspace": they need a further result to work in.
     """
     return _module.traits()[platform]
 

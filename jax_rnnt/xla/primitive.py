@@ -36,10 +36,11 @@ class Operation:
       name: of the primitive; with a prefix, also of the custom call.
       results: ``results(*types, **parameters)``: shape and dtype of each result.
       lax_form: ``lax_form(*arrays, **parameters) -> list of arrays``; it must accept any number of batch dimensions.
-      batch_ndim: maps the operands' types to the number of batch dimensions.
+      batch_ndim: maps the operands' types to the number of batch dimensions. None: there are none, so ``vmap`` has no
+        rule for the primitive, and no mesh divides it.
       has_kernel: whether there is a compiled form at all; on which platforms, the compiled module says.
-      in_place: whether the result may take the memory of the first operand, where the kernels allow that. It does so
-        unless the operand is an argument that the caller keeps.
+      in_place: how many results may take the memory of the operands of the same numbers, where the kernels allow that.
+        They do so unless one of these operands is an argument that the caller keeps.
       workspace: ``workspace(*types, **parameters)``: shape and dtype of what the kernels need to work in, or None;
         asked where the kernels do need it.
     """
@@ -49,22 +50,24 @@ class Operation:
         name: str,
         results: Callable[..., list[jax.ShapeDtypeStruct]],
         lax_form: Callable[..., list[Array]],
-        batch_ndim: Callable[..., int],
+        batch_ndim: Callable[..., int] | None,
         has_kernel: bool = True,
-        in_place: bool = False,
+        in_place: int = 0,
         workspace: Callable[..., jax.ShapeDtypeStruct | None] | None = None,
     ):
         self.name = name
         self._results = results
         self._lax_form = lax_form
-        self._batch_ndim = batch_ndim
+        self._batch_ndim = batch_ndim or (lambda *_: 0)
+        self._in_place = in_place
         self._has_kernel = has_kernel
         self._workspace = workspace
         self.primitive = Primitive(f"jax_rnnt_{name}")
         self.primitive.multiple_results = True
         self.primitive.def_impl(self._eager)
         self.primitive.def_abstract_eval(self._abstract)
-        batching.primitive_batchers[self.primitive] = self._batch
+        if batch_ndim is not None:
+            batching.primitive_batchers[self.primitive] = self._batch
         ad.primitive_jvps[self.primitive] = self._jvp_of_lax_form
         lowered = self.primitive
         if in_place:
@@ -127,7 +130,8 @@ class Operation:
         return results, tangents_out
 
     def _lower_placed(self, ctx, *args, **parameters):
-        placed = functools.partial(self._placed.bind, in_place=worth_overwriting(args[0]), **parameters)
+        in_place = all(map(worth_overwriting, args[: self._in_place]))
+        placed = functools.partial(self._placed.bind, in_place=in_place, **parameters)
         return mlir.lower_fun(placed, multiple_results=True)(ctx, *args)
 
     def _lower(self, platform, ctx, *args, implementation, in_place=False, **parameters):
@@ -150,7 +154,7 @@ class Operation:
         lowering = jax.ffi.ffi_lowering(
             native.target(self.name),
             extra_attributes=attributes,
-            operand_output_aliases={0: 0} if in_place and "in_place" in traits else None,
+            operand_output_aliases={i: i for i in range(self._in_place)} if in_place and "in_place" in traits else None,
         )
         return lowering(ctx, *args, **{k: _ffi_attribute(v) for k, v in parameters.items()})[:results]
 

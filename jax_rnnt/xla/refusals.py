@@ -1,11 +1,21 @@
 """Refuses derivatives that do not exist, in words that name our arguments. JAX's own errors name its internals."""
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+Tree = TypeVar("Tree")
+
+
+def in_floats(refuse: Callable[[Array, str], Array], tree: Tree, argument: str) -> Tree:
+    """``tree``, with ``refuse`` applied to its floating-point arrays."""
+    return jax.tree.map(lambda x: refuse(x, argument) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

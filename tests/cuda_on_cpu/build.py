@@ -25,7 +25,8 @@ COMMON = ("-std=c++17", "-fPIC", "-g", "-DJAX_RNNT_CUDA_ON_CPU", "-DJAX_RNNT_NO_
 UNDEFINED = "-fsanitize=shift,signed-integer-overflow,integer-divide-by-zero,bounds"
 WATCHED = ("-fsanitize=thread", UNDEFINED, "-fno-sanitize-recover=all")  # watch.cc answers, not the sanitizer's library
 LEVEL_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")  # CMakeLists.txt
-TYPES = {"arcs": ("float", "double", "Half", "BFloat16"), "lattice": ("float", "double")}
+FLOATING = ("float", "double", "Half", "BFloat16")
+TYPES = {"arcs": FLOATING, "hidden_rows": FLOATING, "lattice": ("float", "double")}
 
 
 class Job(NamedTuple):
@@ -112,7 +113,7 @@ def build_library(output: pathlib.Path, cuda: pathlib.Path = ROOT / "cuda", opti
     jobs = [Job(p, flags) for p in kernels(cuda)] + [
         Job(HERE / f"{r}.cc", flags) for r in ("fiber", "runtime", "library")
     ]
-    jobs += [Job(cuda / h, [*flags, "-isystem", str(headers)]) for h in ("arcs_handlers.cc", "lattice_handlers.cc")]
+    jobs += [Job(p, [*flags, "-isystem", str(headers)]) for p in sorted(cuda.glob("*_handlers.cc"))]
     link(compiled(jobs, folder), output, "-shared")
 
 

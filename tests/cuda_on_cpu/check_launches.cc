@@ -3,6 +3,8 @@
 
 #if defined(CHECK_ARCS)
 #include "../../cuda/arcs.h"
+#elif defined(CHECK_HIDDEN_ROWS)
+#include "../../cuda/hidden_rows.h"
 #else
 #include "../../cuda/lattice.h"
 #endif
@@ -11,9 +13,9 @@ namespace jax_rnnt::check {
 namespace {
 
 constexpr int64_t kTooMany = (int64_t{1} << 32) + 1;  // blocks; one in 32 bits
-constexpr int64_t kRowsOfBlock = 128;                 // at most
-
 #if defined(CHECK_ARCS)
+
+constexpr int64_t kRowsOfBlock = 128;  // at most
 
 cuda::LaunchResult Forward(int64_t rows, int64_t width) {
   const ArcsShape shape{width, width, nullptr, 0, {0, width}};
@@ -40,6 +42,37 @@ void Check() {
 }
 
 const Part part("launches of arcs", Check);
+
+#elif defined(CHECK_HIDDEN_ROWS)
+
+cuda::LaunchResult Forward(int64_t rows) {
+  const cuda::HiddenShape shape{1, 3, 2, 1 << 20, rows, 0, 0};
+  return cuda::HiddenRows<float>(stream, shape, nullptr, nullptr, nullptr, nullptr, nullptr);
+}
+
+void Check() {
+  cuda_on_cpu_fail(1);
+  ExpectRefused(Forward(1), "hidden_rows, no resources");
+  cuda_on_cpu_fail(0);
+  ExpectRefused(Forward(kTooMany), "hidden_rows, too many blocks");
+  Run(Forward(0));  // has nothing to do
+  Array<float> rows(8), sums(8);
+  Array<int32_t> place(1), row(1);
+  place[0] = row[0] = 0;
+  const auto backward = [&](int64_t count) {
+    return cuda::HiddenRowsBackward<float>(stream, {1, 1, 1, 8, count, 0, 0}, rows.get(), rows.get(), rows.get(),
+                                           place.get(), row.get(), nullptr,
+                                           {sums.get(), sums.get(), sums.get(), sums.get()});
+  };
+  for (const int launch : {1, 2}) {
+    cuda_on_cpu_fail(launch);
+    ExpectRefused(backward(1), "hidden_rows_backward, no resources for launch " + std::to_string(launch));
+    cuda_on_cpu_fail(0);
+  }
+  Run(backward(0));
+}
+
+const Part part("launches of hidden_rows", Check);
 
 #else
 

@@ -46,6 +46,19 @@ inline float Exp2Approx(float x) {
   return result < std::numeric_limits<float>::min() ? 0 : result;
 }
 
+namespace cuda_on_cpu {
+
+// tanh(x) with the largest error that the hardware's may have, 2^-11 relative, up or down as the bits of x happen to
+// be.
+inline float TanhApprox(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const float result = std::tanh(x) * (1 + (bits * 2654435761u >> 31 != 0 ? 1 : -1) / 2048.0f);
+  return std::fabs(result) > 1 ? std::copysign(1.0f, result) : result;
+}
+
+}  // namespace cuda_on_cpu
+
 inline void __stwb(uint4* to, uint4 value) { *to = value; }
 
 using cudaStream_t = struct CudaStream*;

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-OPERATIONS = ("arcs_forward", "arcs_backward", "lattice_cost", "lattice_posteriors")
+OPERATIONS = (
+    "arcs_forward",
+    "arcs_backward",
+    "hidden_rows",
+    "hidden_rows_backward",
+    "lattice_cost",
+    "lattice_posteriors",
+)
 
 
 def load(library: str) -> types.ModuleType:

@@ -35,6 +35,23 @@ def test_a_launch_that_fails_is_an_error(launch, kernel):
     assert value == again and (gradient == gradient_again).all()
 
 
+@pytest.mark.parametrize(
+    ("launch", "kernel"), [(1, "HiddenRows"), (7, "HiddenSumsOfFrames"), (8, "HiddenSumsOfPositions")]
+)
+def test_a_launch_for_a_joint_network_that_fails_is_an_error(launch, kernel):
+    joint, params = jax_rnnt.additive_joint(), {"kernel": jnp.ones((4, 5), jnp.float32)}
+
+    def total(encoded):
+        logits = jax_rnnt.JointLogits(joint, params, encoded, jnp.ones((2, 3, 4), jnp.float32))
+        return jax_rnnt.rnnt_loss(logits, TARGETS, *LENGTHS, blank=0, implementation="native")
+
+    step, encoded = jax.jit(jax.value_and_grad(total)), jnp.ones((2, 3, 4), jnp.float32)
+    jax.block_until_ready(step(encoded))
+    NATIVE.fail_launch(launch)
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=rf"{kernel}<<<.*too many resources"):
+        jax.block_until_ready(step(encoded))
+
+
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_as_many_positions_as_shared_memory_holds_and_one_more(beyond):
     moves = ((1, 0), (2, 0), (0, 1))

@@ -192,3 +192,31 @@ def test_a_joint_network_in_tiles():
     nodes, tile = B * T * (U + 1), 4 * rows * V
     assert f"[{nodes},{V}]" not in text
     assert compiled.memory_analysis().temp_size_in_bytes < 64 * nodes + 2 * tile
+
+
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.1])
+def test_a_tile_of_a_joint_that_the_library_knows(dropout_rate):
+    """In a loop, only kernels of the library and matrix products make arrays of a tile's size; sums stay in place."""
+    rows, joint = 2048, jax_rnnt.additive_joint("tanh", dropout_rate)
+
+    def step(weights, key, encoder, predictor, *batch):
+        def loss(operands):
+            logits = jax_rnnt.JointLogits(joint, *operands, dropout_key=key, tile_rows=rows)
+            return jax_rnnt.rnnt_loss(logits, *batch, blank=0)
+
+        return jax.value_and_grad(loss)(({"kernel": weights, "bias": weights[0]}, encoder, predictor))
+
+    place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
+    weights, *rest = operands(jnp.bfloat16)
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+    types = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in (weights, key, *rest)]
+    text = jax.jit(step).trace(*types).lower(lowering_platforms=("cuda",)).compile().as_text()
+    loops = [c for c in re.split(r"\n(?=%|ENTRY)", text) if 'custom_call_target="jax_rnnt_hidden_rows"' in c]
+    assert len(loops) == 2
+    array = rf"[a-z]+\d+\[{rows},(?:{H}|{V})\]"
+    made = [line for c in loops for line in c.splitlines() if re.search(rf"= \(?{array}", line)]
+    others = [line for line in made if not re.search(r"jax_rnnt_|gemm|get-tuple-element|bitcast|parameter", line)]
+    assert made and not others
+    (sums,) = [line for line in loops[1].splitlines() if '"jax_rnnt_hidden_rows_backward"' in line]
+    assert "{0}: (0, {})" in sums and "{1}: (1, {})" in sums
+    assert not re.search(rf"f32\[{B},(?:{T}|{U + 1}),{H}\]\S* copy\(", loops[1])

@@ -52,6 +52,7 @@ def _run(commands: list[list[str]], folder: Path) -> list[str]:
     return outputs
 
 
+@pytest.mark.host
 def test_two_processes_train_as_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     worker = [sys.executable, str(WORKER)]
     port = str(_free_port())

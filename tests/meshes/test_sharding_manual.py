@@ -138,6 +138,7 @@ def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> Non
 
 @pytest.mark.full(implementation="lax")
 def test_pmap(implementation: str) -> None:
+    meshes.need_devices(8)
     arrays = meshes.batch()
     divided = tuple(a.reshape(8, B // 8, *a.shape[1:]) for a in arrays)
 

@@ -179,7 +179,7 @@ MUTANTS = (
     ),
     Mutant(
         "one dropout mask for all nodes",
-        "jax_rnnt/logits/joint.py",
+        "jax_rnnt/logits/joint_rows.py",
         "jax.vmap(jax.random.fold_in, (None, 0))(key, place)",
         "jax.vmap(jax.random.fold_in, (None, 0))(key, 0 * place)",
         "logits/test_joint.py -k dropout",

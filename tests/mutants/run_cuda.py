@@ -36,7 +36,8 @@ from build import (
 )
 from ptx_rules import faults
 
-# Headers of operation 2 whose names do not say so.
+# Headers of operation 2 and of hidden rows whose names do not say so.
+HIDDEN_FILES = ("activation.cuh", "philox.cuh", "divisor.h")
 LATTICE_FILES = ("scaled.cuh", "power.cuh", "chunk_copies.cuh", "short_sums.cuh", "short_posteriors.cuh")
 ORDERS = ("forward", "reverse", "5")
 TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error|DID NOT RAISE")
@@ -59,6 +60,8 @@ def sources(folder: pathlib.Path, types: tuple[str, ...], mutant: Mutant | None 
 
 def operation(mutant: Mutant) -> str:
     """The operation whose part of the check shows the mutant."""
+    if "hidden_rows" in mutant.file or mutant.file.endswith(HIDDEN_FILES):
+        return "hidden_rows"
     return "lattice" if "lattice" in mutant.file or mutant.file.endswith(LATTICE_FILES) else "arcs"
 
 

@@ -25,12 +25,14 @@ import ptx_rules
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-SOURCES = ("arcs", "lattice_general", "lattice_short")
+SOURCES = ("arcs", "hidden_rows", "lattice_general", "lattice_short")
 
 # Registers per thread. Rows: 24 warps per multiprocessor forward and 20 backward. Each warp asks for at least 2 KiB at
 # once; memory is busy with 18 KiB under way. Lattices: one warp, or up to 512 threads per block, which leaves 128 per
-# thread. Short moves: 512 threads, or 1024 with one blank.
+# thread. Short moves: 512 threads, or 1024 with one blank. Hidden rows: 24 warps, and 16 for their sums, which ask for
+# 4 KiB each at once.
 BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96,
+           "HiddenKernel": 80, "HiddenSumsKernel": 128,
            "LatticeKernel": 128, "LatticeKernel, one warp": 176,
            "ShortKernel": 128, "ShortKernel, one blank": 64, "PosteriorKernel": 64}  # fmt: skip
 
@@ -73,6 +75,7 @@ class Kernel(NamedTuple):
         return blocks * of_block, most
 
 
+KINDS = "ForwardKernel|BackwardKernel|HiddenKernel|HiddenSumsKernel|LatticeKernel|ShortKernel"
 TYPES = {"f": "float", "d": "double", "NS_4HalfE": "Half", "NS_8BFloat16E": "BFloat16"}
 
 
@@ -80,7 +83,7 @@ def demangle(symbol: str) -> tuple[str, str]:
     """Kind and template arguments of a kernel, from its mangled name."""
     if "PosteriorKernel" in symbol:
         return "PosteriorKernel", ""
-    found = re.search(r"\d(ForwardKernel|BackwardKernel|LatticeKernel|ShortKernel)I(.*?)EEv", symbol)
+    found = re.search(rf"\d({KINDS})I(.*?)EEv", symbol)
     if found is None:
         sys.exit(f"no kernel: {symbol}")
     kind, rest = found.groups()
@@ -143,9 +146,11 @@ def machine_code(cubin: pathlib.Path) -> dict[str, list[str]]:
 def code_faults(name: str, code: list[str]) -> list[str]:
     text = "\n".join(code)
     faults = [f"{name}: local memory ({i})" for i in ("LDL", "STL") if re.search(rf"\b{i}\b", text)]
-    if name.startswith(("ForwardKernel", "BackwardKernel")) and not re.search(r"\bLDG\.E(\.\w+)*\.128\b", text):
+    if name.startswith(("ForwardKernel", "BackwardKernel", "Hidden")) and not re.search(
+        r"\bLDG\.E(\.\w+)*\.128\b", text
+    ):
         faults.append(f"{name}: no LDG.E.128")
-    if name.startswith("BackwardKernel") and not re.search(r"\bSTG\.E(\.\w+)*\.128\b", text):
+    if name.startswith(("BackwardKernel", "HiddenKernel")) and not re.search(r"\bSTG\.E(\.\w+)*\.128\b", text):
         faults.append(f"{name}: no STG.E.128")
     return faults
 

@@ -13,14 +13,16 @@ import re
 THREADS = (
     (r"ForwardKernelI", 256),
     (r"BackwardKernelI", 128),
+    (r"Hidden(Sums)?KernelI", 256),
     (r"LatticeKernelI.*?Lb1ELb", 32),
     (r"LatticeKernelI.*?Lb0ELb", 512),
     (r"ShortKernelILi1ELi\dE", 1024),
     (r"ShortKernel", 512),
     (r"PosteriorKernel", 256),
 )
-# Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: the logits'.
-ALIASES = {"BackwardKernel": frozenset({0})}
+# Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: those of the logits
+# and of the sums before.
+ALIASES = {"BackwardKernel": frozenset({0}), "HiddenSumsKernel": frozenset({24})}
 TO_16_BITS = re.compile(r"\bcvt((?:\.\w+)*)\.(?:b?f16|b?f16x2)\.f32\b")
 HALFWAY = re.compile(r"\badd\.s32\s[^;]*, 32767;")  # half of the last place, less one
 ENTRY = re.compile(r"^\s*(?:\.visible |\.weak )?\.entry (\w+)\(.*?^\}", re.MULTILINE | re.DOTALL)
@@ -53,7 +55,7 @@ def _rounding_faults(name: str, text: str, architecture: str) -> list[str]:
     conversions = TO_16_BITS.findall(text)
     if wrong := sorted({c for c in conversions if ".rn" not in c}):
         return [f"conversion to 16 bits that does not round to nearest: cvt{wrong[0]}"]
-    if "BackwardKernel" not in name or not re.search(r"4Half|8BFloat16", name):
+    if not re.search(r"BackwardKernel|HiddenKernel", name) or not re.search(r"4Half|8BFloat16", name):
         return []
     by_hand = "8BFloat16" in name and architecture == "75" and HALFWAY.search(text)
     return [] if conversions or by_hand else ["no conversion that rounds to nearest"]

@@ -22,6 +22,7 @@ from jax_rnnt.xla import native
 
 pytestmark = [
     pytest.mark.once,
+    pytest.mark.host,
     pytest.mark.skipif(not native.native_available(), reason="the compiled module is not usable"),
     pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux"),
 ]

@@ -7,7 +7,7 @@ import pytest
 
 from jax_rnnt.xla import native
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.host]
 
 B, T, U, V = 32, 60, 15, 32
 NODES = B * T * (U + 1)

@@ -12,7 +12,7 @@ import pytest
 import jax_rnnt
 from jax_rnnt.xla import native
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.host]
 TASKS = pathlib.Path("/proc/self/task")
 
 

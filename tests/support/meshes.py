@@ -6,6 +6,7 @@ Only this file deals with the names that changed between jax 0.7 and 0.12.
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -28,7 +29,14 @@ P = PartitionSpec
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
+def need_devices(count: int) -> None:
+    """Skips a test where there are fewer devices, as on a machine with one GPU."""
+    if jax.device_count() < count:
+        pytest.skip(f"the test divides arrays over {count} devices, and jax finds {jax.device_count()} here")
+
+
 def make_mesh(kind: AxisType = AxisType.Auto, **axes: int) -> Mesh:
+    need_devices(math.prod(axes.values()))
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes))
 
 
