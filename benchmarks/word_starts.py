@@ -55,15 +55,20 @@ def trained(out: Path) -> tuple[argparse.Namespace, speech_model.Transducer]:
     return args, modules[0]
 
 
+def heldout_batches(out: Path, args: argparse.Namespace) -> speech_data.Batches:
+    (folder,) = out.glob("digits-*/heldout")
+    problems = speech_problems.Problems(Path(os.devnull))
+    utterances = speech_data.read_corpus(folder, range(speech_loss.SHORTEST, 20 * speech_data.SAMPLE_RATE), problems)
+    return speech_data.Batches(utterances, args.buckets, args.batch_size, problems)
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     args, model = trained(out)
     (folder,) = out.glob("digits-*/heldout")
     lines = map(str.split, (folder / "word_starts.txt").read_text().splitlines())
     starts = {name: list(map(float, seconds)) for name, *seconds in lines}
-    problems = speech_problems.Problems(Path(os.devnull))
-    utterances = speech_data.read_corpus(folder, range(speech_loss.SHORTEST, 20 * speech_data.SAMPLE_RATE), problems)
-    batches = speech_data.Batches(utterances, args.buckets, args.batch_size, problems)
+    batches = heldout_batches(out, args)
     for name, errors in word_start_errors(model, batches.once(), starts).items():
         off = np.abs(errors)
         print(

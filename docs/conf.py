@@ -3,23 +3,36 @@
 sphinx-build -W docs build/site
 """
 
+import sys
 import tomllib
 from pathlib import Path
 
 from sphinx.addnodes import pending_xref
 
 ROOT = Path(__file__).parent.parent
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+sys.path.insert(0, str(ROOT / "docs"))
 
 project = "jax_rnnt"
-release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+release = METADATA["version"]
 author = copyright = "the authors of jax_rnnt"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "api_pages",
+    "mathml",
+]
+html_math_renderer = "mathml"
 nitpicky = True
 nitpick_ignore = [("py:exc", "jax.errors.JaxRuntimeError")]
 highlight_language = "none"
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
 
 # Docstrings give shapes and types in words; annotations would fill the signatures.
 autodoc_typehints = "none"
@@ -30,6 +43,12 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"jax_rnnt {release}"
+html_baseurl = METADATA["urls"]["Documentation"]
+html_theme_options = {
+    "source_repository": METADATA["urls"]["Repository"],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False

@@ -1,8 +1,7 @@
 """The words that a model recognises, their alignment with the audio, and a picture of both."""
 
 import functools
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -26,27 +25,23 @@ def greedy_decode(model: Transducer, arrays: Arrays) -> jax_rnnt.decoding.Hypoth
     frames, lengths = model.encode(arrays.audio, arrays.samples)
     start = jnp.full((len(frames), CONTEXT), BLANK, jnp.int32)
     loss, joint = model.objective.loss, lambda model, frame, prediction: model.join(frame, prediction)
-    return jax_rnnt.decoding.greedy_decode(loss, predictor, joint, model, start, frames, lengths)
+    return jax_rnnt.decoding.greedy_decode(loss, predictor, joint, model, start, frames, lengths, confidence=True)
 
 
-def recognise(model: Transducer, batch: Batch) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
-    """The text of each utterance, and its words with their starts and ends in seconds."""
-    found, frame = jax.device_get(greedy_decode(model, batch.arrays)), model.objective.stack * SECONDS
-    rows = zip(found.labels, found.lengths, found.times, strict=True)
-    for _, (labels, length, times) in zip(batch.utterances, rows, strict=False):  # filler rows come last
-        text = "".join(ALPHABET[c] for c in labels[:length])
-        spans = [(word[0], times[word.start()], times[word.end() - 1] + 1) for word in re.finditer("[^ ]+", text)]
-        yield text, [(word, first * frame, end * frame) for word, first, end in spans]
+def recognise(model: Transducer, batch: Batch) -> list[list[jax_rnnt.decoding.Word]]:
+    """The words of each row, with their times and confidences. Filler rows come last."""
+    found, seconds = greedy_decode(model, batch.arrays), model.objective.stack * SECONDS
+    return jax_rnnt.decoding.words(found, ALPHABET, frame_seconds=seconds, separator=" ")
 
 
 def word_error_rate(model: Transducer, batches: Batches, ctm: Path) -> float:
-    """Writes the recognised words to `ctm`, in NIST's format: utterance, channel, start, duration, word."""
+    """Writes the recognised words to `ctm`: utterance, channel, start, duration, word, confidence."""
     texts, found, lines = [], [], []
     for batch in batches.once():
-        for utterance, (text, words) in zip(batch.utterances, recognise(model, batch), strict=True):
+        for utterance, words in zip(batch.utterances, recognise(model, batch), strict=False):
             texts.append(utterance.text)
-            found.append(text)
-            lines += [f"{utterance.id} 1 {start:.3f} {end - start:.3f} {word}\n" for word, start, end in words]
+            found.append(" ".join(word.text for word in words))
+            lines.append(jax_rnnt.decoding.ctm(words, utterance.id))
     if not found:
         raise UserError("no held-out utterance could be read: see the problems above")
     write_whole(ctm, lambda file: file.write_text("".join(lines)))
@@ -80,5 +75,5 @@ def draw(file: Path, history: Mapping[str, list], model: Transducer, batches: Ba
     posteriors, path = posteriors[: lattice.logit_lengths, : len(text) + 1], (best.arcs, lattice.moves)
     jax_rnnt.alignment.plot_lattice(posteriors, *path, labels=text, seconds_per_frame=seconds, axes=nodes)
     labels.set_xlim(nodes.get_xlim())
-    nodes.set_title(f"“{text}”, recognised as “{next(recognise(model, batch))[0]}”")
+    nodes.set_title(f"“{text}”, recognised as “{' '.join(word.text for word in recognise(model, batch)[0])}”")
     write_whole(file, functools.partial(figure.savefig, dpi=120))

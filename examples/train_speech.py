@@ -2,7 +2,7 @@
 
 By default on spoken digits that espeak-ng synthesises on the spot, evaluated on voices that the training never heard;
 with `--data DIR` on a LibriSpeech-style folder. Writes checkpoints, metrics.json, picture.png and, in heldout.ctm, the
-words that it recognised with their times, to `--out`.
+words that it recognised with their times and confidences, to `--out`.
 
 `--joint` says whether the logits of all nodes are made at once (dense), a tile of nodes at a time (fused), or those of
 the nodes that are not padding (packed). It recognises by the loss that it trained with.

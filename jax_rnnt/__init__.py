@@ -8,6 +8,10 @@ Losses, each as a function and as a class that holds its options:
   hat_loss              HATLoss             a blank that is decided before the label
   Loss                                      what the classes have in common; the type of a field that holds a loss
 
+Two models:
+  distillation_loss  how far a student is from its teacher, node by node
+  consistency_loss   how far two views of an utterance are apart; both learn
+
 Logits that are not a dense array; every loss takes them:
   JointLogits     a joint network and its inputs; the loss computes its outputs one tile at a time
   additive_joint  the usual joint network for JointLogits, with CUDA kernels
@@ -49,6 +53,7 @@ from jax_rnnt.losses.monotonic import MonotonicRNNTLoss, monotonic_rnnt_loss
 from jax_rnnt.losses.multiblank import MultiblankRNNTLoss, multiblank_rnnt_loss
 from jax_rnnt.losses.rnnt import RNNTLoss, rnnt_loss
 from jax_rnnt.losses.tdt import TDTLoss, tdt_loss
+from jax_rnnt.losses.two_models import consistency_loss, distillation_loss
 from jax_rnnt.ops.arcs import arc_log_probs
 from jax_rnnt.ops.lattice import lattice_cost, lattice_posteriors
 from jax_rnnt.version import VERSION as __version__
@@ -71,8 +76,10 @@ __all__ = [
     "arc_log_probs",
     "build_info",
     "check_inputs",
+    "consistency_loss",
     "debug_inputs",
     "decoding",
+    "distillation_loss",
     "ffi_targets",
     "hat_loss",
     "lattice_cost",

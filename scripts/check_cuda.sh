@@ -23,17 +23,15 @@ done
 
 step "races, accesses out of bounds, undefined behaviour"
 check=$(python tests/cuda_on_cpu/build.py check "$build" watched)
-for order in forward reverse; do CUDA_ON_CPU_ORDER=$order "$check"; done
+CUDA_ON_CPU_ORDER=forward "$check" &
+forward=$!
+CUDA_ON_CPU_ORDER=reverse "$check"
+wait "$forward"
 
 step "the suite, on the CUDA kernels"
 python tests/cuda_on_cpu/build.py library "$build/cuda_on_cpu.so"
 export JAX_RNNT_CUDA_ON_CPU=$build/cuda_on_cpu.so
-kernels="tests/cuda_on_cpu/test_launches.py tests/losses/test_cases.py"
-for operation in arcs hidden_rows lattice; do kernels+=" tests/ops/test_$operation.py"; done
-suite() { python -m pytest --quiet -n auto --dist worksteal "$@"; }
-# shellcheck disable=SC2086
-CUDA_ON_CPU_ORDER=reverse suite $kernels tests/ops/test_{isolation,numerics}.py tests/meshes/test_vocabulary.py \
-  tests/logits/test_additive_joint.py \
-  tests/losses/test_{values,gradients,properties,published,second_order,transforms,masks,losses}.py
-# shellcheck disable=SC2086
-CUDA_ON_CPU_ORDER=11 suite $kernels
+CUDA_ON_CPU_ORDER=reverse python -m pytest --quiet -n auto --dist worksteal tests/cuda_on_cpu/test_launches.py \
+  tests/ops/test_{arcs,hidden_rows,isolation,lattice,numerics}.py tests/logits/test_additive_joint.py \
+  tests/meshes/test_vocabulary.py \
+  tests/losses/test_{cases,values,gradients,properties,published,second_order,transforms,masks,losses}.py

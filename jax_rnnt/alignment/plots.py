@@ -112,7 +112,8 @@ def plot_lattice(
         axes.plot((nodes[:, 0] + 0.5) * unit, nodes[:, 1], color="lime", linewidth=1.2, label="best path")
     axes.set_yticks(range(num_positions), names)
     axes.set(xlim=(0, num_frames * unit), ylim=(-0.5, num_positions - 0.5), ylabel="next label")
-    axes.legend(loc="upper left")
+    # The legend lies on the picture, which is dark, so its colours do not follow the page's.
+    axes.legend(loc="upper left", facecolor="black", edgecolor="gray", labelcolor="white")
     bar = axes.figure.colorbar(image, ax=axes, label="posterior probability of the node", pad=0.01)
     bar.ax.set_ylim(0, 1)
     return axes
@@ -151,7 +152,7 @@ def plot_alignment(
       The axes, with time as in :func:`plot_lattice`.
 
     Raises:
-      ImportError, TypeError, ValueError: as :func:`plot_lattice`.
+      ImportError, TypeError, ValueError: as :func:`plot_lattice`; ValueError also if a label lies beyond ``features``.
 
     Example:
       >>> import jax_rnnt
@@ -164,6 +165,12 @@ def plot_alignment(
     checks.shape("durations", lasts, at.shape, "frames.shape")
     spectrogram = None if features is None else _host("features", features, "F, M")
     drawn = np.flatnonzero(at > -0.5)  # an expected frame is 0 but for rounding
+    if spectrogram is not None and len(drawn) and at[drawn].max() * features_per_frame > len(spectrogram):
+        raise ValueError(
+            f"`features` has {len(spectrogram)} rows, which are {len(spectrogram) / features_per_frame:g} frames with "
+            f"`features_per_frame` = {features_per_frame}, and a label is at frame {at[drawn].max():g}. "
+            "`features_per_frame` must be the encoder's subsampling."
+        )
     names = _texts(labels, int(drawn[-1]) + 1 if len(drawn) else 0)
     axes = _axes_or_new(axes, "plot_alignment", (9, 2.5))
     unit = _time_axis(axes, seconds_per_frame)

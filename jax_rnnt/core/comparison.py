@@ -1,6 +1,7 @@
 """Compares rows of logits of two models: how far their distributions are apart, and the gradients of the rows."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -61,11 +62,17 @@ class Comparison:
         return total * self.temperature**2, Kept(kept, self._distances(pairs) if measures else None)
 
     def backward(self, rows: Two, labels: Array, kept: Kept, cotangent: Array) -> list[Array]:
-        """The gradients ``[N, W]`` of the rows of the sides that learn; 0 where the cotangent ``[N]`` is 0."""
+        """The gradients ``[N, W]`` of the rows of the sides that learn.
+
+        They are 0 where the cotangent ``[N]`` is 0, and NaN where one of the two rows has NaN or +inf.
+        """
         (first, pull_first), (second, pull_second) = (jax.vjp(lambda x: self._parts(x, labels), x) for x in rows)
         pairs = [Pair(x, y, *norms) for x, y, norms in zip(first, second, kept.norms, strict=True)]
         factor = cotangent * (self.temperature**2 / (2 if self.symmetric else 1))
         sides = [(factor, 1, pull_first), (-factor, 0, pull_second)][: 2 if self.symmetric else 1]
+        bad = ~functools.reduce(jnp.logical_and, [pair.good for pair in pairs])
+        constant = jnp.where(bad & (cotangent != 0), jnp.nan, 0).astype(self.dtype)[:, None]
+        is_constant = (bad | (cotangent == 0))[:, None]
         results = []
         for signed, target, pull in sides:
             of_parts = [
@@ -73,7 +80,7 @@ class Comparison:
                 for pair, weights in zip(pairs, self._weights(pairs), strict=True)
             ]
             (of_rows,) = pull(of_parts)
-            results.append(jnp.where((cotangent == 0)[:, None], 0, of_rows))
+            results.append(jnp.where(is_constant, constant.astype(of_rows.dtype), of_rows))
         return results
 
     def _parts(self, rows: Array, labels: Array) -> list[Array]:
@@ -94,7 +101,7 @@ class Comparison:
         return [None, *[(p[:, 1], q[:, 1])] * (len(pairs) - 1)]
 
     def _distances(self, pairs: list[Pair]) -> Two:
-        first, second = jnp.zeros((2, *pairs[0].distance().shape), self.dtype)
+        first = second = jnp.zeros_like(pairs[0].distance())
         for pair, weights in zip(pairs, self._weights(pairs), strict=True):
             as_target, as_target_too = (1, 1) if weights is None else weights
             first, second = first + as_target_too * pair.distance(), second + as_target * pair.distance()

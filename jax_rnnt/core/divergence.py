@@ -8,7 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jax_rnnt.core.comparison import Comparison, Kept
 from jax_rnnt.logits.row_norms import left_out
@@ -34,6 +34,8 @@ def divergences(static: Named, first: Source, second: Source, labels: Array) -> 
     first = in_floats(no_forward_mode, first, static.name)
     if static.comparison.symmetric:
         second = in_floats(no_forward_mode, second, static.name)
+    else:
+        second = jax.tree.map(lax.stop_gradient, second)
     return _divergences(static, first, second, labels)
 
 

@@ -36,8 +36,7 @@ class Pair:
         self._x, self._y, self._norm_x, self._norm_y = x, y, norm_x, norm_y
         self._empty = (norm_x[:, 0] == -jnp.inf, norm_y[:, 0] == -jnp.inf)
         # Of NaN or +inf in a row, the norm is not less than inf.
-        good = (jnp.sum(norm_x, axis=1) < jnp.inf) & (jnp.sum(norm_y, axis=1) < jnp.inf)
-        self._poison = jnp.where(good, 0, jnp.nan).astype(norm_x.dtype)
+        self.good = (jnp.sum(norm_x, axis=1) < jnp.inf) & (jnp.sum(norm_y, axis=1) < jnp.inf)
         self.probabilities = (_softmax(x, norm_x), _softmax(y, norm_y))
 
     def divergence(self, weights: tuple[Array, Array] | None, *, symmetric: bool) -> Array:
@@ -53,7 +52,7 @@ class Pair:
         if symmetric:
             terms = 0.5 * (terms + _terms(p, q, -d, weight_p))
             without_mass += _infinite(empty_q & ~empty_p, weight_p, d.dtype)
-        return jnp.where(empty_p | empty_q, without_mass, jnp.sum(terms, axis=1)) + self._poison
+        return jnp.where(self.good, jnp.where(empty_p | empty_q, without_mass, jnp.sum(terms, axis=1)), jnp.nan)
 
     def gradient(self, factor: Array) -> Array:
         """``factor [N]`` times the gradient of ``KL(second || first)`` with respect to the first row.
@@ -62,8 +61,7 @@ class Pair:
         """
         p, q = self.probabilities
         empty = self._empty[0] | self._empty[1]
-        poison = jnp.where(factor == 0, 0, self._poison)
-        return jnp.where(empty[:, None], 0, factor[:, None] * (p - q)) + poison[:, None]
+        return jnp.where(empty[:, None], 0, factor[:, None] * (p - q))
 
     def distance(self) -> Array:
         """``[N]``, the L1 norm of that gradient for a factor of 1."""

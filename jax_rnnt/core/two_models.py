@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -73,9 +74,8 @@ class TwoModels:
             checks.shape("node_weights", node_weights, source.shape[:3], "[B, T, U+1]")
             node_weights = sharding.follow_batch(lax.stop_gradient(node_weights), source._batched())
         axis = self.loss.vocab_axis_name
-        if axis is not None and not mesh_axis.is_undivided(axis):
-            for model in (source, other):
-                model._divided(axis)._rows()  # says that it has none
+        for model in (source, other):  # a source without whole rows says so
+            (model if axis is None or mesh_axis.is_undivided(axis) else model._divided(axis))._rows()
         each = both_on_devices(self._on_part, source, other, *batch, node_weights)
         return reduced(
             each, batch[2], checked_weights(weights, source, each.dtype), self.reduction, zero_infinity=False
@@ -88,7 +88,7 @@ class TwoModels:
         topology = self.loss.topology(first.shape[-1])
         debug.check_batch(self.loss, first.shape, targets, t_b, u_b)
         labels, t_b, _ = node_labels(targets, t_b, u_b, (*first.shape[:3], topology.vocabulary), topology.blanks)
-        dtype = jnp.promote_types(compute_dtype(first.dtype), compute_dtype(second.dtype))
+        dtype = np.promote_types(compute_dtype(first.dtype), compute_dtype(second.dtype))
         counts = functools.reduce(
             jnp.logical_and, [nodes for s in (first, second) if (nodes := s._nodes()) is not None], labels != PADDING
         )

@@ -1,6 +1,7 @@
 """Beam search, frame by frame: the most probable label sequences, each summed over the paths that were kept."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +21,20 @@ from jax_rnnt.decoding.beam_arcs import (
     silent_arcs,
     staying,
 )
-from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
-from jax_rnnt.decoding.hypotheses import DecoderState, Frontier, Hypotheses, ranked, with_history
+from jax_rnnt.decoding.decoder import Decoder
+from jax_rnnt.decoding.fusion import Fusion
+from jax_rnnt.decoding.hypotheses import (
+    Confidence,
+    DecoderState,
+    Emitted,
+    Frontier,
+    Hypotheses,
+    ranked,
+    with_extra,
+    with_history,
+)
 from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
+from jax_rnnt.decoding.model_calls import Joint, Predictor
 from jax_rnnt.decoding.row_arcs import Choices, RowArcs
 from jax_rnnt.xla.sharding import vary_alike
 
@@ -31,22 +43,20 @@ class _Beam(NamedTuple):
     """Hypotheses within a frame: where they are, and how they came there from the frame's first ones."""
 
     at: Frontier
-    origin: Array  # [B, N] int32: which of the frame's first hypotheses it continues
-    labels: Array  # [B, N, F] int32: the labels that it emitted at this frame; -1 for none
-    durations: Array  # [B, N, F] int32: the frames that they took
+    emitted: Emitted
 
 
 _Turn = tuple[Array, _Beam, _Beam, Array]
 """The labels emitted at this frame, what is done with it, what is open, and which utterances are spoilt."""
 
 
-@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class BeamDecoder(Decoder):
     """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :class:`GreedyDecoder`.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
+        confidence, fusion: as in :class:`GreedyDecoder`.
       beam, length_normalization: as in :func:`beam_decode`.
 
     Example:
@@ -80,14 +90,14 @@ class BeamDecoder(Decoder):
         arcs = self._arcs(params, state, x)
         room = state.labels.shape[-1]
 
-        def frame(at: Frontier, piece: tuple[Array, Array]) -> tuple[Frontier, tuple[Array, Array, Array]]:
+        def frame(at: Frontier, piece: tuple[Array, Array]) -> tuple[Frontier, Emitted]:
             c, row = piece
             here = (at.time == (state.frames + c)[:, None]) & (c < lengths)[:, None]
             spoilt = jnp.isnan(at.score[:, 0])
             comparable = at._replace(score=jnp.where(spoilt[:, None], -jnp.inf, at.score))
             beam, now_spoilt = self._frame(params, comparable, here, row, arcs, room)
             score = jnp.where((spoilt | now_spoilt)[:, None], jnp.nan, beam.at.score)
-            return beam.at._replace(score=score), (beam.origin, beam.labels, beam.durations)
+            return beam.at._replace(score=score), beam.emitted
 
         each = jnp.arange(x.shape[1], dtype=jnp.int32), jnp.moveaxis(x, 1, 0)
         frontier, steps = lax.scan(frame, state.frontier, each)
@@ -108,7 +118,11 @@ class BeamDecoder(Decoder):
         rows = flat(repeated(row, n))
         some = arcs.labels(n)
         unused = jnp.full((batch, n, most), -1, jnp.int32)
-        first = _Beam(at, jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n)), unused, unused)
+        origin = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
+        confidence = None
+        if arcs.confidence:
+            confidence = Confidence(*(jnp.zeros(unused.shape, at.score.dtype) for _ in range(2)))
+        first = _Beam(at, Emitted(origin, unused, unused, confidence))
 
         def turn(carry: _Turn) -> _Turn:
             v, done, open_, spoilt = carry
@@ -116,10 +130,10 @@ class BeamDecoder(Decoder):
             now = self._predict(params, open_.at, going, arcs, rows)
 
             def choose(of: tuple[Array, Any, Array | None]) -> Choices:
-                row, predicted, penalty = of
-                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, penalty)
+                row, predicted, extra = of
+                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, extra)
 
-            inputs = rows, *flat((now.predicted, now.penalty))
+            inputs = rows, *flat((now.predicted, now.extra))
             nothing = arcs.nothing(batch * n, some, now.score.dtype)
             choices = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
             is_nan = jnp.isnan(choices.silent[..., 0])
@@ -132,19 +146,19 @@ class BeamDecoder(Decoder):
             silent = jnp.where(is_nan[..., None], -jnp.inf, choices.silent) + score[..., None]
             shut = (closed | full | is_nan)[..., None, None]
             emitting = jnp.where(shut, -jnp.inf, choices.emitting) + score[..., None, None]
-            labels = choices.labels
+            choices = choices._replace(emitting=emitting)
 
             both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), done, open_)
-            kept = joined([resting(done.at), silent_arcs(silent, arcs.silent, n)])
+            kept = joined([resting(done.at, arcs.confidence), silent_arcs(silent, arcs.silent, n, arcs.confidence)])
             moves = [k for k, frames in enumerate(arcs.emitting) if frames > 0]
             if moves:
-                moving = emitting_arcs(emitting, labels, arcs.emitting, moves, n)
+                moving = emitting_arcs(choices, arcs.emitting, moves, n)
                 kept = joined([kept, leaving(both.at, moving, kept, n)])
             done = _after(both, best_merged(both.at, kept, n), v)
             stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
             if not stays:
                 return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf))), spoilt
-            following = staying(now, emitting_arcs(emitting, labels, arcs.emitting, stays, 0), done.at, n)
+            following = staying(now, emitting_arcs(choices, arcs.emitting, stays, 0), done.at, n)
             return v + 1, done, _after(open_, following, v), spoilt
 
         def going(carry: _Turn) -> Array:
@@ -158,7 +172,7 @@ class BeamDecoder(Decoder):
         return done, spoilt
 
     def _found(self, state: DecoderState) -> Hypotheses:
-        return ranked(state, self.length_normalization)
+        return ranked(state, self.length_normalization, self._final(state))
 
 
 def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
@@ -166,7 +180,8 @@ def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
     prefix, time = leads_to(beam.at, arcs)
     came = take(beam, arcs.source)
     emits = arcs.label >= 0
-    mine = emits[..., None] & (jnp.arange(came.labels.shape[-1], dtype=jnp.int32) == v)[None, None]
+    mine = emits[..., None] & (jnp.arange(came.emitted.labels.shape[-1], dtype=jnp.int32) == v)[None, None]
+    new = arcs.label, arcs.frames, arcs.confidence
     at = came.at._replace(
         score=arcs.score,
         time=time,
@@ -174,9 +189,10 @@ def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
         label=jnp.where(emits, arcs.label, came.at.label),
         waits=came.at.waits | emits,
         prefix=prefix,
+        added=with_extra(came.at, emits, arcs.label),
     )
-    labels = jnp.where(mine, arcs.label[..., None], came.labels)
-    return _Beam(at, came.origin, labels, jnp.where(mine, arcs.frames[..., None], came.durations))
+    each = jax.tree.map(lambda x, before: jnp.where(mine, x[..., None], before), new, tuple(came.emitted[1:]))
+    return _Beam(at, Emitted(came.emitted.origin, *each))
 
 
 def beam_decode(
@@ -193,7 +209,11 @@ def beam_decode(
     labels_per_frame: int = 5,
     max_labels: int | None = None,
     internal_lm_weight: float = 0.0,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
     start: int | None = None,
+    confidence: bool = False,
+    fusion: Fusion | Sequence[Fusion] | None = None,
 ) -> Hypotheses:
     r"""Transducer beam search of a batch, frame by frame, in one compiled loop.
 
@@ -214,17 +234,18 @@ def beam_decode(
     beam of 1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
 
     Args:
-      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight, start:
-        as in :func:`greedy_decode`. Both functions see the rows of all hypotheses, R = B * ``beam``.
+      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight,
+        blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`. The functions see the rows
+        of all hypotheses, R = B * ``beam``.
       beam: N, how many hypotheses are kept.
       length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power. 0 ranks by the
         scores. The search itself compares scores, and the result holds scores, not quotients.
 
     Returns:
       :class:`Hypotheses`, the best first: labels, times and, for TDT, durations ``[B, N, L]``; lengths, scores and
-      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept, minus
-      the internal language model's part. Times and ``truncated`` are those of the best path of a hypothesis. If there
-      are fewer than N hypotheses, the others have a score of -inf and no labels.
+      truncated ``[B, N]``. A score is the log-probability of the labels, summed over the paths that were kept. Times,
+      ``truncated``, ``log_probs`` and ``entropy`` are those of the best path of a hypothesis. If there are fewer than
+      N hypotheses, the others have a score of -inf and no labels. The rest is as in :func:`greedy_decode`.
 
     Raises:
       TypeError, ValueError: as :func:`greedy_decode`; ValueError also if ``beam`` is below 1.
@@ -255,7 +276,11 @@ def beam_decode(
         labels_per_frame=labels_per_frame,
         max_labels=max_labels,
         internal_lm_weight=internal_lm_weight,
+        blank_penalty=blank_penalty,
+        temperature=temperature,
         start=start,
+        confidence=confidence,
+        fusion=fusion,
         beam=beam,
         length_normalization=length_normalization,
     )

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_rnnt.decoding import prefixes
-from jax_rnnt.decoding.hypotheses import Frontier
+from jax_rnnt.decoding.hypotheses import Confidence, Frontier
 from jax_rnnt.decoding.hypothesis_rows import select, take
+from jax_rnnt.decoding.row_arcs import Choices
 
 
 class Arcs(NamedTuple):
@@ -18,34 +19,46 @@ class Arcs(NamedTuple):
     source: Array  # int32: the hypothesis that it leaves
     label: Array  # int32: -1 for none
     frames: Array  # int32
+    confidence: Confidence | None  # of the arc itself; 0 for arcs without a label
 
 
-def resting(at: Frontier) -> Arcs:
+def resting(at: Frontier, sure: bool) -> Arcs:
     batch, n = at.score.shape
     source = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
-    return Arcs(at.score, source, jnp.full((batch, n), -1, jnp.int32), jnp.zeros((batch, n), jnp.int32))
+    nothing = jnp.zeros((batch, n), jnp.int32)
+    return Arcs(at.score, source, nothing - 1, nothing, _no_confidence(at.score) if sure else None)
 
 
-def silent_arcs(scores: Array, frames: tuple[int, ...], first: int) -> Arcs:
+def _no_confidence(scores: Array) -> Confidence:
+    return Confidence(jnp.zeros_like(scores), jnp.zeros_like(scores))
+
+
+def silent_arcs(scores: Array, frames: tuple[int, ...], first: int, sure: bool) -> Arcs:
     """The arcs without a label of ``scores [B, N, K]``, out of the hypotheses from number ``first`` on."""
     shape = scores.shape
     size = shape[1] * shape[2]
     source = lax.broadcasted_iota(jnp.int32, shape, 1) + first
     taken = jnp.broadcast_to(jnp.array(frames, jnp.int32), shape)
-    arcs = Arcs(scores, source, jnp.full(shape, -1, jnp.int32), taken)
+    arcs = Arcs(scores, source, jnp.full(shape, -1, jnp.int32), taken, _no_confidence(scores) if sure else None)
     return jax.tree.map(lambda x: x.reshape(shape[0], size), arcs)
 
 
-def emitting_arcs(scores: Array, labels: Array, frames: tuple[int, ...], moves: list[int], first: int) -> Arcs:
-    """The arcs with a label that are ``moves``, of ``scores [B, N, M, K]`` and ``labels [B, N, M]``; ``first`` as in
-    :func:`silent_arcs`."""
-    scores = jnp.stack([scores[..., k] for k in moves], axis=-1)
+def emitting_arcs(choices: Choices, frames: tuple[int, ...], moves: list[int], first: int) -> Arcs:
+    """The arcs with a label of ``choices`` ``[B, N, ...]`` that are ``moves``; ``first`` as in :func:`silent_arcs`."""
+
+    def of_moves(x: Array) -> Array:
+        return jnp.stack([x[..., k] for k in moves], axis=-1)
+
+    scores, confidence = of_moves(choices.emitting), choices.confidence
     frames = tuple(frames[k] for k in moves)
     shape = scores.shape
     size = shape[1] * shape[2] * shape[3]
     source = lax.broadcasted_iota(jnp.int32, shape, 1) + first
     taken = jnp.broadcast_to(jnp.array(frames, jnp.int32), shape)
-    arcs = Arcs(scores, source, jnp.broadcast_to(labels[..., None], shape), taken)
+    if confidence is not None:
+        entropy = jnp.broadcast_to(confidence.entropy[..., None, None], shape)
+        confidence = Confidence(of_moves(confidence.log_probs), entropy)
+    arcs = Arcs(scores, source, jnp.broadcast_to(choices.labels[..., None], shape), taken, confidence)
     return jax.tree.map(lambda x: x.reshape(shape[0], size), arcs)
 
 

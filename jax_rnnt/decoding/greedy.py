@@ -1,6 +1,7 @@
 """Greedy decoding: the most probable arc at every step."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,19 +10,33 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Loss
-from jax_rnnt.decoding.decoder import Decoder, Joint, Predictor
-from jax_rnnt.decoding.hypotheses import DecoderState, Hypotheses, ranked, with_bin, with_histories, without_bin
+from jax_rnnt.decoding.decoder import Decoder
+from jax_rnnt.decoding.fusion import Fusion
+from jax_rnnt.decoding.hypotheses import (
+    Confidence,
+    DecoderState,
+    Hypotheses,
+    ranked,
+    with_bin,
+    with_extra,
+    with_histories,
+    without_bin,
+)
 from jax_rnnt.decoding.hypothesis_rows import flat
+from jax_rnnt.decoding.model_calls import Joint, Predictor
 
 
-@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class GreedyDecoder(Decoder):
     """:func:`greedy_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, start: as in :func:`greedy_decode`. T is
-        that of the array that ``init`` sees. For longer audio give ``max_labels``.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
+        confidence, fusion: as in :func:`greedy_decode`. T is that of the array that ``init`` sees. For longer audio
+        give ``max_labels``.
+
+    A decoder with a fusion is a pytree, whose leaves are the arrays of the fusion. To change these arrays without a
+    further compilation, pass the decoder to your jitted function.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -61,8 +76,7 @@ class GreedyDecoder(Decoder):
             going = offset(state) < lengths
             row = x[rows, jnp.clip(offset(state), 0, x.shape[1] - 1)]
             at = self._predict(params, state.frontier, going[:, None], arcs, row)
-            penalty = None if at.penalty is None else at.penalty[:, 0]
-            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, penalty)
+            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, flat(at.extra))
             closed, full = here >= self.labels_per_frame, at.length[:, 0] >= room
             lost = going & full & ~closed & choices.prefers_a_label()
             emitting = jnp.where((closed | full)[:, None], -jnp.inf, choices.emitting[:, 0])
@@ -75,6 +89,11 @@ class GreedyDecoder(Decoder):
             def written(history: Array, value: Array) -> Array:
                 return history.at[rows, 0, place].set(value)
 
+            confidence = None
+            if choices.confidence is not None:
+                of_arc = jnp.clip(arc - len(arcs.silent), 0, len(arcs.emitting) - 1)
+                log_probs = jnp.take_along_axis(choices.confidence.log_probs[:, 0], of_arc[:, None], axis=-1)[:, 0]
+                confidence = Confidence(log_probs, choices.confidence.entropy)
             label = jnp.where(emits, choices.labels[:, 0], at.label[:, 0])
             moves = jnp.where(going, frames, 0)
             frontier = at._replace(
@@ -84,21 +103,18 @@ class GreedyDecoder(Decoder):
                 label=label[:, None],
                 waits=at.waits | emits[:, None],
                 truncated=at.truncated | lost[:, None],
+                added=with_extra(at, emits[:, None], label[:, None]),
             )
-            state = state._replace(
-                frontier=frontier,
-                labels=written(state.labels, label),
-                times=written(state.times, at.time[:, 0]),
-                durations=None if state.durations is None else written(state.durations, frames),
-            )
+            new = label, at.time[:, 0], None if state.durations is None else frames, confidence
+            state = with_histories(state._replace(frontier=frontier), written, new)
             return state, jnp.where(moves > 0, 0, here + emits.astype(jnp.int32))
 
-        start = with_histories(with_bin, state), jnp.zeros_like(lengths)
+        start = with_histories(state, with_bin), jnp.zeros_like(lengths)
         state, _ = lax.while_loop(lambda carry: jnp.any(offset(carry[0]) < lengths), turn, start)
-        return with_histories(without_bin, state)._replace(frames=state.frames + lengths)
+        return with_histories(state, without_bin)._replace(frames=state.frames + lengths)
 
     def _found(self, state: DecoderState) -> Hypotheses:
-        return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0))
+        return jax.tree.map(lambda x: x[:, 0], ranked(state, 0.0, self._final(state)))
 
 
 def greedy_decode(
@@ -113,7 +129,11 @@ def greedy_decode(
     labels_per_frame: int = 5,
     max_labels: int | None = None,
     internal_lm_weight: float = 0.0,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
     start: int | None = None,
+    confidence: bool = False,
+    fusion: Fusion | Sequence[Fusion] | None = None,
 ) -> Hypotheses:
     r"""Greedy transducer decoding of a batch: the most probable arc at every step, in one compiled loop.
 
@@ -142,12 +162,26 @@ def greedy_decode(
       internal_lm_weight: for :class:`HATLoss`: this times the label's score under the internal language model is
         subtracted from the label's score. The internal language model is the joint with an encoder of zeros
         (:meth:`HATLoss.internal_lm_scores`).
+      blank_penalty: this is subtracted from the score of every arc without a label. Where a model leaves out labels,
+        a value above 0 brings some of them back.
+      temperature: above 0. The logits of the joint network are divided by it. A value above 1 makes an overconfident
+        model less sure.
       start: the label that the predictor sees first; None: the blank.
+      confidence: whether to return how sure the model was of each label.
+      fusion: a :class:`Fusion`, or several: scores that are added to those of labels, such as a language model's.
 
     Returns:
       :class:`Hypotheses`: labels, times and, for TDT, durations ``[B, L]``; lengths, scores and truncated ``[B]``. A
-      score is the log-probability of the path, minus the internal language model's part: float64 for float64 logits,
-      else float32.
+      score is the log-probability of the path: float64 for float64 logits, else float32. With ``blank_penalty`` it is
+      lower by that for each arc without a label.
+
+      With ``fusion`` or ``internal_lm_weight``, ``scores`` count what they add, and ``model_scores [B]`` do not.
+
+      With ``confidence``, ``log_probs`` and ``entropy`` ``[B, L]`` say how sure the model was of each label.
+      ``log_probs`` are the log-probabilities of the arcs, for TDT of the label and its duration. ``entropy`` is that of
+      what comes next at the label's node, one of the labels or a blank, divided by the largest possible one, log(V). So
+      it is in [0, 1], and 0 is sure. Both are the model's own, with ``temperature``. Fusions, penalties and the
+      internal language model do not count.
 
     Raises:
       TypeError: if ``loss`` is not a :class:`Loss`, a function is not hashable, or a dtype is wrong.
@@ -181,6 +215,10 @@ def greedy_decode(
         max_labels=max_labels,
         labels_per_frame=labels_per_frame,
         internal_lm_weight=internal_lm_weight,
+        blank_penalty=blank_penalty,
+        temperature=temperature,
         start=start,
+        confidence=confidence,
+        fusion=fusion,
     )
     return decoder.hypotheses(decoder.step(params, decoder.init(params, state, encoded), encoded, lengths))

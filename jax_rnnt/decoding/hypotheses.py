@@ -36,6 +36,9 @@ class Hypotheses(NamedTuple):
     times: Array  #: ``[B, L]`` or ``[B, N, L]`` int32, the frame of each label; -1 behind the last
     durations: Array | None  #: for TDT, ``[B, L]`` or ``[B, N, L]`` int32, the frames of each label
     truncated: Array  #: ``[B]`` or ``[B, N]`` bool: whether ``max_labels`` once closed a label that was the best arc
+    model_scores: Array | None = None  #: as ``scores``, without what ``fusion`` and ``internal_lm_weight`` added
+    log_probs: Array | None = None  #: with ``confidence``, as ``times``: log-probabilities of labels; 0 behind the last
+    entropy: Array | None = None  #: with ``confidence``, as ``times``: of the label's row, in [0, 1]; 0 behind the last
 
 
 @_of_arrays
@@ -51,7 +54,25 @@ class Frontier(NamedTuple):
     prefix: Array  # [B, N, 2] uint32: equal for hypotheses with equal labels
     memory: Any  # the predictor's state, [B, N, ...]
     predicted: Any  # the predictor's output, [B, N, ...]
-    penalty: Array | None  # [B, N, V]: the internal language model's part of the scores of labels
+    fused: tuple[Any, ...]  # the states of the fusions, [B, N, ...]
+    extra: Array | None  # [B, N, V]: what fusions and the internal language model add to the scores of labels
+    added: Array | None  # [B, N]: the part of `score` that they have added so far
+
+
+@_of_arrays
+class Confidence(NamedTuple):
+    """How sure the model is of labels or arcs."""
+
+    log_probs: Array
+    entropy: Array
+
+
+@_of_arrays
+class Start(NamedTuple):
+    """How an utterance begins."""
+
+    label: Array  # [B] int32: the start symbol
+    memory: Any  # the predictor's state before it, [B, ...]
 
 
 @_of_arrays
@@ -63,6 +84,17 @@ class DecoderState(NamedTuple):
     labels: Array  #: ``[B, N, L]`` int32
     times: Array  #: ``[B, N, L]`` int32
     durations: Array | None  #: ``[B, N, L]`` int32
+    confidence: Confidence | None  #: ``[B, N, L]`` each
+    start: Start
+
+
+def with_extra(at: Frontier, emits: Array, label: Array) -> Array | None:
+    """``added`` after ``label [B, N]`` of the hypotheses that emit it."""
+    if at.extra is None or at.added is None:
+        return None
+    place = jnp.where(emits, label, 0)[..., None]
+    extra = jnp.take_along_axis(at.extra, place, axis=-1, mode="clip")[..., 0]
+    return at.added + jnp.where(emits, extra, 0)
 
 
 def with_bin(history: Array) -> Array:
@@ -74,29 +106,47 @@ def without_bin(history: Array) -> Array:
     return history[..., :-1]
 
 
-def with_histories(function: Callable[[Array], Array], state: DecoderState) -> DecoderState:
-    labels, times, durations = jax.tree.map(function, (state.labels, state.times, state.durations))
-    return state._replace(labels=labels, times=times, durations=durations)
+def histories(state: DecoderState) -> tuple[Array, Array, Array | None, Confidence | None]:
+    """What is kept of each label."""
+    return state.labels, state.times, state.durations, state.confidence
 
 
-def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> DecoderState:
-    """``state`` with the labels of a piece, from the ``steps`` of its frames: where each hypothesis came from, ``[C, B,
-    N]``, and its labels and durations there, ``[C, B, N, F]``."""
+def with_histories(state: DecoderState, function: Callable[..., Array], *values: Any) -> DecoderState:
+    """``state`` with the results of ``function(history, value)`` for the ``values`` of :func:`histories`."""
+    labels, times, durations, confidence = jax.tree.map(function, histories(state), *values)
+    return state._replace(labels=labels, times=times, durations=durations, confidence=confidence)
+
+
+def cleared(history: Array, used: Array) -> Array:
+    """``history`` where it is not ``used``: -1 for integers, and 0 for numbers."""
+    return jnp.where(used, history, -1 if jnp.issubdtype(history.dtype, jnp.integer) else 0)
+
+
+class Emitted(NamedTuple):
+    """What hypotheses ``[B, N]`` emitted at a frame, in up to F turns."""
+
+    origin: Array  # [B, N] int32: which of the frame's first hypotheses it continues
+    labels: Array  # [B, N, F] int32: the labels that it emitted at this frame; -1 for none
+    durations: Array  # [B, N, F] int32: the frames that they took
+    confidence: Confidence | None  # [B, N, F] each
+
+
+def with_history(state: DecoderState, steps: Emitted) -> DecoderState:
+    """``state`` with the labels of a piece, from the ``steps [C, ...]`` of its frames."""
     batch, n, room = state.labels.shape
 
-    def back(slot: Array, step: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        origin, labels, durations = step
-        return take(origin, slot), take((labels, durations), slot)
+    def back(slot: Array, step: Emitted) -> tuple[Array, tuple[Any, ...]]:
+        return take(step.origin, slot), take(tuple(step[1:]), slot)
 
     last = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32)[None], (batch, n))
-    slot, (labels, durations) = lax.scan(back, vary_alike(last, steps), steps, reverse=True)
+    slot, (labels, durations, confidence) = lax.scan(back, vary_alike(last, steps), steps, reverse=True)
 
     def by_hypothesis(x: Array) -> Array:  # [C, B, N, F] to [B, N, C * F]
         return jnp.moveaxis(x, 0, 2).reshape(batch, n, x.shape[0] * x.shape[3])
 
     frame = state.frames[None, :, None, None] + jnp.arange(labels.shape[0], dtype=jnp.int32)[:, None, None, None]
     times = by_hypothesis(jnp.broadcast_to(frame, labels.shape))
-    labels, durations = by_hypothesis(labels), by_hypothesis(durations)
+    labels, durations, confidence = jax.tree.map(by_hypothesis, (labels, durations, confidence))
     emits = labels >= 0
     length = take(state.frontier.length, slot)
     place = length[..., None] + jnp.cumsum(emits, axis=-1, dtype=jnp.int32) - 1
@@ -106,24 +156,27 @@ def with_history(state: DecoderState, steps: tuple[Array, Array, Array]) -> Deco
     def written(history: Array, value: Array) -> Array:
         return without_bin(with_bin(take(history, slot)).at[b, m, place].set(value))
 
-    return state._replace(
-        labels=written(state.labels, labels),
-        times=written(state.times, times),
-        durations=None if state.durations is None else written(state.durations, durations),
-    )
+    return with_histories(state, written, (labels, times, None if state.durations is None else durations, confidence))
 
 
-def ranked(state: DecoderState, length_normalization: float) -> Hypotheses:
-    """``[B, N]`` hypotheses, the best first; those with equal labels count as one, even at different frames."""
+def ranked(state: DecoderState, length_normalization: float, final: Array | None) -> Hypotheses:
+    """``[B, N]`` hypotheses, the best first; those with equal labels count as one, even at different frames.
+
+    ``final [B, N]`` is added to the scores.
+    """
     at = state.frontier
     spoilt = jnp.isnan(at.score)
     score = merged(jnp.where(spoilt, -jnp.inf, at.score), at.prefix, jnp.zeros_like(at.time))
+    model = None if at.added is None else score - jnp.where(score == -jnp.inf, 0, at.added)
+    if final is not None:
+        score = jnp.where(score == -jnp.inf, -jnp.inf, score + final)
+        model = None if model is None else jnp.where(score == -jnp.inf, -jnp.inf, model)
     normalised = score / (at.length + 1).astype(score.dtype) ** length_normalization
     order = jnp.argsort(-normalised, axis=-1, stable=True)
-    there = at.length, at.truncated, state.labels, state.times, state.durations
-    score, (length, truncated, *found) = take((score, there), order)
+    score, (length, truncated, model, found) = take((score, (at.length, at.truncated, model, histories(state))), order)
     exists = score > -jnp.inf
     length = jnp.where(exists, length, 0)
     used = lax.broadcasted_iota(jnp.int32, state.labels.shape, 2) < length[..., None]
-    labels, times, durations = jax.tree.map(lambda x: jnp.where(used, x, -1), tuple(found))
-    return Hypotheses(labels, length, jnp.where(spoilt, jnp.nan, score), times, durations, truncated & exists)
+    labels, times, durations, confidence = jax.tree.map(lambda x: cleared(x, used), found)
+    score, model = jax.tree.map(lambda x: jnp.where(spoilt, jnp.nan, x), (score, model))
+    return Hypotheses(labels, length, score, times, durations, truncated & exists, model, *(confidence or ()))

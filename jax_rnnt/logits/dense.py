@@ -15,7 +15,7 @@ from jax_rnnt.logits.array_rows import ArrayRows
 from jax_rnnt.logits.source import Rows, Source
 from jax_rnnt.ops import arcs, lax_arcs
 from jax_rnnt.ops.arcs import ArcParameters
-from jax_rnnt.xla.sharding import varying_axes
+from jax_rnnt.xla.sharding import explicit_axes, varying_axes
 
 
 @jax.tree_util.register_dataclass
@@ -116,6 +116,12 @@ class DenseLogits(Source):
         return DividedLogits(self.logits, axis_name)
 
     def _rows(self) -> ArrayRows:
+        *_, of_vocabulary = (None, *explicit_axes(self.logits))
+        if of_vocabulary is not None:
+            raise ValueError(
+                f"Logits of shape {self.shape} are divided over {of_vocabulary!r} along the vocabulary: no device has "
+                "whole rows of logits, and two models are compared row by row."
+            )
         return ArrayRows(
             self.logits.reshape(-1, self.logits.shape[-1]), lambda x: DenseLogits(x.reshape(self.logits.shape))
         )

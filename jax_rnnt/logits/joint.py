@@ -6,6 +6,7 @@ entries have a gradient.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -60,7 +61,8 @@ class JointLogits(Source):
         rounding.
       batch_axis_names: static, the mesh axes that B is divided over, in a mesh set by ``jax.set_mesh``. Each device
         then runs its own tiles, and one sum of the gradient of ``params`` crosses the mesh. Not needed where a mesh's
-        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on every device.
+        axes are explicit, nor inside ``shard_map`` or ``pmap``. Without it ``jit`` gathers the batch on
+        every device, and a warning says so.
 
     In a mesh with explicit axes, ``params`` may be divided in any way. They are gathered for the loss, and their
     gradient is divided as ``params`` are.
@@ -176,25 +178,28 @@ class JointLogits(Source):
 
         Args:
           module: an ``nnx.Module`` that is called with rows of the encoder and of the predictor. Changes that the call
-            makes to it are lost, such as the counts of ``nnx.Rngs``. For dropout, write a ``joint`` that takes keys.
+            makes to it are lost. With ``dropout_key`` its random streams, such as those of ``nnx.Dropout``, begin in
+            each row with that row's key. The streams of ``module`` itself stay as they are.
           encoded, predicted: ``[B, T, De]`` and ``[B, U+1, Dp]``, as above.
           method: the name of the method that is the joint network.
           **options: the options above.
 
         Raises:
           TypeError: if ``module`` is not a module of nnx.
+          ValueError: in the loss, if ``module`` draws random numbers and there is no ``dropout_key``.
 
         Example:
-          >>> import jax.numpy as jnp
+          >>> import jax, jax.numpy as jnp
           >>> from flax import nnx
           >>> import jax_rnnt
           >>> class Joint(nnx.Module):
           ...     def __init__(self, rngs):
           ...         self.output = nnx.Linear(8, 5, rngs=rngs)
+          ...         self.dropout = nnx.Dropout(0.1, rngs=rngs)
           ...     def __call__(self, e, p):
-          ...         return self.output(jnp.tanh(e + p))
-          >>> encoded, predicted = jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
-          >>> jax_rnnt.JointLogits.from_nnx(Joint(nnx.Rngs(0)), encoded, predicted).shape
+          ...         return self.output(self.dropout(jnp.tanh(e + p)))
+          >>> joint, encoded, predicted = Joint(nnx.Rngs(0)), jnp.ones((2, 4, 8)), jnp.ones((2, 3, 8))
+          >>> jax_rnnt.JointLogits.from_nnx(joint, encoded, predicted, dropout_key=jax.random.key(0)).shape
           (2, 4, 3, 5)
         """
         return cls(*nnx_joint(module, method), encoded, predicted, **options)
@@ -253,7 +258,15 @@ class JointLogits(Source):
         return dataclasses.replace(self, **layout)
 
     def _batch_axes(self) -> tuple[str, ...]:
-        return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        named = sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        if not named and (axes := sharding.automatic_axes(self.encoded)):
+            warnings.warn(
+                f"JointLogits has no `batch_axis_names`, and the axes of its mesh, {axes}, are automatic: every device "
+                f"runs the joint network for the whole batch. Name the axes that divide the batch, such as "
+                f"batch_axis_names=({next(iter(axes))!r},), under `with jax.set_mesh(mesh):`.",
+                stacklevel=2,
+            )
+        return named
 
     def _partition_specs(self, axes: tuple[str, ...]) -> Any:
         whole, batch = PartitionSpec(), PartitionSpec(axes)

@@ -9,6 +9,7 @@ import warnings
 import jax
 
 from jax_rnnt.version import VERSION
+from jax_rnnt.xla.gpus import gpus
 
 _PREFIX = "jax_rnnt_"
 _XLA_NAMES = {"cuda": "CUDA"}
@@ -130,19 +131,23 @@ def build_info() -> dict[str, object]:
     """What was built, and what runs where.
 
     Returns a dictionary: ``version`` ("unknown" where nothing says that the package was installed); ``ffi_api``
-    (version of XLA's FFI that the module speaks, or None); ``cuda`` (``{"version": ..., "architectures": ...}`` or
-    None); ``simd`` (the instruction set in use on this CPU, or None); ``implementations`` (platform -> "native" or
-    "lax"); ``reason`` (why kernels are not in use, or None).
+    (version of XLA's FFI that the module speaks, or None); ``cuda`` (None, or what was built: the ``version`` of nvcc,
+    the ``architectures``, and ``gpus``: for each compute capability of a GPU in this machine, such as "9.0", the code
+    that will run there: machine code "sm_90", PTX "compute_90" that the driver compiles, or None where this build has
+    nothing for it); ``simd`` (the instruction set in use on this CPU, or None); ``implementations`` (platform ->
+    "native" or "lax"); ``reason`` (why kernels are not in use, or None).
 
     >>> import jax_rnnt
     >>> sorted(jax_rnnt.build_info())
     ['cuda', 'ffi_api', 'implementations', 'reason', 'simd', 'version']
     """
     built = _module.build_info() if _module is not None else {}
+    if cuda := built.get("cuda"):
+        cuda["gpus"] = gpus(cuda["architectures"])
     return {
         "version": VERSION,
         "ffi_api": f"0.{_module.ffi_api_minor}" if _module is not None else None,
-        "cuda": built.get("cuda"),
+        "cuda": cuda,
         "simd": built.get("simd"),
         "implementations": {p: "native" if p in platforms else "lax" for p in ("cpu", "cuda", "tpu", "rocm")},
         "reason": _reason or None,

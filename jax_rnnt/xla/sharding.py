@@ -65,6 +65,14 @@ def explicit_batch_axes(x: Array) -> tuple[str, ...]:
     return () if axes is None else axes if isinstance(axes, tuple) else (axes,)
 
 
+def automatic_axes(x: Array) -> dict[str, int]:
+    """The names and sizes of the mesh axes that may divide ``x``, where it is XLA that decides; {} in other meshes."""
+    place = getattr(jax.typeof(x), "sharding", None)
+    if place is None or any(kind != AxisType.Auto for kind in place.mesh.axis_types):
+        return {}
+    return {name: size for name, size in place.mesh.shape.items() if size > 1}
+
+
 def with_automatic_axes(function: Callable[..., Any], spec: PartitionSpec, *arguments: Any) -> Any:
     """``function(*arguments)``, in a mesh whose axes are automatic inside even if they are explicit outside.
 

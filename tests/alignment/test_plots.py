@@ -124,6 +124,11 @@ REFUSED = [
         ValueError,
         r"`durations` must have shape \(2,\)",
     ),
+    (
+        lambda: jax_rnnt.alignment.plot_alignment(np.array([1, 7]), features=np.zeros((24, 5)), features_per_frame=4),
+        ValueError,
+        "`features` has 24 rows, which are 6 frames with `features_per_frame` = 4, and a label is at frame 7",
+    ),
     (lambda: jax.jit(jax_rnnt.alignment.plot_alignment)(np.zeros(2)), TypeError, "`frames` must be a concrete array"),
 ]
 

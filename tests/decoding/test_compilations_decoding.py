@@ -1,6 +1,7 @@
 """Outside of jit, decoders compile in their first call only, and their memory does not grow."""
 
 import contextlib
+import dataclasses
 import functools
 
 import decoding_support as support
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from decoding_support import RNNT, TDT, example, trained_with
+from fusions import fusions
 
 import jax_rnnt
 
@@ -49,6 +51,13 @@ def beam(start):
     return jax_rnnt.decoding.beam_decode(*model, *arrays_of(RNNT, start), beam=2, labels_per_frame=2)
 
 
+def fused(start):
+    two = fusions(support.V, np.zeros(5, np.int32))
+    two = dataclasses.replace(two[0], weight=0.5 + start), dataclasses.replace(two[1], params=two[1].params + start)
+    model = trained_with(RNNT), support.predictor, support.joint
+    return jax_rnnt.decoding.greedy_decode(*model, *arrays_of(RNNT, 0.0), fusion=two)
+
+
 def pieces(start):
     """Makes the decoder each time, as a program does that serves one stream after another."""
     decoder = jax_rnnt.decoding.BeamDecoder(trained_with(TDT), support.predictor, support.joint, beam=2, max_labels=3)
@@ -71,7 +80,7 @@ def expected_errors(start):
     )
 
 
-CALLS = (greedy, beam, pieces, distance, expected_errors)
+CALLS = (greedy, beam, fused, pieces, distance, expected_errors)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from decoding_support import LENGTHS, MONOTONIC, RNNT, TDT, example, trained_with
+from fusions import fusions
 from jax import export
 from jax.experimental import checkify
 from losses import jit
@@ -149,7 +150,8 @@ def test_a_vocabulary_of_a_blank_alone(name):
 
 @pytest.mark.parametrize("make", [decoding.GreedyDecoder, functools.partial(decoding.BeamDecoder, beam=3)])
 def test_states_may_be_donated(make):
-    decoder = make(trained_with(TDT), support.predictor, support.joint, max_labels=4)
+    options = {"max_labels": 4, "confidence": True, "fusion": fusions(support.V - 1, jnp.zeros(5, jnp.int32))}
+    decoder = make(trained_with(TDT), support.predictor, support.joint, **options)
     params, initial, encoded, lengths = arrays_of(TDT)
     kept = [decoder.step(params, decoder.init(params, initial, encoded), encoded, lengths)]
     step = jax.jit(decoder.step, donate_argnums=1)
@@ -158,6 +160,7 @@ def test_states_may_be_donated(make):
         places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
         assert len(set(places)) == len(places)
         kept.append(step(params, state, encoded, lengths))
+        step(params, decoder.reset(kept[-1], lengths > 0), encoded, lengths)
     for state in kept[1:]:
         jax.tree.map(np.testing.assert_array_equal, state, kept[0])
 

@@ -1,6 +1,8 @@
 """The pages in docs are correct: their Python runs as printed, and their links lead somewhere."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -40,11 +42,13 @@ def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["delay"].shape == names["confidence"].shape == (2,)
     assert jnp.isfinite(names["gradient"]).all()
     assert (names["gradient"] != 0).any()
-    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png"))
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png", "spectrogram.png"))
 
 
-def test_coming_from() -> None:
+def test_coming_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names = run("coming-from.md")
+    assert_decoders(names)
     batch = [np.asarray(names[name]) for name in ("logits", "targets", "logit_lengths", "target_lengths")]
     first, last = (reference.rnnt_loss(*batch, blank=blank)[0] for blank in (0, -1))
     wide = np.asarray(names["wide"]), *batch[1:]
@@ -70,6 +74,54 @@ def test_coming_from() -> None:
     assert float(names["k2_loss"]) < float(names["pruned_loss"]) < 2 * float(names["k2_loss"])
     assert float(names["simple_loss"]) == pytest.approx(float(names["simple_costs"].sum()))
     np.testing.assert_array_equal(names["decoder_in"][1], [0, *batch[1][1, :7], 0, 0, 0])
+
+
+def assert_decoders(names: dict) -> None:
+    """The decoders find what plain loops over frames find, as these libraries have them."""
+    encoded, lengths = np.asarray(names["encoded"]), np.asarray(names["logit_lengths"])
+    embedding, output = (np.asarray(names["params"][name]) for name in ("embedding", "output"))
+
+    def log_probs(frame: np.ndarray, labels: list[int], blank: int) -> np.ndarray:
+        state = np.zeros(encoded.shape[2])
+        for label in (blank, *labels):
+            state = 0.5 * state + embedding[label]
+        logits = np.tanh(frame + state) @ output
+        return logits - np.log(np.exp(logits).sum())
+
+    def greedy(b: int, blank: int, most: int) -> list[int]:
+        labels: list[int] = []
+        for frame in encoded[b, : lengths[b]]:
+            for _ in range(most):
+                best = int(np.argmax(log_probs(frame, labels, blank)))
+                if best == blank:
+                    break
+                labels.append(best)
+        return labels
+
+    def one_per_frame(b: int, beam: int) -> list[int]:
+        kept: dict[tuple[int, ...], float] = {(): 0.0}
+        for frame in encoded[b, : lengths[b]]:
+            tried: dict[tuple[int, ...], float] = {}
+            for labels, score in kept.items():
+                for label, more in enumerate(log_probs(frame, list(labels), 0)):
+                    to = (*labels, label) if label else labels
+                    tried[to] = np.logaddexp(tried.get(to, -np.inf), score + more)
+            kept = dict(sorted(tried.items(), key=lambda item: -item[1])[:beam])
+        return list(max(kept, key=lambda labels: kept[labels] / (len(labels) + 1)))
+
+    for name, plain in (
+        ("nemo_greedy", lambda b: greedy(b, 31, 10)),
+        ("icefall_greedy", lambda b: greedy(b, 0, 1)),
+        ("icefall_beam", lambda b: one_per_frame(b, 4)),
+    ):
+        found, lengths_found = (np.asarray(x).reshape(2, -1, *x.shape[2:]) for x in names[name][:2])
+        for b in range(2):
+            best = found[b, 0] if names[name].labels.ndim == 3 else found[b]
+            assert best[: lengths_found[b, 0]].tolist() == plain(b), name
+    pieces = names["decoder"].hypotheses(names["state"])
+    np.testing.assert_array_equal(pieces.labels, names["torchaudio_beam"].labels)
+    for name in ("nemo_beam", "icefall_fused", "sherpa_beam"):
+        assert jnp.isfinite(names[name].scores).all() and (names[name].scores != names[name].model_scores).any(), name
 
 
 def test_coming_from_marks_what_is_not_run() -> None:
@@ -116,6 +168,29 @@ def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
         assert (np.diff(pressed[:n]) > 0).all() and pressed[0] >= 0 and (pressed[n:] < 0).all()
 
 
+def test_the_notebook_is_the_page() -> None:
+    script = runpy.run_path(str(DOCS / "make_notebook.py"))
+    stored = script["NOTEBOOK"].read_text()
+    assert stored == script["notebook"](), "run python docs/make_notebook.py"
+    cells = json.loads(stored)["cells"]
+    install, *code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert install.startswith("%pip install")
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "first-transducer.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [block.strip() for block in blocks] == code  # test_first_transducer runs these
+
+
+def test_hybrid() -> None:
+    pytest.importorskip("optax")
+    names = run("hybrid.md")
+    costs, ctc_costs, lengths = names["costs"], names["ctc_costs"], names["target_lengths"]
+    batch = [np.asarray(names[name]) for name in ("targets", "logit_lengths", "target_lengths")]
+    hidden = np.tanh(np.asarray(names["encoded"])[:, :, None] + np.asarray(names["predicted"])[:, None])
+    wanted, _ = reference.rnnt_loss(hidden @ np.asarray(names["params"]["joint"]), *batch, blank=0)
+    np.testing.assert_allclose(costs, wanted, rtol=1e-5)
+    assert float(names["value"]) == pytest.approx(float((0.7 * costs + 0.3 * ctc_costs).sum() / lengths.sum()))
+    assert all((np.asarray(g) != 0).any() for g in names["gradient"].values())
+
+
 def test_sharding() -> None:
     names = run("sharding.md")
     cost, gradient = names["alone"]
@@ -124,6 +199,10 @@ def test_sharding() -> None:
     for name, axes in (("gradient", ("data",)), ("gradient_of_both", ("data", None, None, "model"))):
         np.testing.assert_allclose(names[name], gradient, atol=1e-6)
         assert tuple(names[name].sharding.spec) == axes
+    alone, *mapped = names["of_params"]
+    for gradient in mapped:
+        np.testing.assert_allclose(gradient, alone, rtol=1e-4, atol=1e-6)
+    assert names["states"].shape == (8, 5, 8)
 
 
 def test_front_page_and_installation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,16 +246,26 @@ def test_the_reference_has_every_public_name() -> None:
     assert sorted(listed) == sorted(public)
 
 
-def test_decoding(capsys: pytest.CaptureFixture[str]) -> None:
+def test_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("flax")
+    monkeypatch.chdir(tmp_path)
     names = run("decoding.md")
-    assert "at frames" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "at frames" in printed and "% sure" in printed
     assert names["found"].labels.shape == (2, 150)
     assert names["best"].scores.shape == (2, 4)
-    whole, pieces = names["best"], names["decoder"].hypotheses(names["state"])
+    whole, pieces = names["best"], names["so_far"]
     for b in range(2):  # with whole utterances the decoder also ranks by length
         assert sorted(whole.labels[b].tolist()) == sorted(pieces.labels[b].tolist())
     assert 0 < float(names["expected"]) < 20
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(names["gradient"]))
+    for name in ("of_nnx", "of_linen", "with_lm", "with_phrases", "sure"):
+        assert jnp.isfinite(names[name].scores).all() and (names[name].lengths > 0).all(), name
+    assert (names["added"] < 0).all()
+    assert names["lines"].startswith("utterance-1 1 0.000 ") and names["lines"].count("\n") == len(names["first"])
+    assert len(names["of_each"].state[0]) == 2
+    silent, at_end = names["silence"], names["ended"]
+    assert (names["state"].frames == jnp.where(at_end, 0, names["lengths"])).all() and (silent >= 0).all()
 
 
 def test_memory() -> None:

@@ -1,6 +1,7 @@
-"""README is correct: its Python runs as printed, and its two commands are those that CI runs."""
+"""README is correct: its Python runs as printed, and its commands and addresses are those of CI and pyproject.toml."""
 
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -40,3 +41,13 @@ def test_ci_runs_the_two_commands():
 def test_relative_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_addresses_are_those_of_pyproject():
+    script = runpy.run_path(str(ROOT / "scripts" / "write_urls.py"))
+    for name in script["PLACES"]:
+        assert script["written"](name) == (ROOT / name).read_text(), "run python scripts/write_urls.py"
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150

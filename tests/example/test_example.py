@@ -120,6 +120,7 @@ def test_another_sample_rate_is_resampled(rate, tmp_path):
     np.testing.assert_allclose(audio[500:-500], tone(1)[500:-500], atol=2e-3)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_trains_on_a_folder_with_bad_files_in_it(start, hostile_corpus, tmp_path):
     root, expected = hostile_corpus

@@ -72,6 +72,7 @@ def test_batch_and_vocabulary_divided(losses, one_device) -> None:
     assert_same_curve(losses("--mesh", "data=2,model=2"), one_device)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_as_a_user_runs_it_with_a_batch_that_does_not_divide(corpus, one_device, tmp_path) -> None:
     """The script itself makes four devices for six utterances. Two rows are fillers, and no loss changes."""

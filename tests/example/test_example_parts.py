@@ -198,12 +198,16 @@ def test_words_have_the_times_of_their_characters(spoken, tmp_path, monkeypatch)
     # A frame takes 40 ms. A word begins with its first character and ends with its last one.
     classes = [speech_data.ALPHABET.index(c) for c in " one  it's"]
     labels, times = np.array([[*classes, -1], [-1] * 11]), np.array([[0, 1, 4, 6, 7, 8, 20, 20, 22, 25, -1], [-1] * 11])
-    found = jax_rnnt.decoding.Hypotheses(labels, np.array([10, 0]), np.zeros(2), times, durations=None, truncated=None)
+    sure = np.log([[1, 0.9, 0.8, 0.7, 1, 1, 0.5, 0.6, 0.7, 0.8, 1], [1] * 11])
+    arrays = labels, np.array([10, 0]), np.zeros(2), times
+    found = jax_rnnt.decoding.Hypotheses(*arrays, durations=None, truncated=None, log_probs=sure)
     monkeypatch.setattr(speech_report, "greedy_decode", lambda model, arrays: found)
     batches = speech_data.Batches(spoken[:1], 1, 2, NoProblems())
     rate = speech_report.word_error_rate(tiny_model(), batches, tmp_path / "heldout.ctm")
     name, text = spoken[0].id, spoken[0].text
-    assert (tmp_path / "heldout.ctm").read_text() == f"{name} 1 0.040 0.240 one\n{name} 1 0.800 0.240 it's\n"
+    assert (
+        tmp_path / "heldout.ctm"
+    ).read_text() == f"{name} 1 0.040 0.240 one 0.800\n{name} 1 0.800 0.240 it's 0.650\n"
     assert rate == jiwer.wer(text, " one  it's")
 
 

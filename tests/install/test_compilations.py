@@ -98,6 +98,9 @@ CALLS: dict[str, Callable[[], object]] = {
 }
 
 
+FEW = ("rnnt of dense logits", "tdt of dense logits", "rnnt of joint logits", "clamped packed logits")
+
+
 @pytest.fixture(scope="module")
 def compilations():
     """A list that gets an entry for each compilation."""
@@ -123,6 +126,7 @@ def _resident() -> int:
         return 0
 
 
+@pytest.mark.full(name=[name for name in CALLS if "logits" in name and name not in FEW])
 @pytest.mark.parametrize("name", CALLS)
 def test_further_calls_cost_nothing_more(name: str, compilations: list[str]) -> None:
     """They compile nothing and keep nothing.

@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
 
 import jax_rnnt
-from jax_rnnt.xla import native
+from jax_rnnt.xla import gpus, native
 
 
 def run(script: str, *flags: str, **environment: str) -> subprocess.CompletedProcess:
@@ -72,7 +73,7 @@ def test_import_loads_little() -> None:
         import jax_rnnt
         print(*sorted(set(sys.modules) - before))
     """, "-W", "ignore")  # fmt: skip
-    known = ("jax_rnnt", "jax._src", "jax.extend", "jax.experimental.shard_map")
+    known = ("jax_rnnt", "jax._src", "jax.extend", "jax.export", "jax.experimental.shard_map")
     loaded = [name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names]
     assert "jax_rnnt" in loaded
     assert [name for name in loaded if not name.startswith(known)] == []
@@ -136,6 +137,39 @@ def test_build_info() -> None:
     assert "version" in info
     assert native.native_available() == (info["implementations"]["cpu"] == "native")
     assert info["implementations"]["tpu"] == "lax"
+
+
+BUILT = "75-real, 80-real, 90, 100a-real, 120-virtual"
+
+
+@pytest.mark.parametrize(
+    ("capability", "code"),
+    [
+        ("7.5", "sm_75"),
+        ("7.0", None),
+        ("8.0", "sm_80"),
+        ("8.9", "sm_80"),  # machine code of its generation before PTX
+        ("9.0", "sm_90"),
+        ("10.0", "sm_100a"),
+        ("10.3", "compute_90"),  # 100a is for 10.0 alone
+        ("12.1", "compute_120"),
+    ],
+)
+def test_code_for_a_gpu(capability: str, code: str | None) -> None:
+    assert gpus.code_for(capability, BUILT) == code
+
+
+def test_build_info_names_the_code_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.SimpleNamespace(
+        ffi_api_minor=1, build_info=lambda: {"cuda": {"version": "13.0.88", "architectures": BUILT}}
+    )
+    monkeypatch.setattr(native, "_module", module)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert jax_rnnt.build_info()["cuda"] == {"version": "13.0.88", "architectures": BUILT, "gpus": {}}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\n[ "$1" = --query-gpu=compute_cap ] && printf "9.0\\n9.0\\n7.0\\n"\n')
+    tool.chmod(0o755)
+    assert jax_rnnt.build_info()["cuda"]["gpus"] == {"9.0": "sm_90", "7.0": None}
 
 
 def test_build_info_without_installed_metadata() -> None:

@@ -13,6 +13,7 @@ import meshes
 import numpy as np
 import pytest
 from cases import random_batch
+from fusions import fusions
 from jax.sharding import AxisType
 from losses import jit
 from meshes import P
@@ -28,9 +29,10 @@ RNNT = jax_rnnt.RNNTLoss(blank=0, **QUICK)
 DECODED = jax_rnnt.RNNTLoss(blank=0), support.predictor, lambda params, encoded, predicted: encoded + predicted
 OTHERS = {
     *("AdditiveLogits", "HATLoss", "JointLogits", "Loss", "MonotonicRNNTLoss", "MultiblankRNNTLoss"),
-    *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Hypotheses"),  # classes
+    *("RNNTLoss", "TDTLoss", "BestPath", "Lattice", "DecoderState", "Fusion", "Hypotheses"),  # classes
+    *("NgramLM", "PhraseBoost", "Word"),
     *("alignment", "decoding", "__version__", "build_info", "ffi_targets"),
-    *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice"),  # on the host
+    *("check_inputs", "debug_inputs", "plot_alignment", "plot_lattice", "words", "ctm"),  # on the host
     "additive_joint",  # makes a network
 }
 
@@ -49,6 +51,10 @@ def of_nodes(params, logits, targets, t_b, u_b):
     return jax_rnnt.node_labels(targets, t_b, u_b, logits.shape, (0,)).labels
 
 
+def of_two_models(call):
+    return lambda params, logits, *batch: call(RNNT, logits, 2 * logits, *batch, reduction="none")
+
+
 def of_packed(params, logits, targets, t_b, u_b):
     """The rows of a device depend on the others there, but the costs do not."""
     rows, lookups = jax_rnnt.PackedLogits.pack(logits[:, :, 0], logits[:, 0], t_b, u_b, logits.shape[0] * T * (U + 1))
@@ -62,12 +68,15 @@ def of_pruned(params, logits, targets, t_b, u_b):
 
 
 def of_decoder(call, make, **options):
+    """The function of a batch and the decoder for pieces; with fusions if there is "confidence"."""
+
     def both(params, logits, targets, t_b, u_b):
         encoded, state = logits[:, :, 0], 0 * t_b
-        decoder = make(*DECODED, labels_per_frame=2, **options)
+        others = options | ({"fusion": fusions(V, t_b % 2)} if "confidence" in options else {})
+        decoder = make(*DECODED, labels_per_frame=2, **others)
         begun = decoder.step(params, decoder.init(params, state, encoded), encoded[:, :1], jnp.minimum(t_b, 1))
         end = decoder.step(params, begun, encoded[:, 1:], jnp.maximum(t_b - 1, 0))
-        return call(*DECODED, params, state, encoded, t_b, labels_per_frame=2, **options), decoder.hypotheses(end)
+        return call(*DECODED, params, state, encoded, t_b, labels_per_frame=2, **others), decoder.hypotheses(end)
 
     return both
 
@@ -82,6 +91,8 @@ FUNCTIONS = {
     "multiblank_rnnt_loss": of_loss(jax_rnnt.multiblank_rnnt_loss, big_blanks=(1,), durations=(2,)),
     "tdt_loss": of_loss(jax_rnnt.tdt_loss, durations=(1,)),
     "hat_loss": of_loss(jax_rnnt.hat_loss),
+    "distillation_loss": of_two_models(jax_rnnt.distillation_loss),
+    "consistency_loss": of_two_models(jax_rnnt.consistency_loss),
     "arc_log_probs": lambda params, logits, *_: jax_rnnt.arc_log_probs(
         logits, jnp.argmax(logits, axis=-1).astype(jnp.int32), (0,), **QUICK
     ),
@@ -100,9 +111,9 @@ FUNCTIONS = {
     "expected_delay": lambda params, logits, targets, *_: alignment.expected_delay(logits[:, 0, :2, 0], targets),
     "alignment_entropy": lambda params, logits, *_: alignment.alignment_entropy(jax.nn.sigmoid(logits[..., :2])),
     "greedy_decode": of_decoder(decoding.greedy_decode, decoding.GreedyDecoder),
-    "GreedyDecoder": of_decoder(decoding.greedy_decode, decoding.GreedyDecoder),
+    "GreedyDecoder": of_decoder(decoding.greedy_decode, decoding.GreedyDecoder, confidence=True),
     "beam_decode": of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2),
-    "BeamDecoder": of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2),
+    "BeamDecoder": of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2, confidence=True),
     "edit_distance": of_distance,
     "mwer_loss": lambda params, logits, targets, *_: decoding.mwer_loss(
         logits[:, 0, :2, 0], targets, where=targets > 1, reduction="none"

@@ -1,6 +1,7 @@
 """JointLogits under the transformations of JAX: vmap, remat, scan, meshes, export, modules of Flax."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -196,10 +197,16 @@ def test_a_batch_that_does_not_divide_is_said() -> None:
         jax.eval_shape(functools.partial(_total, batch_axis_names=("data",)), kernel, *rest)
 
 
-def test_automatic_sharding_without_names_is_right() -> None:
+def test_automatic_sharding_without_names_is_right_and_warns() -> None:
     mesh = meshes.make_mesh(data=4)
     kernel, *rest = *_operands(), *meshes.batch(8)[1:]
-    _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
+    with pytest.warns(UserWarning, match=r"no `batch_axis_names`.* \{'data': 4\}.* batch_axis_names=\('data',\)"):
+        _assert_expected(jax.jit(_step(_total))(kernel, *(meshes.put(mesh, x, "data") for x in rest)))
+    # One device along the axis has nothing to divide. With a name and another automatic axis nothing is to be said.
+    one, two = meshes.make_mesh(data=1), meshes.make_mesh(data=2, model=2)
+    jax.eval_shape(_total, kernel, *(meshes.put(one, x, "data") for x in rest))
+    with jax.set_mesh(two):
+        jax.eval_shape(functools.partial(_total, batch_axis_names=("data",)), kernel, *rest)
 
 
 def test_dropout_differs_from_device_to_device() -> None:
@@ -298,3 +305,48 @@ def test_nnx(default_jax_settings) -> None:
     actual, wanted = (jax.tree.leaves(f(model)) for f in (fused, dense))
     for a, w in zip(actual, wanted, strict=True):
         np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_of_nnx(default_jax_settings) -> None:
+    """The mask of a row is that of the module whose streams begin with the row's key."""
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Joint(nnx.Module):
+        def __init__(self, rngs):
+            self.output = nnx.Linear(D, V, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, e, p):
+            return self.output(self.dropout(jnp.tanh(e + p)))
+
+    encoded, predicted, *rest = (jnp.asarray(x) for x in (*_operands()[1:], *meshes.batch(8)[1:]))
+    module, key = Joint(nnx.Rngs(0)), jax.random.key(7)
+    leaves = jax.tree.leaves(nnx.state(module, nnx.RngState))
+    which = next(i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+    def fused(module, encoded, predicted, **options):
+        logits = jax_rnnt.JointLogits.from_nnx(module, encoded, predicted, **options)
+        return jax_rnnt.rnnt_loss(logits, *rest)
+
+    def dense(module, encoded, predicted):
+        shape = (*encoded.shape[:2], predicted.shape[1])
+        nodes = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(math.prod(shape)))
+        streams = jax.vmap(lambda node: jax.random.split(jax.random.fold_in(node, which), ()))(nodes)
+        keep = jax.vmap(lambda stream: jax.random.bernoulli(jax.random.fold_in(stream, 0), 0.5, (D,)))(streams)
+        hidden = jnp.tanh(encoded[:, :, None] + predicted[:, None])
+        return jax_rnnt.rnnt_loss(module.output(jnp.where(keep.reshape(hidden.shape), hidden / 0.5, 0)), *rest)
+
+    argnums = (nnx.DiffState(0, nnx.Param), 1, 2)
+    with_key = functools.partial(fused, dropout_key=key, tile_rows=16)
+    actual, wanted = (
+        jax.tree.leaves(nnx.jit(nnx.value_and_grad(f, argnums=argnums))(module, encoded, predicted))
+        for f in (with_key, dense)
+    )
+    for a, w in zip(actual, wanted, strict=True):
+        np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"`module` draws random numbers.*`dropout_key`, got None.*module.eval\(\)"):
+        nnx.jit(fused)(module, encoded, predicted)
+    module.eval()
+    quiet = nnx.jit(fused)(module, encoded, predicted)
+    logits = module(encoded[:, :, None], predicted[:, None])
+    np.testing.assert_allclose(quiet, jax_rnnt.rnnt_loss(logits, *rest), rtol=1e-5)

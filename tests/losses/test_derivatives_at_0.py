@@ -86,7 +86,7 @@ def _check(source: Callable, loss: LossUnderTest, implementation: str, clamps=CL
 
 
 @pytest.mark.once
-@pytest.mark.full(loss=["monotonic", "multiblank", "wildcard_anywhere"])
+@pytest.mark.full(loss=["monotonic", "multiblank", "wildcard_ends", "wildcard_anywhere"])
 @pytest.mark.parametrize(
     "loss", [RNNT, *losses.PLAIN, losses.FASTEMIT, losses.ENDS, losses.ANYWHERE], ids=lambda loss: loss.name
 )

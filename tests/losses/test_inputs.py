@@ -27,6 +27,7 @@ ROWS = (
 )
 
 
+@pytest.mark.full(loss="tdt_moving")
 @pytest.mark.parametrize("loss", ROWS, ids=lambda loss: loss.name)
 def test_check_inputs_accepts_what_has_a_finite_cost(loss: LossUnderTest) -> None:
     """All lengths, and each entry of a row as a label. The logits are finite, so only the lengths and labels decide."""

@@ -197,6 +197,7 @@ SCHEDULED = {
 }
 
 
+@pytest.mark.full(name="ends")
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_schedules_are_the_options(name: str) -> None:
     """A traced number in the call gives what the same number as an option gives, and one program serves all numbers."""

@@ -19,6 +19,8 @@ from sources import SOURCES, Arrays, SourceUnderTest, additive, gradient_of_part
 
 import jax_rnnt
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = 32
 LEAST_COST = 1e-4  # from it on the bounds below hold: the scores of arcs are exact to 6e-8 of a probability
 COST_RTOL, GRADIENT_RTOL, SHIFTED_RTOL = 1e-2, 2e-2, 1e-6

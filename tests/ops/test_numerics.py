@@ -69,7 +69,8 @@ def test_certain_model_at_length(implementation: str) -> None:
     cost, gradient = reference.rnnt_loss(*arrays)
     assert cost[0] < 0.1
     result = runner.evaluate(implementation, *arrays, dtype="float32")
-    np.testing.assert_allclose(result.cost, cost, rtol=1e-2, atol=1e-4)
+    # Each of the t + u steps multiplies by a factor near 1 that has a relative error of up to 2 ULP (cuda/device.cuh).
+    np.testing.assert_allclose(result.cost, cost, rtol=1e-2, atol=2 * np.finfo(np.float32).eps * (t + u))
     np.testing.assert_allclose(result.gradient, gradient, rtol=0, atol=2e-5)
 
 

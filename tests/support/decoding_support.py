@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,18 +72,36 @@ def example(kind: LossUnderTest) -> Example:
     return Example(rng.normal(size=(STATES, kind.width)), encoded)
 
 
-def arc_scores(kind: LossUnderTest, b: int, labels, frames: int, internal_lm_weight: float = 0.0) -> np.ndarray:
+Extra = Callable[[int, Sequence[int]], np.ndarray]
+"""What fusions add to the scores [V] of the next label, in utterance b after these labels."""
+
+
+def arc_scores(
+    kind: LossUnderTest,
+    b: int,
+    labels,
+    frames: int,
+    internal_lm_weight: float = 0.0,
+    extra: Extra | None = None,
+    blank_penalty: float = 0.0,
+    temperature: float = 1.0,
+) -> np.ndarray:
     """The scores [T_b, U + 1, K] of the arcs along `labels`."""
     blank = kind.oracle.blanks(kind.width)[0]
-    x = example(kind).logits(b, labels, blank, frames)
+    x = example(kind).logits(b, labels, blank, frames) / temperature
     scores = np.stack([score for score, _ in kind.oracle.arcs(Rows(x, labels))], axis=-1)
     if internal_lm_weight:
         # Where the encoder's output is 0, the joint network returns the predictor's output.
-        alone = np.stack([example(kind).params[s] for s in states_along(labels, blank)])
+        alone = np.stack([example(kind).params[s] for s in states_along(labels, blank)]) / temperature
         rest = np.delete(np.arange(kind.width), blank)
         log_norm = np.log(np.exp(alone[:, rest]).sum(-1))
         for u, label in enumerate(labels):
             scores[:, u, 1] -= internal_lm_weight * (alone[u, label] - log_norm[u])
+    emits = np.array([du > 0 for _, du in kind.oracle.moves])
+    scores[..., ~emits] -= blank_penalty
+    if extra:
+        for u, label in enumerate(labels):
+            scores[:, u, emits] += extra(b, labels[:u])[label]
     return scores
 
 
@@ -98,12 +117,12 @@ def labels_of(kind: LossUnderTest) -> list[int]:
     return [label for label in range(kind.oracle.vocabulary(kind.width)) if label not in blanks]
 
 
-def log_probability(kind: LossUnderTest, b: int, labels, frames: int, cap: int, internal_lm_weight=0.0) -> float:
+def log_probability(kind: LossUnderTest, b: int, labels, frames: int, cap: int, *changes) -> float:
     """The log-probability of a label sequence, summed over the paths that end at T_b or beyond.
 
-    A path has at most `cap` labels in one frame.
+    A path has at most `cap` labels in one frame. `changes` are the last arguments of `arc_scores`.
     """
-    scores, moves = arc_scores(kind, b, labels, frames, internal_lm_weight), kind.oracle.moves
+    scores, moves = arc_scores(kind, b, labels, frames, *changes), kind.oracle.moves
     alpha = np.full((frames + 1, len(labels) + 1, cap + 1), -np.inf)
     alpha[0, 0, 0] = 0.0
     for t in range(frames):
@@ -116,13 +135,38 @@ def log_probability(kind: LossUnderTest, b: int, labels, frames: int, cap: int, 
     return alpha[frames, len(labels), 0]
 
 
-def greedy(kind: LossUnderTest, b: int, frames: int, cap: int, internal_lm_weight: float = 0.0):
-    """Decodes with a plain loop. Returns the labels, their times and durations, and the score of the path."""
+def entropy(kind: LossUnderTest, logits: np.ndarray) -> float:
+    """Of what comes next at a node, one of the labels or a blank, as a part of the largest possible entropy."""
+    x = logits[: kind.oracle.vocabulary(kind.width)]
+    p = np.exp(x - np.logaddexp.reduce(x))
+    if kind.name == "hat":
+        blank = kind.oracle.blanks(kind.width)[0]
+        p = np.delete(np.exp(x), blank)
+        p = np.append(p / p.sum() / (1 + np.exp(x[blank])), 1 / (1 + np.exp(-x[blank])))
+    return -(p * np.log(p)).sum() / np.log(len(p))
+
+
+def confidence(kind: LossUnderTest, b: int, labels, times, durations, frames: int, temperature: float = 1.0):
+    """The log-probabilities and the entropies of labels at these times."""
+    scores = arc_scores(kind, b, labels, frames, temperature=temperature)
+    logits = example(kind).logits(b, labels, kind.oracle.blanks(kind.width)[0], frames) / temperature
+    emitting = [k for k, (_, du) in enumerate(kind.oracle.moves) if du > 0]
+    taken = [kind.oracle.moves[k][0] for k in emitting]
+    arcs = [emitting[taken.index(d)] for d in durations] if durations is not None else [emitting[0]] * len(labels)
+    log_probs = [scores[t, u, k] for u, (t, k) in enumerate(zip(times, arcs, strict=True))]
+    return log_probs, [entropy(kind, logits[t, u]) for u, t in enumerate(times)]
+
+
+def greedy(kind: LossUnderTest, b: int, frames: int, cap: int, *changes):
+    """Decodes with a plain loop. Returns the labels, their times and durations, and the score of the path.
+
+    `changes` are the last arguments of `arc_scores`.
+    """
     labels, times, durations, total, t, here = [], [], [], 0.0, 0, 0
     while t < frames:
         found = []
         for label in labels_of(kind):
-            scores = arc_scores(kind, b, [*labels, label], frames, internal_lm_weight)[t, len(labels)]
+            scores = arc_scores(kind, b, [*labels, label], frames, *changes)[t, len(labels)]
             for score, (dt, du) in zip(scores, kind.oracle.moves, strict=True):
                 if du == 0 or here < cap:
                     found.append((score, dt, label if du else None))
