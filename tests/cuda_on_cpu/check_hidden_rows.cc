@@ -134,7 +134,7 @@ void CheckDivisor(std::mt19937& random) {
     const auto n = static_cast<int32_t>(random() >> 1);
     const cuda::Divisor divide(by);
     ++comparisons;
-    for (const int32_t x : {n, kHuge, kHuge - 1, 0, by - 1, by, n / by * by, std::max(n / by * by - 1, 0)}) {
+    for (const int32_t x : {n, kHuge, kHuge - 1, 0, by - 1, by, n / by * by, std::max(kHuge / by * by - 1, 0)}) {
       if (divide(x) != x / by) Fail(std::to_string(x) + " divided by " + std::to_string(by));
     }
   }
