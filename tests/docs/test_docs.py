@@ -278,7 +278,8 @@ def test_memory() -> None:
     logits = names["joint"](names["params"], names["encoded"][:, :, None], names["predicted"][:, None])
     dense = jax.jit(lambda x: names["jax_rnnt"].tdt_loss(x, names["targets"], *names["lengths"], durations=(0, 1, 2)))
     assert float(names["value"]) == pytest.approx(float(dense(logits)), rel=1e-5)
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(names["gradients"]))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((names["gradients"], names["of_params"])))
+    assert jnp.allclose(names["logits_of_a_frame"], logits[:, 0, 0], rtol=1e-5)
 
 
 def test_sources() -> None:
