@@ -90,7 +90,6 @@ def _backward(
             norm = jnp.abs(ct) * distance
             spared &= left_out(side.budget, norm, norm, wanted, labels.shape)
         wanted &= ~spared
-
     sides = sides[0].over(wanted), sides[1].over(wanted)
 
     def tile(totals: list, place: Array, real: Array) -> list:
