@@ -55,8 +55,9 @@ LaunchResult HiddenRows(cudaStream_t stream, const HiddenShape& shape, const T* 
                                    Divisor(shape.positions),
                                    Divisor(shape.frames)};
   return ForActivation(shape.activation, [&](auto f) {
-    return Launch("HiddenRows", &HiddenKernel<T, f()>, CeilDiv(shape.rows * vectors, kHiddenThreads * kHiddenVectors),
-                  kHiddenThreads, 0, stream, operands);
+    return Launch("HiddenRows", &HiddenKernel<T, f()>,
+                  CeilDiv(shape.rows * vectors, kHiddenThreads * kHiddenVectors<T>), kHiddenThreads, 0, stream,
+                  operands);
   });
 }
 

@@ -1,10 +1,10 @@
 // hidden_rows.cuh: hidden rows, and the sums of their gradients over each frame and over each position.
 //
-// A thread of the first kernel makes four vectors of rows. The inputs are small, so they come from the caches: the
-// kernel moves the bytes that it writes. In the second one a thread owns a vector of columns of a frame, or of a
-// position, and adds up the rows of its nodes. So no two threads write to one place, and the order of the sums does not
-// depend on who runs first. The derivative is computed from encoded + predicted, which stand in the caches. So each of
-// the two launches reads the gradient of the rows once and nothing else of their size.
+// A thread of the first kernel makes four vectors of rows, or two of float64. The inputs are small, so they come from
+// the caches: the kernel moves the bytes that it writes. In the second one a thread owns a vector of columns of a
+// frame, or of a position, and adds up the rows of its nodes. So no two threads write to one place, and the order of
+// the sums does not depend on who runs first. The derivative is computed from encoded + predicted, which stand in the
+// caches. So each of the two launches reads the gradient of the rows once and nothing else of their size.
 #pragma once
 
 #include "activation.cuh"
@@ -15,7 +15,8 @@
 namespace jax_rnnt::cuda {
 
 constexpr int kHiddenThreads = 256;
-constexpr int kHiddenVectors = 4;  // of a thread
+template <class T>
+constexpr int kHiddenVectors = sizeof(T) == 8 ? 2 : 4;  // of a thread
 constexpr int kSumThreads = 256;
 constexpr int kSumParts = 4;  // that share the rows of a frame or a position
 constexpr int kSumVectors = kSumThreads / kSumParts;
@@ -63,16 +64,16 @@ struct HiddenOperands {
 template <class T, int kActivation>
 __global__ void __launch_bounds__(kHiddenThreads) HiddenKernel(const __grid_constant__ HiddenOperands<T> operands) {
   using A = typename Compute<T>::Type;
-  constexpr int kSize = Pack<T>::kSize;
+  constexpr int kSize = Pack<T>::kSize, kVectors = kHiddenVectors<T>;
   const int32_t vectors = operands.vectors;
-  const int64_t begin = int64_t{blockIdx.x} * (kHiddenThreads * kHiddenVectors);
+  const int64_t begin = int64_t{blockIdx.x} * (kHiddenThreads * kVectors);
   const int64_t first_row = begin / vectors;
   const auto ahead = static_cast<int32_t>(begin - first_row * vectors + threadIdx.x);
-  int64_t to[kHiddenVectors];
-  int32_t b[kHiddenVectors], t[kHiddenVectors], u[kHiddenVectors], v[kHiddenVectors];
-  Pack<T> of_frame[kHiddenVectors], of_position[kHiddenVectors];
+  int64_t to[kVectors];
+  int32_t b[kVectors], t[kVectors], u[kVectors], v[kVectors];
+  Pack<T> of_frame[kVectors], of_position[kVectors];
 #pragma unroll
-  for (int i = 0; i < kHiddenVectors; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     const int32_t item = ahead + i * kHiddenThreads, down = operands.of_vectors(item);
     const int64_t row = first_row + down;
     v[i] = item - down * vectors;
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kHiddenThreads) HiddenKernel(const __grid_cons
     of_position[i] = ReadPack(operands.predicted + (position * vectors + v[i]) * kSize);
   }
 #pragma unroll
-  for (int i = 0; i < kHiddenVectors; ++i) {
+  for (int i = 0; i < kVectors; ++i) {
     if (to[i] < 0) continue;
     A x[kSize], y[kSize];
     Unpack(of_frame[i], x);

@@ -77,7 +77,9 @@ class Joint(nnx.Module):
         self.output = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, frame: jax.Array, prediction: jax.Array) -> jax.Array:
-        return over_vocabulary(self.output, jnp.tanh(frame + prediction))
+        hidden = jnp.tanh(frame + prediction)
+        rows = over_vocabulary(self.output, hidden.reshape(-1, hidden.shape[-1]))  # XLA transposes others on a GPU
+        return rows.reshape(*hidden.shape[:-1], -1)
 
 
 class Transducer(nnx.Module):

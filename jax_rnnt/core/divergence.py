@@ -90,6 +90,7 @@ def _backward(
             norm = jnp.abs(ct) * distance
             spared &= left_out(side.budget, norm, norm, wanted, labels.shape)
         wanted &= ~spared
+    sides = sides[0].over(wanted), sides[1].over(wanted)
 
     def tile(totals: list, place: Array, real: Array) -> list:
         (x, add_to_first), (y, add_to_second) = (side.vjp(place, real) for side in sides)

@@ -46,8 +46,8 @@ class BeamDecoder(Decoder):
     """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
-        confidence, fusion: as in :class:`GreedyDecoder`.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight: as in :class:`GreedyDecoder`.
+      blank_penalty, temperature, start, confidence, fusion: as in :class:`GreedyDecoder`.
       beam, length_normalization: as in :func:`beam_decode`.
 
     Example:
@@ -210,9 +210,10 @@ def beam_decode(
     beam of 1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
 
     Args:
-      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight,
-        blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`. The functions see the rows
+      loss, predictor, joint, params, state, encoded, lengths: as in :func:`greedy_decode`. The functions see the rows
         of all hypotheses, R = B * ``beam``.
+      labels_per_frame, max_labels, internal_lm_weight: as in :func:`greedy_decode`.
+      blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`.
       beam: N, how many hypotheses are kept.
       length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power. 0 ranks by the
         scores. The search itself compares scores, and the result holds scores, not quotients.

@@ -31,9 +31,10 @@ class GreedyDecoder(Decoder):
     """:func:`greedy_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
-        confidence, fusion: as in :func:`greedy_decode`. T is that of the array that ``init`` sees. For longer audio
-        give ``max_labels``.
+      loss, predictor, joint, labels_per_frame, internal_lm_weight, blank_penalty: as in :func:`greedy_decode`.
+      temperature, start, confidence, fusion: as in :func:`greedy_decode`.
+      max_labels: as in :func:`greedy_decode`. T is that of the array that ``init`` sees. For longer audio give
+        ``max_labels``.
 
     A decoder with a fusion is a pytree, whose leaves are the arrays of the fusion. To change these arrays without a
     further compilation, pass the decoder to your jitted function.

@@ -47,7 +47,7 @@ class AdditiveJointRows(Rows):
         self._seed = lax.optimization_barrier(seed)  # else XLA would make constants again in each turn of a loop
         self._options: dict[str, Any] = {"activation": joint.activation, "dropped": 0 if key is None else joint.dropped}
         self._row: Array | None = None
-        self.tile_rows = logits.tile_rows
+        self.tile_rows, self.budget = logits.tile_rows, logits.gradient_budget
         self.widest = max(logits.shape[-1], width)
 
     def over(self, mask: Array) -> Self:

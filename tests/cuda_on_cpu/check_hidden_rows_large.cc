@@ -43,7 +43,7 @@ void Check() {
       sums[f] += static_cast<double>((node + d) % 3);
       position_sums[p] += static_cast<double>((node + d) % 3);
     }
-    if (node == 0 || node > nodes - 9) {
+    if (node == 0 || node > nodes - 6) {
       Compare(hidden.get() + row[node] * width, wanted.data(), width, 0,
               "large hidden_rows of " CHECK_NAME ", node " + std::to_string(node));
     }

@@ -153,9 +153,14 @@ def test_pages_of_losses() -> None:
             assert (names["best"].frames >= 0).all()
 
 
-def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_transducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optax")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
     names = run("first-transducer.md")
+    pyplot.close("all")
+    assert (tmp_path / "number.png").stat().st_size > 5000
     assert capsys.readouterr().out.count("heard as") == 3
     assert names["values"][-1] < 0.3 < 50 < names["values"][0]
     heard, lengths = names["heard"], names["target_lengths"]
@@ -273,7 +278,23 @@ def test_memory() -> None:
     logits = names["joint"](names["params"], names["encoded"][:, :, None], names["predicted"][:, None])
     dense = jax.jit(lambda x: names["jax_rnnt"].tdt_loss(x, names["targets"], *names["lengths"], durations=(0, 1, 2)))
     assert float(names["value"]) == pytest.approx(float(dense(logits)), rel=1e-5)
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(names["gradients"]))
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((names["gradients"], names["of_params"])))
+    assert jnp.allclose(names["logits_of_a_frame"], logits[:, 0, 0], rtol=1e-5)
+
+
+def test_two_models() -> None:
+    pytest.importorskip("optax")
+    names = run("two-models.md")
+    assert jnp.isfinite(names["value"])
+    assert all(jnp.isfinite(x).all() and (x != 0).any() for x in names["gradients"])
+    rows, near = (np.asarray(names[name], np.float64)[:, 0, 0] for name in ("rows", "near"))
+    log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (rows, near))
+    divergence = (np.exp(log_p) * (np.expm1(log_q - log_p) + log_p - log_q)).sum(axis=1)
+    np.testing.assert_allclose(names["ours"], divergence, rtol=2e-5)
+    assert np.mean(np.asarray(names["theirs"]) < 0) > 0.3
+    assert np.median(np.abs(np.asarray(names["theirs"]) - divergence) / divergence) > 1
+    errors = {name: float(x) for name, x in names["errors"].items()}
+    assert errors["teacher"] < errors["distilled"] < 0.75 * errors["plain"]
 
 
 def test_sources() -> None:

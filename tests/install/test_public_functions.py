@@ -85,6 +85,8 @@ def of_distance(params, logits, targets, t_b, u_b):
     return decoding.edit_distance(jnp.argmax(logits[:, :, 0], axis=-1), targets, t_b, u_b)
 
 
+GREEDY = of_decoder(decoding.greedy_decode, decoding.GreedyDecoder, confidence=True)
+BEAM = of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2, confidence=True)
 FUNCTIONS = {
     "rnnt_loss": of_loss(jax_rnnt.rnnt_loss),
     "monotonic_rnnt_loss": of_loss(jax_rnnt.monotonic_rnnt_loss),
@@ -110,10 +112,10 @@ FUNCTIONS = {
     "emission_times": lambda params, logits, *_: alignment.emission_times(jnp.abs(logits[..., :2])),
     "expected_delay": lambda params, logits, targets, *_: alignment.expected_delay(logits[:, 0, :2, 0], targets),
     "alignment_entropy": lambda params, logits, *_: alignment.alignment_entropy(jax.nn.sigmoid(logits[..., :2])),
-    "greedy_decode": of_decoder(decoding.greedy_decode, decoding.GreedyDecoder),
-    "GreedyDecoder": of_decoder(decoding.greedy_decode, decoding.GreedyDecoder, confidence=True),
-    "beam_decode": of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2),
-    "BeamDecoder": of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2, confidence=True),
+    "greedy_decode": GREEDY,
+    "GreedyDecoder": GREEDY,
+    "beam_decode": BEAM,
+    "BeamDecoder": BEAM,
     "edit_distance": of_distance,
     "mwer_loss": lambda params, logits, targets, *_: decoding.mwer_loss(
         logits[:, 0, :2, 0], targets, where=targets > 1, reduction="none"
@@ -168,7 +170,7 @@ ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # so
 
 
 @pytest.mark.full(way="unchecked")
-@pytest.mark.full(way=["automatic", "vmap"], name="BeamDecoder")
+@pytest.mark.full(way="automatic", name="beam_decode")
 @pytest.mark.full(
     way=["automatic", "vmap", "shard_map"], name=[name for name in jax_rnnt.__all__ if name.endswith("_loss")]
 )

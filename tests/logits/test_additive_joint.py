@@ -70,6 +70,7 @@ def test_it_is_the_dense_network(rows: int | None) -> None:
     _assert_close((cost, gradient), _expected())
 
 
+@pytest.mark.full(name=["relu", "sigmoid", "identity"])  # tests/ops/test_hidden_rows.py has each of them
 @pytest.mark.parametrize(
     ("name", "activation"),
     [("relu", jax.nn.relu), ("gelu", jax.nn.gelu), ("sigmoid", jax.nn.sigmoid), ("identity", lambda x: x)],
@@ -83,6 +84,7 @@ def test_activations_clamp_and_no_bias(name: str, activation) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.full(dtype=["float32", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_types(dtype: str) -> None:
     """Gradients have the types of the operands; parameters may be wider than the activations."""
@@ -95,17 +97,22 @@ def test_types(dtype: str) -> None:
     _assert_close((cost, gradient), wanted, {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}[dtype])
 
 
+def _factors(key, rate: float):
+    """Dropout's factors of all nodes, from the definition of the bits."""
+    dropped = round(rate * 65536)
+    b, t, u = (jnp.asarray(x.ravel(), jnp.int32) for x in np.indices((B, T, U + 1)))
+    stays = dropout_bits.kept(jax.random.bits(key, (2,), "uint32"), b, t, u, D, dropped).reshape(B, T, U + 1, D)
+    return jnp.where(stays, 65536 / (65536 - dropped), 0.0)
+
+
+@pytest.mark.full(rows=64)
 @pytest.mark.parametrize("rows", [11, 64])
 def test_dropout(rows: int) -> None:
     """The mask is that of the node and the column, whatever the tiles; without a key nothing is dropped."""
     joint, key = jax_rnnt.additive_joint("tanh", dropout_rate=0.3), jax.random.key(2)
-    dropped = round(0.3 * 65536)
-    b, t, u = (jnp.asarray(x.ravel(), jnp.int32) for x in np.indices((B, T, U + 1)))
-    stays = dropout_bits.kept(jax.random.bits(key, (2,), "uint32"), b, t, u, D, dropped).reshape(B, T, U + 1, D)
-    factors = jnp.where(stays, 65536 / (65536 - dropped), 0.0)
     got = _step(functools.partial(_costs, joint=joint, dropout_key=key, tile_rows=rows))(*_operands())
-    _assert_close(got, _step(functools.partial(_dense, factors=factors))(*_operands()))
-    if rows == 64:
+    _assert_close(got, _step(functools.partial(_dense, factors=_factors(key, 0.3)))(*_operands()))
+    if rows == 11:
         (_, cost), gradient = _step(functools.partial(_costs, joint=joint))(*_operands())
         _assert_close((cost, gradient), _expected())
 
@@ -124,6 +131,34 @@ def test_a_budget_and_another_loss() -> None:
     wanted = loss(logits, TARGETS, *LENGTHS, reduction="none")
     np.testing.assert_allclose(exact[0][1], wanted, rtol=1e-10)
     _assert_close(frugal, exact, 1e-3)
+
+
+def test_two_views_of_one_model() -> None:
+    """A loss of two models has the two masks, and each side's budget."""
+    joint, keys = jax_rnnt.additive_joint("tanh", dropout_rate=0.3), [*jax.random.split(jax.random.key(5))]
+    params, *inputs = _operands()
+    loss = functools.partial(jax_rnnt.consistency_loss, jax_rnnt.RNNTLoss())
+
+    def tiled(params, budget):
+        views = [
+            jax_rnnt.JointLogits(joint, params, *inputs, dropout_key=k, tile_rows=16, gradient_budget=budget)
+            for k in keys
+        ]
+        return loss(*views, TARGETS, *LENGTHS)
+
+    def dense(params):
+        nodes = jnp.tanh(inputs[0][:, :, None] + inputs[1][:, None])
+        views = [nodes * _factors(k, 0.3) @ params["kernel"] + params["bias"][None, None, None] for k in keys]
+        return loss(*views, TARGETS, *LENGTHS)
+
+    step = losses.jit(jax.value_and_grad(tiled), static_argnums=1)
+    wanted = losses.jit(jax.value_and_grad(dense))(params)
+    assert wanted[0] > 1e-3
+    _assert_close(step(params, 0.0), wanted)
+    cost, frugal = step(params, 0.2)
+    lost = np.abs(frugal["kernel"] - wanted[1]["kernel"]).max() / np.abs(wanted[1]["kernel"]).max()
+    assert 1e-4 < lost < 0.3
+    _assert_close(cost, wanted[0])
 
 
 def test_nan_stays_in_its_utterance_and_padding_is_not_read() -> None:

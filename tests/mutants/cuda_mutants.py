@@ -71,7 +71,6 @@ BY_CHECK = (
     Mutant("the last frame of a tile left out", "cuda/hidden_rows.cuh", "range.last_frame + 1", "range.last_frame"),
     Mutant("one mask for all positions", "cuda/hidden_rows.cuh", "static_cast<uint32_t>(u)", "uint32_t{0}"),
     Mutant("one round less", "cuda/philox.cuh", "round < 10", "round < 9"),
-    Mutant("a quotient too large", "cuda/divisor.h", "<< (shift - 31) < by", "<< (shift - 30) < by"),
     Mutant("no launch for one block", "cuda/launch.h", "if (blocks == 0) return {};", "if (blocks <= 1) return {};"),
     Mutant(
         "tiles that begin within a vector",
