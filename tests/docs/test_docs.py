@@ -277,6 +277,11 @@ def test_memory() -> None:
     assert jnp.allclose(names["logits_of_a_frame"], logits[:, 0, 0], rtol=1e-5)
 
 
+def test_cuda() -> None:
+    names = run("cuda.md")
+    assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
+
+
 def test_sources() -> None:
     names = run("sources.md")
     assert names["rows"] == 50 * 11 + 40 * 8
