@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "api_pages",
     "mathml",
+    "outputs",
 ]
 html_math_renderer = "mathml"
 nitpicky = True

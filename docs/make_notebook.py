@@ -18,7 +18,7 @@ def notebook() -> str:
     page = (ROOT / "docs" / "first-transducer.md").read_text()
     page = re.sub(r"\]\(([\w/-]+)\.md", rf"]({urls['Documentation']}\1.html", page)
     text, *rest = re.split(r"^```python\n(.*?)^```\n", page, flags=re.MULTILINE | re.DOTALL)
-    install = f'%pip install --quiet optax "jax_rnnt @ git+{urls["Repository"]}"'
+    install = f'%pip install --quiet optax matplotlib "jax_rnnt @ git+{urls["Repository"]}"'
     cells = [_cell("markdown", text), _cell("code", install)]
     for code, text in zip(rest[::2], rest[1::2], strict=True):
         cells += [_cell("code", code), _cell("markdown", text)]

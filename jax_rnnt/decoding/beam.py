@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,16 @@ from jax.typing import ArrayLike
 
 from jax_rnnt.core.loss import Loss
 from jax_rnnt.decoding.beam_arcs import (
-    Arcs,
     best_merged,
     emitting_arcs,
     joined,
-    leads_to,
     leaving,
+    may_win,
     resting,
     silent_arcs,
     staying,
 )
+from jax_rnnt.decoding.beam_steps import Beam, after, after_labels, choices_that_may_win
 from jax_rnnt.decoding.decoder import Decoder
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
@@ -30,23 +30,14 @@ from jax_rnnt.decoding.hypotheses import (
     Frontier,
     Hypotheses,
     ranked,
-    with_extra,
     with_history,
 )
-from jax_rnnt.decoding.hypothesis_rows import flat, repeated, take, unflat, where_needed
+from jax_rnnt.decoding.hypothesis_rows import flat, repeated, unflat, where_needed, zeros_of
 from jax_rnnt.decoding.model_calls import Joint, Predictor
-from jax_rnnt.decoding.row_arcs import Choices, RowArcs
+from jax_rnnt.decoding.row_arcs import Row, RowArcs
 from jax_rnnt.xla.sharding import vary_alike
 
-
-class _Beam(NamedTuple):
-    """Hypotheses within a frame: where they are, and how they came there from the frame's first ones."""
-
-    at: Frontier
-    emitted: Emitted
-
-
-_Turn = tuple[Array, _Beam, _Beam, Array]
+_Turn = tuple[Array, Beam, Beam, Array]
 """The labels emitted at this frame, what is done with it, what is open, and which utterances are spoilt."""
 
 
@@ -55,8 +46,8 @@ class BeamDecoder(Decoder):
     """:func:`beam_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
-        confidence, fusion: as in :class:`GreedyDecoder`.
+      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight: as in :class:`GreedyDecoder`.
+      blank_penalty, temperature, start, confidence, fusion: as in :class:`GreedyDecoder`.
       beam, length_normalization: as in :func:`beam_decode`.
 
     Example:
@@ -105,7 +96,7 @@ class BeamDecoder(Decoder):
 
     def _frame(
         self, params: Any, at: Frontier, here: Array, row: Array, arcs: RowArcs, room: int
-    ) -> tuple[_Beam, Array]:
+    ) -> tuple[Beam, Array]:
         """From the hypotheses before a frame to those that have left it, those that wait at later ones among them.
 
         And which utterances ``[B]`` are spoilt by NaN. NaN cannot be compared, so the search goes on without it.
@@ -122,49 +113,54 @@ class BeamDecoder(Decoder):
         confidence = None
         if arcs.confidence:
             confidence = Confidence(*(jnp.zeros(unused.shape, at.score.dtype) for _ in range(2)))
-        first = _Beam(at, Emitted(origin, unused, unused, confidence))
+        first = Beam(at, Emitted(origin, unused, unused, confidence))
 
         def turn(carry: _Turn) -> _Turn:
             v, done, open_, spoilt = carry
             going = open_.at.score > -jnp.inf
             now = self._predict(params, open_.at, going, arcs, rows)
 
-            def choose(of: tuple[Array, Any, Array | None]) -> Choices:
+            def read(of: tuple[Array, Any, Array | None]) -> Row:
                 row, predicted, extra = of
-                return arcs.choices(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), some, extra)
+                return arcs.read(self._logits(params, row, predicted), jnp.ones(row.shape[0], bool), extra)
 
             inputs = rows, *flat((now.predicted, now.extra))
-            nothing = arcs.nothing(batch * n, some, now.score.dtype)
-            choices = unflat(where_needed(choose, flat(going), inputs, nothing), (batch, n))
-            is_nan = jnp.isnan(choices.silent[..., 0])
+            nothing = zeros_of(read, inputs).closed()
+            found = unflat(where_needed(read, flat(going), inputs, nothing), (batch, n))
+            is_nan = jnp.isnan(found.silent[..., 0])
             spoilt = spoilt | jnp.any(is_nan, axis=1)
             closed, full = v >= most, now.length >= room
-            lost = going & full & ~closed & choices.prefers_a_label()
+            lost = going & full & ~closed & found.prefers_a_label()
             now = now._replace(truncated=now.truncated | lost)
             open_ = open_._replace(at=now)
             score = jnp.where(is_nan, -jnp.inf, now.score)
-            silent = jnp.where(is_nan[..., None], -jnp.inf, choices.silent) + score[..., None]
-            shut = (closed | full | is_nan)[..., None, None]
-            emitting = jnp.where(shut, -jnp.inf, choices.emitting) + score[..., None, None]
-            choices = choices._replace(emitting=emitting)
+            silent = jnp.where(is_nan[..., None], -jnp.inf, found.silent) + score[..., None]
+            score = jnp.where(closed | full, -jnp.inf, score)
+            best = jnp.where(score == -jnp.inf, -jnp.inf, jnp.max(found.best, axis=-1) + score)
 
             both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), done, open_)
             kept = joined([resting(done.at, arcs.confidence), silent_arcs(silent, arcs.silent, n, arcs.confidence)])
+            best_kept = best_merged(both.at, kept, n)
+            wins = flat(may_win(now, best, both.at, best_kept))
+            choices = unflat(choices_that_may_win(arcs, flat((found, now.extra)), wins, some), (batch, n))
+            shut = (score == -jnp.inf)[..., None, None]
+            emitting = jnp.where(shut, -jnp.inf, choices.emitting + score[..., None, None])
+            choices = choices._replace(emitting=emitting)
             moves = [k for k, frames in enumerate(arcs.emitting) if frames > 0]
             if moves:
                 moving = emitting_arcs(choices, arcs.emitting, moves, n)
-                kept = joined([kept, leaving(both.at, moving, kept, n)])
-            done = _after(both, best_merged(both.at, kept, n), v)
+                best_kept = best_merged(both.at, joined([kept, leaving(both.at, moving, kept, n)]), n)
+            done = after(both, best_kept, v)
             stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
             if not stays:
                 return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf))), spoilt
             following = staying(now, emitting_arcs(choices, arcs.emitting, stays, 0), done.at, n)
-            return v + 1, done, _after(open_, following, v), spoilt
+            return v + 1, done, after_labels(open_, following, v), spoilt
 
         def going(carry: _Turn) -> Array:
             return jnp.any(carry[2].at.score > -jnp.inf)
 
-        def only(mask: Array) -> _Beam:
+        def only(mask: Array) -> Beam:
             return first._replace(at=at._replace(score=jnp.where(mask, at.score, -jnp.inf)))
 
         begin = jnp.zeros((), jnp.int32), only(~here), only(here), jnp.zeros(batch, bool)
@@ -173,26 +169,6 @@ class BeamDecoder(Decoder):
 
     def _found(self, state: DecoderState) -> Hypotheses:
         return ranked(state, self.length_normalization, self._final(state))
-
-
-def _after(beam: _Beam, arcs: Arcs, v: Array) -> _Beam:
-    """The hypotheses behind ``arcs``; labels are the v-th of their frame."""
-    prefix, time = leads_to(beam.at, arcs)
-    came = take(beam, arcs.source)
-    emits = arcs.label >= 0
-    mine = emits[..., None] & (jnp.arange(came.emitted.labels.shape[-1], dtype=jnp.int32) == v)[None, None]
-    new = arcs.label, arcs.frames, arcs.confidence
-    at = came.at._replace(
-        score=arcs.score,
-        time=time,
-        length=came.at.length + emits.astype(jnp.int32),
-        label=jnp.where(emits, arcs.label, came.at.label),
-        waits=came.at.waits | emits,
-        prefix=prefix,
-        added=with_extra(came.at, emits, arcs.label),
-    )
-    each = jax.tree.map(lambda x, before: jnp.where(mine, x[..., None], before), new, tuple(came.emitted[1:]))
-    return _Beam(at, Emitted(came.emitted.origin, *each))
 
 
 def beam_decode(
@@ -234,9 +210,10 @@ def beam_decode(
     beam of 1 compares hypotheses that have left the frame, and the greedy search compares single arcs.
 
     Args:
-      loss, predictor, joint, params, state, encoded, lengths, labels_per_frame, max_labels, internal_lm_weight,
-        blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`. The functions see the rows
+      loss, predictor, joint, params, state, encoded, lengths: as in :func:`greedy_decode`. The functions see the rows
         of all hypotheses, R = B * ``beam``.
+      labels_per_frame, max_labels, internal_lm_weight: as in :func:`greedy_decode`.
+      blank_penalty, temperature, start, confidence, fusion: as in :func:`greedy_decode`.
       beam: N, how many hypotheses are kept.
       length_normalization: hypotheses are ranked by their score divided by (labels + 1) to this power. 0 ranks by the
         scores. The search itself compares scores, and the result holds scores, not quotients.

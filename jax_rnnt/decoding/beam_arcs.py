@@ -106,6 +106,17 @@ def staying(at: Frontier, arcs: Arcs, done: Frontier, n: int) -> Arcs:
     return chosen._replace(score=jnp.where(total == -jnp.inf, -jnp.inf, chosen.score))
 
 
+def may_win(at: Frontier, best: Array, others: Frontier, kept: Arcs) -> Array:
+    """Which hypotheses ``[B, N]`` have labels that matter, where the scores of their best paths are ``best``.
+
+    A label matters if it leads to a better hypothesis than the worst of those ``kept``, or to one that is there already
+    among the ``others``, whose probability it adds to.
+    """
+    to = prefixes.extended(at.prefix[:, :, None], others.label[:, None])
+    there = jnp.any(jnp.all(to == others.prefix[:, None], axis=-1), axis=-1)
+    return (best > jnp.min(kept.score, axis=1, keepdims=True)) | (there & (best > -jnp.inf))
+
+
 def best_merged(at: Frontier, arcs: Arcs, n: int) -> Arcs:
     """The n best arcs, where those that lead to the same labels at the same frame are one."""
     score, index = lax.top_k(prefixes.merged(arcs.score, *leads_to(at, arcs)), n)

@@ -31,9 +31,10 @@ class GreedyDecoder(Decoder):
     """:func:`greedy_decode` for audio that comes in pieces of any lengths: a static value, as :class:`Loss` is.
 
     Args:
-      loss, predictor, joint, labels_per_frame, max_labels, internal_lm_weight, blank_penalty, temperature, start,
-        confidence, fusion: as in :func:`greedy_decode`. T is that of the array that ``init`` sees. For longer audio
-        give ``max_labels``.
+      loss, predictor, joint, labels_per_frame, internal_lm_weight, blank_penalty: as in :func:`greedy_decode`.
+      temperature, start, confidence, fusion: as in :func:`greedy_decode`.
+      max_labels: as in :func:`greedy_decode`. T is that of the array that ``init`` sees. For longer audio give
+        ``max_labels``.
 
     A decoder with a fusion is a pytree, whose leaves are the arrays of the fusion. To change these arrays without a
     further compilation, pass the decoder to your jitted function.
@@ -76,11 +77,12 @@ class GreedyDecoder(Decoder):
             going = offset(state) < lengths
             row = x[rows, jnp.clip(offset(state), 0, x.shape[1] - 1)]
             at = self._predict(params, state.frontier, going[:, None], arcs, row)
-            choices = arcs.choices(self._logits(params, row, flat(at.predicted)), going, 1, flat(at.extra))
+            found = arcs.read(self._logits(params, row, flat(at.predicted)), going, flat(at.extra))
+            choices = arcs.choices(found, flat(at.extra), 1)
             closed, full = here >= self.labels_per_frame, at.length[:, 0] >= room
-            lost = going & full & ~closed & choices.prefers_a_label()
+            lost = going & full & ~closed & found.prefers_a_label()
             emitting = jnp.where((closed | full)[:, None], -jnp.inf, choices.emitting[:, 0])
-            scores = jnp.concatenate([choices.silent, emitting], axis=-1).astype(at.score.dtype)
+            scores = jnp.concatenate([found.silent, emitting], axis=-1).astype(at.score.dtype)
             arc = jnp.argmax(scores, axis=-1)
             score, frames = jnp.max(scores, axis=-1), taken[arc]
             emits = going & (arc >= len(arcs.silent))
@@ -103,7 +105,7 @@ class GreedyDecoder(Decoder):
                 label=label[:, None],
                 waits=at.waits | emits[:, None],
                 truncated=at.truncated | lost[:, None],
-                added=with_extra(at, emits[:, None], label[:, None]),
+                added=with_extra(at, jnp.zeros_like(at.label), jnp.where(emits[:, None], choices.labels, -1)),
             )
             new = label, at.time[:, 0], None if state.durations is None else frames, confidence
             state = with_histories(state._replace(frontier=frontier), written, new)

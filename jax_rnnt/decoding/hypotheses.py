@@ -88,13 +88,13 @@ class DecoderState(NamedTuple):
     start: Start
 
 
-def with_extra(at: Frontier, emits: Array, label: Array) -> Array | None:
-    """``added`` after ``label [B, N]`` of the hypotheses that emit it."""
+def with_extra(at: Frontier, source: Array, label: Array) -> Array | None:
+    """``added [B, M]`` after ``label [B, M]``, or after none where that is -1, of the hypotheses ``source [B, M]``."""
     if at.extra is None or at.added is None:
         return None
-    place = jnp.where(emits, label, 0)[..., None]
-    extra = jnp.take_along_axis(at.extra, place, axis=-1, mode="clip")[..., 0]
-    return at.added + jnp.where(emits, extra, 0)
+    batch, n, vocabulary = at.extra.shape
+    extra = take(at.extra.reshape(batch, n * vocabulary), source * vocabulary + jnp.maximum(label, 0))
+    return take(at.added, source) + jnp.where(label >= 0, extra, 0)
 
 
 def with_bin(history: Array) -> Array:

@@ -47,6 +47,11 @@ def select(mask: Array, then: Any, otherwise: Any) -> Any:
     return jax.tree.map(of_leaf, then, otherwise)
 
 
+def zeros_of(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Zeros in place of ``function(rows)``."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, rows))
+
+
 def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, otherwise: Any) -> Any:
     """``function(rows)`` for the rows ``[R]`` that are ``needed``, and ``otherwise`` for the others.
 

@@ -153,9 +153,14 @@ def test_pages_of_losses() -> None:
             assert (names["best"].frames >= 0).all()
 
 
-def test_first_transducer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_transducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optax")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
     names = run("first-transducer.md")
+    pyplot.close("all")
+    assert (tmp_path / "number.png").stat().st_size > 5000
     assert capsys.readouterr().out.count("heard as") == 3
     assert names["values"][-1] < 0.3 < 50 < names["values"][0]
     heard, lengths = names["heard"], names["target_lengths"]

@@ -205,10 +205,24 @@ def test_words_have_the_times_of_their_characters(spoken, tmp_path, monkeypatch)
     batches = speech_data.Batches(spoken[:1], 1, 2, NoProblems())
     rate = speech_report.word_error_rate(tiny_model(), batches, tmp_path / "heldout.ctm")
     name, text = spoken[0].id, spoken[0].text
-    assert (
-        tmp_path / "heldout.ctm"
-    ).read_text() == f"{name} 1 0.040 0.240 one 0.800\n{name} 1 0.800 0.240 it's 0.650\n"
+    lines = f"{name} 1 0.040 0.240 one 0.800\n{name} 1 0.800 0.240 it's 0.650\n"
+    assert (tmp_path / "heldout.ctm").read_text() == lines
     assert rate == jiwer.wer(text, " one  it's")
+
+
+def test_recognised_names_are_counted(spoken, monkeypatch):
+    # The first word is heard as a name, the second one as it is; a name that nobody said comes last.
+    sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+    boosting = pytest.importorskip("boosting")
+    utterance = next(utterance for utterance in spoken if len(set(utterance.text.split())) == 3)
+    _, second, third = utterance.text.split()
+    heard = [speech_data.ALPHABET.index(c) for c in f"{third} {second} {third} {third}"]
+    labels = np.array([[heard]] + [[[-1] * len(heard)]] * (boosting.BATCH - 1))
+    lengths, zeros = np.where(labels[..., 0] > 0, len(heard), 0), np.zeros(labels.shape[:2])
+    found = jax_rnnt.decoding.Hypotheses(labels, lengths, zeros, 0 * labels, durations=None, truncated=zeros)
+    monkeypatch.setattr(boosting, "decode", lambda model, arrays, boost: found)
+    line = boosting.measure(tiny_model(), [utterance], [third], 1.0)
+    assert line == "score 1.0: 1 of 1 names, 1 of 2 other words, 2 names where others were said"
 
 
 def test_true_word_starts_are_kept_and_compared_with_those_of_an_alignment(spoken, monkeypatch):

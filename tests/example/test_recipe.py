@@ -27,14 +27,14 @@ def test_it_learns_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(recipe, "train_step", step_of_one_program)
     monkeypatch.setattr(recipe, "BUCKETS", ((96, 8),))
     monkeypatch.setattr(recipe.jax, "device_count", lambda: 2)
-    small = "--steps 10 --every 8 --batch 8 --width 32 --layers 1 --out"
+    small = "--steps 6 --every 4 --batch 8 --width 32 --layers 1 --out"
     whole, rate = recipe.main([*small.split(), str(tmp_path / "whole")])
-    assert len(whole) == 10
-    assert 0 < np.mean(whole[-3:]) < 0.7 * np.mean(whole[:3])
+    assert len(whole) == 6
+    assert 0 < whole[-1] < 0.8 * whole[0]
     assert 0 < rate < 3
-    shutil.copytree(tmp_path / "whole" / "8", tmp_path / "broken" / "8")
+    shutil.copytree(tmp_path / "whole" / "4", tmp_path / "broken" / "4")
     rest, same_rate = recipe.main([*small.split(), str(tmp_path / "broken")])
-    assert rest == whole[8:]
+    assert rest == whole[4:]
     assert same_rate == rate
 
 

@@ -1,4 +1,4 @@
-"""Measures what a list of phrases does for names that a model has never seen: `python benchmarks/names.py RUN`.
+"""Measures what a list of phrases does for names that a model has never seen: `python benchmarks/boosting.py RUN`.
 
 RUN is the `--out` of `examples/train_speech.py` on its synthesised digits. The script goes on training that model on
 invented words. Then voices that the training never heard say other invented words, the names, among words of the
