@@ -297,6 +297,11 @@ def test_two_models() -> None:
     assert errors["teacher"] < errors["distilled"] < 0.75 * errors["plain"]
 
 
+def test_cuda() -> None:
+    names = run("cuda.md")
+    assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
+
+
 def test_sources() -> None:
     names = run("sources.md")
     assert names["rows"] == 50 * 11 + 40 * 8
