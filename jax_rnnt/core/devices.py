@@ -70,7 +70,9 @@ def both_on_devices(run: Callable[..., Array], first: Source, second: Source, *a
 
 def _axes_of_both(first: Source, second: Source) -> tuple[str, ...]:
     """The mesh axes that divide the batch of one source or of both."""
-    each = [source._batch_axes() or sharding.explicit_batch_axes(source._batched()) for source in (first, second)]
+    each = [source._named_axes() for source in (first, second)]
+    if not any(each):
+        return first._batch_axes() or second._batch_axes()  # they warn if the whole batch runs on every device
     if all(each) and each[0] != each[1]:
         raise ValueError(
             f"The batch of both models must be divided over the same mesh axes, got {each[0]} and {each[1]}."

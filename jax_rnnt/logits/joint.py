@@ -257,8 +257,11 @@ class JointLogits(Source):
         }
         return dataclasses.replace(self, **layout)
 
+    def _named_axes(self) -> tuple[str, ...]:
+        return sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+
     def _batch_axes(self) -> tuple[str, ...]:
-        named = sharding.explicit_batch_axes(self.encoded) or self.batch_axis_names
+        named = self._named_axes()
         if not named and (axes := sharding.automatic_axes(self.encoded)):
             warnings.warn(
                 f"JointLogits has no `batch_axis_names`, and the axes of its mesh, {axes}, are automatic: every device "

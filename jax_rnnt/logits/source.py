@@ -10,6 +10,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from jax_rnnt.ops.arcs import ArcParameters
+from jax_rnnt.xla import sharding
 
 Add = Callable[[Any, Array], Any]
 """Adds the gradient of some rows ``[N, W]`` to a total of :class:`Rows`."""
@@ -96,6 +97,10 @@ class Source(abc.ABC):
     def _laid_out(self) -> Self:
         """The same source. In a mesh with explicit axes only the batch is divided, where the source needs that."""
         return self
+
+    def _named_axes(self) -> tuple[str, ...]:
+        """The mesh axes that divide the batch, if they are explicit or the user has named them."""
+        return sharding.explicit_batch_axes(self._batched())
 
     def _batch_axes(self) -> tuple[str, ...]:
         """The mesh axes that divide the batch, if each device must run its own part of the batch by itself."""

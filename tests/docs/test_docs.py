@@ -287,6 +287,21 @@ def test_cuda() -> None:
     assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
 
 
+def test_two_models() -> None:
+    pytest.importorskip("optax")
+    names = run("two-models.md")
+    assert jnp.isfinite(names["value"])
+    assert all(jnp.isfinite(x).all() and (x != 0).any() for x in names["gradients"])
+    rows, near = (np.asarray(names[name], np.float64)[:, 0, 0] for name in ("rows", "near"))
+    log_p, log_q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (rows, near))
+    divergence = (np.exp(log_p) * (np.expm1(log_q - log_p) + log_p - log_q)).sum(axis=1)
+    np.testing.assert_allclose(names["ours"], divergence, rtol=2e-5)
+    assert np.mean(np.asarray(names["theirs"]) < 0) > 0.3
+    assert np.median(np.abs(np.asarray(names["theirs"]) - divergence) / divergence) > 1
+    errors = {name: float(x) for name, x in names["errors"].items()}
+    assert errors["teacher"] < errors["distilled"] < 0.75 * errors["plain"]
+
+
 def test_sources() -> None:
     names = run("sources.md")
     assert names["rows"] == 50 * 11 + 40 * 8

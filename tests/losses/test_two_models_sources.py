@@ -105,10 +105,10 @@ def _of_array(kind, gradient: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (_tiled, dense_sources.packed),
+        pytest.param(_tiled, dense_sources.packed, marks=pytest.mark.full),
         (dense_sources.packed, dense_sources.pruned),
-        (dense_sources.additive, _tiled),
-        (dense_sources.pruned, dense_sources.pruned),
+        pytest.param(dense_sources.additive, _tiled, marks=pytest.mark.full),
+        pytest.param(dense_sources.pruned, dense_sources.pruned, marks=pytest.mark.full),
     ],
 )
 def test_pairs_of_sources(one, other) -> None:
@@ -127,6 +127,34 @@ def test_pairs_of_sources(one, other) -> None:
     np.testing.assert_allclose(value, wanted.sum(), rtol=1e-11)
     for kind, actual, gradient in zip((one, other), gradients, of_logits, strict=True):
         np.testing.assert_allclose(actual, _of_array(kind, gradient), rtol=1e-9, atol=1e-12)
+
+
+def test_a_joint_that_the_library_knows() -> None:
+    """It has rows of its own kind. Its budget holds here, too."""
+    rng = np.random.default_rng(14)
+    params = {"kernel": rng.normal(size=(6, RNNT.width)), "bias": rng.normal(size=RNNT.width)}
+    encoded, predicted = rng.normal(size=(2, T, 6)), rng.normal(size=(2, U + 1, 6))
+    y = rng.normal(size=(2, T, U + 1, RNNT.width))
+    batch = np.ones((2, U), np.int32), np.array([T, 3], np.int32), np.array([U, 2], np.int32)
+
+    def logits(params, encoded, predicted):
+        return jnp.tanh(encoded[:, :, None] + predicted[:, None]) @ params["kernel"] + params["bias"][None, None, None]
+
+    def total(budget, *model):
+        joint = jax_rnnt.additive_joint("tanh")
+        held = jax_rnnt.JointLogits(joint, *model, gradient_budget=budget, tile_rows=8)
+        return jax_rnnt.distillation_loss(RNNT.made(), held, y, *batch, reduction="sum")
+
+    model = params, encoded, predicted
+    x, pull = jax.vjp(logits, *model)
+    value, of_x = reference.distillation(RNNT.oracle, x, y, batch, np.ones(x.shape[:3]))
+    run = losses.jit(jax.value_and_grad(total, (1, 2, 3)), static_argnums=0)
+    actual, gradients = run(0.0, *model)
+    np.testing.assert_allclose(actual, value.sum(), rtol=1e-11)
+    for of_model, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(pull(jnp.asarray(of_x))), strict=True):
+        np.testing.assert_allclose(of_model, wanted, rtol=1e-9, atol=1e-12)
+    of_fewer = run(0.5, *model)[1][0]["kernel"]
+    assert np.abs(of_fewer - gradients[0]["kernel"]).max() > 0
 
 
 def test_a_range_outside_of_the_positions_costs_nan() -> None:
@@ -199,6 +227,7 @@ def test_nodes_of_weight_0_may_hold_nan() -> None:
     assert not np.isnan(run(x, y)[0])
 
 
+@pytest.mark.full(loss="rnnt")
 @pytest.mark.parametrize("loss", [RNNT, HAT], ids=lambda loss: loss.name)
 def test_gradient_budget_is_a_bound(loss: LossUnderTest) -> None:
     """Each row of the gradient is whole or 0. Those left out hold at most the budget of an utterance's gradient."""

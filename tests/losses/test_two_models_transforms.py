@@ -161,6 +161,7 @@ def test_a_divided_batch_stays_where_it_is(name: str, kind: AxisType) -> None:
     assert all(meshes.is_sharded_as(x, mesh, "data") for x in result[1][1:])
 
 
+@pytest.mark.full(undivided="student")
 @pytest.mark.parametrize("undivided", ["teacher", "student"])
 def test_one_divided_model_on_an_explicit_mesh(undivided: str) -> None:
     """The other model is whole on each device, and each device takes the part that it needs."""

@@ -184,6 +184,35 @@ MUTANTS = (
         "jax.vmap(jax.random.fold_in, (None, 0))(key, 0 * place)",
         "logits/test_joint.py -k dropout",
     ),
+    # Two models
+    Mutant(
+        "divergences by the formula that cancels",
+        "jax_rnnt/core/row_divergence.py",
+        "near = jnp.abs(d) < _NEAR",
+        "near = jnp.abs(d) < 0",
+        "losses/test_two_models.py -k nearly_the_same",
+    ),
+    Mutant(
+        "nodes of weight 0 are made",
+        "jax_rnnt/core/two_models.py",
+        "labels = jnp.where(weight == 0, PADDING, labels)",
+        "labels = jnp.where(counts, labels, PADDING)",
+        "losses/test_two_models_sources.py -k weight_0",
+    ),
+    Mutant(
+        "the labels of HAT count as the student's gate lets them through",
+        "jax_rnnt/core/comparison.py",
+        "[(p[:, 1], q[:, 1])]",
+        "[(q[:, 1], p[:, 1])]",
+        "losses/test_two_models.py -k 'corner and hat'",
+    ),
+    Mutant(
+        "a bad value in one distribution of two spares the other one's gradient",
+        "jax_rnnt/core/comparison.py",
+        "bad = ~functools.reduce(jnp.logical_and, [pair.good for pair in pairs])",
+        "bad = functools.reduce(jnp.logical_and, [~pair.good for pair in pairs])",
+        "losses/test_two_models.py -k 'corner and tdt'",
+    ),
     # Alignment and decoding
     Mutant(
         "equal hypotheses keep the probability of the best",
