@@ -282,6 +282,11 @@ def test_memory() -> None:
     assert jnp.allclose(names["logits_of_a_frame"], logits[:, 0, 0], rtol=1e-5)
 
 
+def test_cuda() -> None:
+    names = run("cuda.md")
+    assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
+
+
 def test_two_models() -> None:
     pytest.importorskip("optax")
     names = run("two-models.md")
@@ -295,11 +300,6 @@ def test_two_models() -> None:
     assert np.median(np.abs(np.asarray(names["theirs"]) - divergence) / divergence) > 1
     errors = {name: float(x) for name, x in names["errors"].items()}
     assert errors["teacher"] < errors["distilled"] < 0.75 * errors["plain"]
-
-
-def test_cuda() -> None:
-    names = run("cuda.md")
-    assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
 
 
 def test_sources() -> None:
