@@ -9,7 +9,6 @@ from jax import Array
 from jax_rnnt import checks
 from jax_rnnt.ops.activations import ACTIVATIONS
 from jax_rnnt.ops.dropout_bits import STEPS
-from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.xla import sharding
 
 
@@ -31,10 +30,9 @@ class AdditiveJoint:
           e, p: ``[..., D]`` of one floating dtype; they broadcast against each other.
 
         Returns:
-          ``[..., W]`` of that dtype.
+          ``[..., W]``, computed in that dtype.
         """
-        wide = compute_dtype(e.dtype)
-        hidden = ACTIVATIONS[self.activation].value(e.astype(wide) + p.astype(wide)).astype(e.dtype)
+        hidden = ACTIVATIONS[self.activation].value(e + p)  # what a gradient keeps of it has the dtype of e
         kernel, bias = self.weights(params, e.dtype)
         # On a GPU, XLA would transpose rows that are not flat. A mesh with explicit axes keeps their dimensions apart.
         flat = hidden if sharding.explicit_axes(hidden) else hidden.reshape(-1, hidden.shape[-1])
@@ -91,10 +89,10 @@ def additive_joint(activation: str = "tanh", dropout_rate: float = 0.0) -> Addit
     .. math:: \text{logits} = f(e + p)\, W + b
 
     NeMo, icefall, ESPnet and torchaudio have it too. It works on every platform. On CUDA the parts beside its products
-    are kernels of the library: no array of a tile is converted, copied or scattered there, and a second call gives
-    the same bits. The sum and the activation are computed in float32 (float64 for float64) and rounded once. On CUDA
-    tanh and sigmoid of 16-bit types have an error of 2^-11 (relative, of tanh), less than what the rounding to bfloat16
-    loses.
+    are kernels of the library: no array of a tile is converted, copied or scattered there, and a second call gives the
+    same bits. In a loss the sum and the activation are computed in float32 (float64 for float64) and rounded once. On
+    CUDA tanh and sigmoid of 16-bit types have an error of 2^-11 (relative, of tanh), less than what the rounding to
+    bfloat16 loses.
 
     The parameters are those of a ``Dense`` layer of Flax: ``{"kernel": [D, W], "bias": [W]}``, or the kernel alone.
     They are rounded to the dtype of ``encoded`` and ``predicted``, which must be the same. Their gradients are summed

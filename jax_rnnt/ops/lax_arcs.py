@@ -19,7 +19,8 @@ def norm_of(x: Array) -> Array:
     each = jnp.exp(x - _finite_top(top)[..., None])
     total = jnp.sum(each, axis=-1)
     # In a row that is sure, the sum of the others is small, and `total` has lost its digits. Only one entry is 1 there.
-    rest = jnp.sum(jnp.where(each == 1, 0, each), axis=-1)
+    # XLA may compute `x - top` from what `x` was made of, rounded once less. Then exp of it is not 1 at the maximum.
+    rest = jnp.sum(jnp.where(x == top[..., None], 0, each), axis=-1)
     log_sum = jnp.log1p(jnp.where(total < 1.5, rest, total - 1))
     # On a CPU, XLA's maximum may be -inf where a row holds NaN. Then log_sum must show it.
     return jnp.stack([top, jnp.where(total == 0, 0, log_sum)], axis=-1)

@@ -282,6 +282,11 @@ def test_memory() -> None:
     assert jnp.allclose(names["logits_of_a_frame"], logits[:, 0, 0], rtol=1e-5)
 
 
+def test_cuda() -> None:
+    names = run("cuda.md")
+    assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
+
+
 def test_two_models() -> None:
     pytest.importorskip("optax")
     names = run("two-models.md")

@@ -197,3 +197,16 @@ def test_equal_maxima(count: int, implementation: str) -> None:
     wanted = x[:, [0, count]] - np.log(np.exp(x).sum(-1, keepdims=True))
     wanted[2, 0] = -np.log1p(count * np.exp(-19.0))
     np.testing.assert_allclose(entries[:3], wanted, rtol=1e-6)
+
+
+def test_sure_rows_that_are_products() -> None:
+    # XLA computes x - top from the factors of x, rounded once less than x. So it need not be 0 at the maximum.
+    rows = np.random.default_rng(0).normal(size=(400, 7)).astype(np.float32)
+    rows[:, 2] += 4
+    scale, labels = np.float32(1 / 0.7), np.full(400, 2, np.int32)
+    run = jax.jit(lambda x: jax_rnnt.arc_log_probs(scale * x, labels, (0,), implementation="lax"))
+    optimised = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    found = run.lower(rows).compile(compiler_options=optimised)(rows)
+    exact = rows.astype(np.float64) * scale
+    wanted = exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(found, wanted[:, [0, 2]], rtol=1e-5, atol=1e-6)

@@ -228,6 +228,20 @@ MUTANTS = (
         "jnp.maximum(at.length, 1).astype(score.dtype) ** length_normalization",
         "decoding/test_decoding.py -k normalisation",
     ),
+    Mutant(
+        "labels that add to a hypothesis of the beam are not compared",
+        "jax_rnnt/decoding/beam_arcs.py",
+        " | (there & (best > -jnp.inf))",
+        "",
+        "decoding/test_decoding_values.py -k loses_nothing",
+    ),
+    Mutant(
+        "a weight of 0 opens closed labels",
+        "jax_rnnt/decoding/fusion.py",
+        "jnp.where(scores == -jnp.inf, -jnp.inf, weight * scores)",
+        "weight * scores",
+        "decoding/test_fusion.py -k closed",
+    ),
     # The C++ kernels
     Mutant("row maximum left out", "cpp/rows.h", "max[j] == -kInfinity<A> ? A(0) : max[j];", "A(0);", ARCS),
     Mutant("an entry of the overlap twice", "cpp/rows.h", "l >= kLanes - tail", "l >= kLanes - tail - 1", ARCS),
