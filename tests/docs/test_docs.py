@@ -287,6 +287,7 @@ def test_cuda() -> None:
     assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
 
 
+@pytest.mark.full  # the build of the site runs it, too
 def test_two_models() -> None:
     pytest.importorskip("optax")
     names = run("two-models.md")
