@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX says which other platforms are not there
-PAGES = ("alignments", "first-transducer")
+PAGES = ("alignments", "first-transducer", "two-models")
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 STYLES = {"light": "default", "dark": "dark_background"}
 
