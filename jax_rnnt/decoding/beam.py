@@ -21,6 +21,7 @@ from jax_rnnt.decoding.beam_arcs import (
     staying,
 )
 from jax_rnnt.decoding.beam_steps import Beam, after, after_labels, choices_that_may_win
+from jax_rnnt.decoding.carry import Packed, packed
 from jax_rnnt.decoding.decoder import Decoder
 from jax_rnnt.decoding.fusion import Fusion
 from jax_rnnt.decoding.hypotheses import (
@@ -37,8 +38,8 @@ from jax_rnnt.decoding.model_calls import Joint, Predictor
 from jax_rnnt.decoding.row_arcs import Row, RowArcs
 from jax_rnnt.xla.sharding import vary_alike
 
-_Turn = tuple[Array, Beam, Beam, Array]
-"""The labels emitted at this frame, what is done with it, what is open, and which utterances are spoilt."""
+_Turn = tuple[Array, Packed, Array]
+"""The labels emitted at this frame, what is done with it and what is open, and which utterances are spoilt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +82,21 @@ class BeamDecoder(Decoder):
         arcs = self._arcs(params, state, x)
         room = state.labels.shape[-1]
 
-        def frame(at: Frontier, piece: tuple[Array, Array]) -> tuple[Frontier, Emitted]:
+        start, unpacked = packed(state.frontier)
+
+        def frame(carry: Packed, piece: tuple[Array, Array]) -> tuple[Packed, Emitted]:
+            at = unpacked(carry)
             c, row = piece
             here = (at.time == (state.frames + c)[:, None]) & (c < lengths)[:, None]
             spoilt = jnp.isnan(at.score[:, 0])
             comparable = at._replace(score=jnp.where(spoilt[:, None], -jnp.inf, at.score))
             beam, now_spoilt = self._frame(params, comparable, here, row, arcs, room)
             score = jnp.where((spoilt | now_spoilt)[:, None], jnp.nan, beam.at.score)
-            return beam.at._replace(score=score), beam.emitted
+            return packed(beam.at._replace(score=score))[0], beam.emitted
 
         each = jnp.arange(x.shape[1], dtype=jnp.int32), jnp.moveaxis(x, 1, 0)
-        frontier, steps = lax.scan(frame, state.frontier, each)
-        return with_history(state, steps)._replace(frontier=frontier, frames=state.frames + lengths)
+        end, steps = lax.scan(frame, start, each)
+        return with_history(state, steps)._replace(frontier=unpacked(end), frames=state.frames + lengths)
 
     def _frame(
         self, params: Any, at: Frontier, here: Array, row: Array, arcs: RowArcs, room: int
@@ -116,7 +120,8 @@ class BeamDecoder(Decoder):
         first = Beam(at, Emitted(origin, unused, unused, confidence))
 
         def turn(carry: _Turn) -> _Turn:
-            v, done, open_, spoilt = carry
+            v, packed_beams, spoilt = carry
+            done, open_ = unpacked(packed_beams)
             going = open_.at.score > -jnp.inf
             now = self._predict(params, open_.at, going, arcs, rows)
 
@@ -153,19 +158,21 @@ class BeamDecoder(Decoder):
             done = after(both, best_kept, v)
             stays = [k for k, frames in enumerate(arcs.emitting) if frames == 0]
             if not stays:
-                return v + 1, done, open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf))), spoilt
+                open_ = open_._replace(at=now._replace(score=jnp.full_like(now.score, -jnp.inf)))
+                return v + 1, packed((done, open_))[0], spoilt
             following = staying(now, emitting_arcs(choices, arcs.emitting, stays, 0), done.at, n)
-            return v + 1, done, after_labels(open_, following, v), spoilt
+            return v + 1, packed((done, after_labels(open_, following, v)))[0], spoilt
 
         def going(carry: _Turn) -> Array:
-            return jnp.any(carry[2].at.score > -jnp.inf)
+            return jnp.any(unpacked(carry[1])[1].at.score > -jnp.inf)
 
         def only(mask: Array) -> Beam:
             return first._replace(at=at._replace(score=jnp.where(mask, at.score, -jnp.inf)))
 
-        begin = jnp.zeros((), jnp.int32), only(~here), only(here), jnp.zeros(batch, bool)
-        _, done, _, spoilt = lax.while_loop(going, turn, vary_alike(begin))
-        return done, spoilt
+        start, unpacked = packed((only(~here), only(here)))
+        begin = jnp.zeros((), jnp.int32), start, jnp.zeros(batch, bool)
+        _, end, spoilt = lax.while_loop(going, turn, vary_alike(begin))
+        return unpacked(end)[0], spoilt
 
     def _found(self, state: DecoderState) -> Hypotheses:
         return ranked(state, self.length_normalization, self._final(state))

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jax_rnnt.decoding.beam_arcs import Arcs, leads_to
 from jax_rnnt.decoding.hypotheses import Emitted, Frontier, with_extra
-from jax_rnnt.decoding.hypothesis_rows import select, take, where_needed, zeros_of
+from jax_rnnt.decoding.hypothesis_rows import take, where_needed, zeros_of
 from jax_rnnt.decoding.row_arcs import Choices, Row, RowArcs
 
 
@@ -25,14 +25,7 @@ def choices_that_may_win(arcs: RowArcs, rows: tuple[Row, Array | None], wins: Ar
     def choose(rows: tuple[Row, Array | None]) -> Choices:
         return arcs.choices(*rows, count)
 
-    def chosen_where_needed(rows: tuple[Row, Array | None], wins: Array) -> Choices:
-        return where_needed(choose, wins, rows, zeros_of(choose, rows).closed())
-
-    def chosen(rows: tuple[Row, Array | None], wins: Array) -> Choices:
-        return select(wins, choose(rows), zeros_of(choose, rows).closed())
-
-    # On a CPU it takes time to find the best labels of a row. On a GPU it takes time to decide for which rows.
-    return lax.platform_dependent(rows, wins, cpu=chosen_where_needed, default=chosen)
+    return where_needed(choose, wins, rows, zeros_of(choose, rows).closed())
 
 
 def after_labels(beam: Beam, arcs: Arcs, v: Array) -> Beam:

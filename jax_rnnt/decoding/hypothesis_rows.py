@@ -56,7 +56,8 @@ def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, other
     """``function(rows)`` for the rows ``[R]`` that are ``needed``, and ``otherwise`` for the others.
 
     If no row is needed the function does not run. If there are many rows, and a quarter of them is enough, it runs on a
-    quarter: most turns of a beam search are for the few hypotheses that emit one more label.
+    quarter: most turns of a beam search are for the few hypotheses that emit one more label. On a GPU it runs on all
+    rows: there it would take longer to wait for the decision.
     """
     count, total = jnp.sum(needed, dtype=jnp.int32), needed.shape[0]
     few = (total + _SHARE - 1) // _SHARE  # rounded up, so that it is at least 1 where the total is symbolic
@@ -76,7 +77,10 @@ def where_needed(function: Callable[[Any], Any], needed: Array, rows: Any, other
     def every() -> Any:
         return vary_alike(select(needed, function(rows), otherwise), needed, rows)
 
-    if isinstance(few, int) and few == 0:
-        return lax.cond(count > 0, every, none)
-    choice = jnp.where(count > jnp.asarray(few, jnp.int32), 2, jnp.minimum(count, 1))
-    return lax.switch(choice, [none, some, every])
+    def as_few_as_needed() -> Any:
+        if isinstance(few, int) and few == 0:
+            return lax.cond(count > 0, every, none)
+        choice = jnp.where(count > jnp.asarray(few, jnp.int32), 2, jnp.minimum(count, 1))
+        return lax.switch(choice, [none, some, every])
+
+    return lax.platform_dependent(cuda=every, rocm=every, default=as_few_as_needed)

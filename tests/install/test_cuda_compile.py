@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jax_rnnt
+from jax_rnnt import decoding
 from jax_rnnt.xla import native
 
 pytestmark = [
@@ -220,3 +221,34 @@ def test_a_tile_of_a_joint_that_the_library_knows(dropout_rate):
     (sums,) = [line for line in loops[1].splitlines() if '"jax_rnnt_hidden_rows_backward"' in line]
     assert "{0}: (0, {})" in sums and "{1}: (1, {})" in sums
     assert not re.search(rf"f32\[{B},(?:{T}|{U + 1}),{H}\]\S* copy\(", loops[1])
+
+
+@pytest.mark.parametrize("decode", [decoding.greedy_decode, functools.partial(decoding.beam_decode, beam=4)])
+def test_loops_of_decoders_take_no_decision_on_the_host(decode):
+    """A conditional would make the host wait. The arrays that a beam carries are few, because a loop copies each."""
+
+    def predictor(weights, state, label):
+        after = jnp.tanh(weights["embedding"][label] + state)
+        return after, after
+
+    def joint(weights, encoded, predicted):
+        return jnp.tanh(encoded + predicted) @ weights["output"]
+
+    def decoded(weights, state, encoded, lengths):
+        return decode(jax_rnnt.RNNTLoss(blank=0), predictor, joint, weights, state, encoded, lengths, max_labels=U)
+
+    shapes = {"embedding": (V, H), "output": (H, V)}, (B, H), (B, T, H)
+    place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
+    types = [
+        jax.tree.map(
+            lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
+            x,
+            is_leaf=lambda x: type(x) is tuple,
+        )
+        for x in shapes
+    ]
+    lengths = jax.ShapeDtypeStruct((B,), jnp.int32, sharding=place)
+    text = jax.jit(decoded).trace(*types, lengths).lower(lowering_platforms=("cuda",)).compile().as_text()
+    assert " while(" in text and " conditional(" not in text
+    bodies = [c for c in re.split(r"\n(?=%|ENTRY)", text) if "ENTRY" not in c]
+    assert max(len(re.findall(r" copy\(", body)) for body in bodies) < 12
