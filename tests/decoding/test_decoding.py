@@ -71,7 +71,7 @@ def sequences(kind, most: int):
 
 
 @pytest.mark.once
-@pytest.mark.full(kind=["hat", "tdt_moving"])
+@pytest.mark.full(kind=["monotonic", "multiblank", "hat", "tdt_moving"])
 @kinds
 def test_a_wide_beam_is_exact(kind):
     # Utterance 1 has three frames. With at most two labels in a frame, these are all sequences of up to six labels.

@@ -66,6 +66,7 @@ def one_device(losses) -> np.ndarray:
     return losses()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_batch_and_vocabulary_divided(losses, one_device) -> None:
     """Divides 29 classes over two devices, and six utterances over two."""
