@@ -1,7 +1,7 @@
 """The pure ``lax`` form of operation 1: the fallback on every platform without kernels, and its derivative.
 
-With ``fuses`` it is the form for TPUs. There XLA fuses a sum with what it adds up, while a gather needs its whole operand
-in memory, in float32. So that form gathers nothing: masks and sums take the place of the gathers.
+With ``fuses`` it is the form for TPUs. There XLA fuses a sum with what it adds up, while a gather needs its whole
+operand in memory, in float32. So that form gathers nothing: masks and sums take the place of the gathers.
 """
 
 from collections.abc import Sequence
