@@ -47,8 +47,9 @@ def _logits_of(source: str, weights, arrays, logit_lengths, target_lengths, labe
         return jax_rnnt.AdditiveLogits(first @ weights, second @ weights)
     if source == "logits":
         return rows
-    joint = jax_rnnt.additive_joint() if source == "known joint" else _joint
-    return jax_rnnt.JointLogits(joint, weights, first, second, tile_rows=TILE, batch_axis_names=axes)
+    known = source == "known joint"
+    joint, params = (jax_rnnt.additive_joint(), {"kernel": weights}) if known else (_joint, weights)
+    return jax_rnnt.JointLogits(joint, params, first, second, tile_rows=TILE, batch_axis_names=axes)
 
 
 def compiled(topology: str, chips: int, loss: str, source: str, sizes: Sizes) -> tuple[tpu_programs.Program, int]:

@@ -14,7 +14,7 @@ SIZES = tpu_steps.Sizes(batch=8, frames=32, labels=15, vocabulary=256)
 LARGE = tpu_steps.Sizes(batch=8, frames=96, labels=15, vocabulary=8192)
 
 # The operations of a diagonal. Those of a loss with long moves are mostly copies of the last diagonals.
-MOST_OPERATIONS = {"rnnt": 9, "hat": 9, "monotonic": 14, "multiblank": 26, "tdt": 34}
+MOST_OPERATIONS = {"rnnt": 9, "hat": 9, "monotonic": 12, "multiblank": 26, "tdt": 34}
 
 CASES = [
     ("v5e:2x2", 1, "tdt", "packed"),
