@@ -6,6 +6,7 @@ libraries) and a build with CUDA kernels. Nothing runs on a GPU.
 
 import functools
 import importlib.util
+import math
 import os
 import re
 
@@ -221,6 +222,29 @@ def test_a_tile_of_a_joint_that_the_library_knows(dropout_rate):
     (sums,) = [line for line in loops[1].splitlines() if '"jax_rnnt_hidden_rows_backward"' in line]
     assert "{0}: (0, {})" in sums and "{1}: (1, {})" in sums
     assert not re.search(rf"f32\[{B},(?:{T}|{U + 1}),{H}\]\S* copy\(", loops[1])
+
+
+def test_dense_logits_of_a_joint_that_the_library_knows():
+    """Three arrays have the hidden rows' size: those rows, their gradient, and that times the derivative.
+
+    So XLA transposes none of them in front of the product and behind it, and broadcasts no input of the activation.
+    """
+    joint = jax_rnnt.additive_joint("tanh")
+
+    def step(weights, encoder, predictor, *batch):
+        def loss(weights, encoder, predictor):
+            logits = joint({"kernel": weights, "bias": weights[0]}, encoder[:, :, None], predictor[:, None])
+            return jax_rnnt.rnnt_loss(logits, *batch, blank=0)
+
+        return jax.grad(loss, (0, 1, 2))(weights, encoder, predictor)
+
+    place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
+    types = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in operands(jnp.bfloat16)]
+    text = jax.jit(step).trace(*types).lower(lowering_platforms=("cuda",)).compile().as_text()
+    program = re.split(r"\n(?=%|ENTRY)", text)[-1]
+    shapes = re.findall(r"(\w+\[[\d,]+\])[^=]* (?:fusion|custom-call|copy|transpose|broadcast)\(", program)
+    sizes = [math.prod(map(int, re.findall(r"\d+", shape.partition("[")[2]))) for shape in shapes]
+    assert sizes.count(B * T * (U + 1) * H) == 3
 
 
 @pytest.mark.parametrize("decode", [decoding.greedy_decode, functools.partial(decoding.beam_decode, beam=4)])
