@@ -224,6 +224,11 @@ def test_a_tile_of_a_joint_that_the_library_knows(dropout_rate):
     others = [line for line in made if not re.search(r"jax_rnnt_|gemm|get-tuple-element|bitcast|parameter", line)]
     assert made and not others
     assert len(tiles) == 2 * 4  # of each pass: in loops of 4, 1, 2 and 3 turns
+    for tile in tiles:  # as docs/cuda.md counts them
+        kernels, scatters = (
+            len(re.findall(x, tile)) for x in (r" (?:fusion|custom-call|copy)\(", "calls=%fused_scatter")
+        )
+        assert kernels <= 6 and scatters == 1 if "jax_rnnt_arcs_forward" in tile else kernels <= 14 and scatters == 0
     sums = [line for line in text.splitlines() if '"jax_rnnt_hidden_rows_backward"' in line]
     assert len(sums) == 4 and all("{0}: (0, {})" in line and "{1}: (1, {})" in line for line in sums)
     assert not re.search(rf"f32\[{B},(?:{T}|{U + 1}),{H}\]\S* copy\(", text)
