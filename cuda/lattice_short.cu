@@ -100,12 +100,6 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
   }
 }
 
-PosteriorShape Sliced(const Utterances<float>& utterances) {
-  constexpr int32_t kEntries = 16 * kPosteriorThreads;  // of a block
-  const int32_t num_rows = std::max(kEntries / (utterances.num_positions * utterances.num_arcs), 1);
-  return {utterances, (utterances.num_frames + num_rows - 1) / num_rows, num_rows};
-}
-
 template <int kOwn, int kWithLabel>
 LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
                       bool& fits) {
@@ -113,16 +107,16 @@ LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batc
   const int64_t warps = (utterances.num_positions + kWarp - 1) / kWarp;
   const bool with_posteriors = utterances.posteriors != nullptr;
   const size_t shared = std::max(SharedOfSums<S>(warps), SharedOfWalk(utterances));
-  const PosteriorShape sliced = Sliced(utterances);
-  const int64_t blocks = with_posteriors ? batch * std::max(sliced.num_slices, 2) : batch;
+  const PosteriorShape tiled = Tiled(utterances);
+  const int64_t blocks = with_posteriors ? batch * std::max<int64_t>(tiled.num_tiles, 2) : batch;
   fits = shared <= SharedOfBlock() && blocks <= kMaxBlocks;
   if (!fits) return {};
   const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
   auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
                        static_cast<unsigned>(2 * warps * kWarp), shared, stream, utterances);
   if (!result.empty() || !with_posteriors) return result;
-  return Launch("LatticePosteriors", &PosteriorKernel, batch * sliced.num_slices, kPosteriorThreads,
-                SharedOfWalk(utterances), stream, sliced);
+  return Launch("LatticePosteriors", &PosteriorKernel, batch * tiled.num_tiles, kPosteriorThreads,
+                SharedOfWalk(utterances), stream, tiled);
 }
 
 template <int kOwn, int kWithLabel>
