@@ -29,10 +29,10 @@ __device__ __forceinline__ UtteranceSums* UtteranceSumsOf(const Utterances<float
 }
 
 // A block has a tile of the array: kTileFrames frames, and kTileEntries neighbouring arcs of each. In memory a run of
-// neighbours is a part of a row of the array, but a part of a diagonal of alpha and beta. A warp takes 4 frames and 8
+// neighbours is a part of a row of the array, but a part of a diagonal of alpha and beta. A warp takes 2 frames and 16
 // arcs of each, so that its loads share sectors in both. A thread has the same arc of kTurns frames: only the distance
 // in memory differs.
-constexpr uint32_t kTileEntries = 32, kWarpEntries = 8;
+constexpr uint32_t kTileEntries = 64, kWarpEntries = 16;
 constexpr int32_t kTurnFrames = kPosteriorThreads / kTileEntries, kTurns = 4, kTileFrames = kTurns * kTurnFrames;
 
 struct PosteriorShape {

@@ -169,6 +169,18 @@ BY_CHECK = (
         "if (alpha_special)",
     ),
     Mutant(
+        "short: posteriors behind the last frame",
+        "cuda/short_posteriors.cuh",
+        "if (t + j * kTurnFrames < shape.num_frames)",
+        "if (j < kTurns)",
+    ),
+    Mutant(
+        "short: arcs of frames behind the utterance",
+        "cuda/short_posteriors.cuh",
+        "t + j * kTurnFrames < length_t && ",
+        "",
+    ),
+    Mutant(
         "short: a walk for beta changes the cost",
         "cuda/short_posteriors.cuh",
         "alpha_special ? shape.cost + b : &sums->other_cost",

@@ -20,7 +20,7 @@ import operands
 from launch import launch, require
 
 # As in cuda/lattice.h, cuda/chunk_copies.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
-MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, TILE, SUMS_SIZE = 64, 512, 4, 33, 3, 256, 32, 6
+MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, TILE, SUMS_SIZE = 64, 512, 4, 33, 3, 256, (16, 64), 6
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
 LANES = operands.LANES
 
@@ -144,8 +144,8 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     if not with_posteriors:
         return Counts(of_compute, of_copy, 0)
 
-    of_row = -(-num_positions * num_arcs // TILE)
-    tiles = -(-num_frames // TILE) * of_row
+    of_row = -(-num_positions * num_arcs // TILE[1])
+    tiles = -(-num_frames // TILE[0]) * of_row
     operand += struct.pack("<3i", tiles, of_row, (1 << 20) // num_arcs + 1)
     code = codes["PosteriorKernel"]
     of_posteriors = launch(code, operand, memory, batch * tiles, POSTERIOR_THREADS, of_walk).sum()
