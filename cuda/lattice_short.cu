@@ -15,6 +15,7 @@ namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1
+constexpr int64_t kWidest = 2048;  // the largest U + 1: PosteriorKernel divides by num_arcs exactly up to it
 
 // The largest number of warps. Nodes of many slots need registers and shared memory.
 template <class S>
@@ -30,9 +31,21 @@ size_t SharedOfSums(int64_t warps) {
          static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power);
 }
 
+// The warps that compute, as many as there is shared memory for. A wider lattice has strips of equally many warps, at
+// least two: none of them both reads a column and writes one.
+template <class S>
+int64_t NumWarps(int64_t num_positions) {
+  const size_t memory = SharedOfBlock();
+  int64_t most = kWarps<S>;
+  while (most > 2 && SharedOfSums<S>(most) > memory) --most;
+  const int64_t all = (num_positions + kWarp - 1) / kWarp, strips = (all + most - 1) / most;
+  return (all + strips - 1) / strips;
+}
+
 struct SumsEnd {
-  Power total;   // of the lane that has position U_b, of other lanes nothing of use
-  bool special;  // the general kernel must walk the lattice; of every thread
+  Power total;            // of the thread that has the last position, of other threads nothing of use
+  bool special;           // the general kernel must walk the lattice; of every thread
+  bool has_last = false;  // position U_b, in the last strip
 };
 
 template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
@@ -41,30 +54,38 @@ __device__ __forceinline__ SumsEnd SumsOf(const Utterances<float>& shape, const 
   using S = Slots<kOwn, kWithLabel>;
   const auto half = static_cast<int32_t>(blockDim.x / 2), thread = static_cast<int32_t>(threadIdx.x);
   const bool copies = thread >= half;  // the second half of the warps
-  const int32_t u = copies ? thread - half : thread, lane = u % static_cast<int32_t>(kWarp);
+  const int32_t of_strip = copies ? thread - half : thread, lane = of_strip % static_cast<int32_t>(kWarp);
   const int32_t warps = half / static_cast<int32_t>(kWarp), length_t = walk.length_t, length_u = walk.length_u;
-  const WarpSchedule schedule(u - lane, length_t, length_u);
   auto* rings = reinterpret_cast<float*>(shared + kWarpBytes);
   auto* handed_on = reinterpret_cast<Power*>(rings + warps * S::kRingSize);
-  float* ring = rings + schedule.warp * S::kRingSize;
   if (thread < kHandedOn) handed_on[thread] = kImpossible;
   SumsEnd end{kImpossible, false};
-  if (copies) {
-    const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
-    ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
-                                               u - lane, schedule.begin, lane, slot);
-    CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, schedule, lane, ring);
-  } else {
-    ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
-                                                          handed_on + schedule.warp * kHandedOn,
-                                                          kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
-    sums.Run(schedule);
-    const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
+  for (int32_t first = 0; first <= length_u; first += half) {  // strips
+    const int32_t u = first + of_strip, last = MinOf(first + half - 1, length_u);
+    const WarpSchedule schedule(u - lane, first, last, length_t);
+    float* ring = rings + schedule.warp * S::kRingSize;
+    if (copies) {
+      const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
+      ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
+                                                 u - lane, schedule.begin, lane, slot);
+      CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, schedule, lane, ring);
+    } else {
+      ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
+                                                            handed_on + schedule.warp * kHandedOn,
+                                                            kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
+      const bool takes = first > 0 && schedule.warp == 0, gives = last < length_u && schedule.warp == warps - 1;
+      Column column;
+      if (takes || gives) column = {ColumnOf(shape, b, kBeta, (first / half + (gives ? 1 : 0)) % 2), gives};
+      sums.Run(schedule, column);
+      const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
-    end.special = sums.special || sums.highest > kHighestPower || (u == length_u && !(end.total.e > -kFarthestPower));
+      for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
+      end.special |=
+          sums.special || sums.highest > kHighestPower || (u == length_u && !(end.total.e > -kFarthestPower));
+    }
+    end.special = __syncthreads_or(end.special);
   }
-  end.special = __syncthreads_or(end.special);
+  end.has_last = !copies && length_u % half == of_strip;
   return end;
 }
 
@@ -88,7 +109,7 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
     end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(shape, walk, b, shared);
   }
   if (!kStoreValues && end.special) return WalkThrough<false>(walk, cost);
-  const bool last = static_cast<int32_t>(threadIdx.x) == walk.length_u;
+  const bool last = end.has_last;
   if (!beta && last && !end.special) {
     const double minus_log = MinusLog(Scaled<float>{end.total.m, static_cast<int64_t>(end.total.e)});
     Write(cost, static_cast<float>(minus_log));
@@ -102,14 +123,15 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
 
 template <int kOwn, int kWithLabel>
 LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
-                      bool& fits) {
+                      bool has_workspace, bool& fits) {
   using S = Slots<kOwn, kWithLabel>;
-  const int64_t warps = (utterances.num_positions + kWarp - 1) / kWarp;
+  const int64_t warps = NumWarps<S>(utterances.num_positions);
   const bool with_posteriors = utterances.posteriors != nullptr;
   const size_t shared = std::max(SharedOfSums<S>(warps), SharedOfWalk(utterances));
   const PosteriorShape tiled = Tiled(utterances);
   const int64_t blocks = with_posteriors ? batch * std::max<int64_t>(tiled.num_tiles, 2) : batch;
-  fits = shared <= SharedOfBlock() && blocks <= kMaxBlocks;
+  fits =
+      shared <= SharedOfBlock() && blocks <= kMaxBlocks && (has_workspace || utterances.num_positions <= warps * kWarp);
   if (!fits) return {};
   const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
   auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
@@ -122,7 +144,6 @@ LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batc
 template <int kOwn, int kWithLabel>
 bool Takes(const LatticeShape& shape) {
   using S = Slots<kOwn, kWithLabel>;
-  if (shape.num_positions > kWarps<S> * kWarp) return false;
   return std::all_of(shape.moves.begin(), shape.moves.end(), [](const Move& m) { return S::Has(m.dt, m.du); });
 }
 
@@ -142,7 +163,7 @@ Result WithSlots(const LatticeShape& shape, const F& f, Result none) {
 }  // namespace
 
 bool IsShort(const LatticeShape& shape) {
-  if (shape.num_frames + shape.num_positions > kLongest) return false;
+  if (shape.num_positions > kWidest || shape.num_frames + shape.num_positions > kLongest) return false;
   for (size_t k = 0; k < shape.moves.size(); ++k) {
     for (size_t j = 0; j < k; ++j) {
       if (shape.moves[j].dt == shape.moves[k].dt && shape.moves[j].du == shape.moves[k].du) return false;
@@ -151,16 +172,20 @@ bool IsShort(const LatticeShape& shape) {
   return WithSlots(shape, [](auto) { return true; }, false);
 }
 
-int64_t ShortWorkspaceSize(const LatticeShape& shape) {
-  const int64_t numbers = sizeof(Power) / sizeof(float);
-  return std::max(2 * numbers * (shape.num_frames + shape.num_positions) * shape.num_positions,
-                  WalkWorkspaceSize(shape)) +
-         kUtteranceSumsSize;
+int64_t ShortWorkspaceSize(const LatticeShape& shape, bool with_posteriors) {
+  constexpr int64_t kNumbers = sizeof(Power) / sizeof(float);
+  const int64_t diagonals = shape.num_frames + shape.num_positions, directions = with_posteriors ? 2 : 1;
+  const int64_t columns = shape.num_positions > kWarp ? directions * kColumns * (diagonals + kColumnMargin) : 0;
+  const int64_t values = with_posteriors ? directions * diagonals * shape.num_positions : 0;
+  if (values + columns == 0) return 0;
+  return std::max(kNumbers * (values + columns), WalkWorkspaceSize(shape)) + kUtteranceSumsSize;
 }
 
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
-                         const Utterances<float>& utterances, bool& fits) {
-  return WithSlots(shape, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
+                         const Utterances<float>& utterances, bool has_workspace, bool& fits) {
+  return WithSlots(
+      shape, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, has_workspace, fits); },
+      LaunchResult());
 }
 
 }  // namespace jax_rnnt::cuda

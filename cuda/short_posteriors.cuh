@@ -9,8 +9,9 @@ namespace jax_rnnt::cuda {
 
 constexpr int kPosteriorThreads = 256, kPosteriorBlocks = 4;  // of a multiprocessor: at most 64 registers a thread
 
-// An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, and UtteranceSums at the end.
-// The walk of lattice_walk.cuh may use all of it but UtteranceSums.
+// An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, the columns between strips,
+// if the lattice has several, and UtteranceSums at the end. Without posteriors there are only the columns. The walk of
+// lattice_walk.cuh may use all of it but UtteranceSums.
 struct UtteranceSums {
   Power total;                        // the probability of all paths
   float alpha_special, beta_special;  // not 0: the general kernel must walk the utterance
@@ -23,6 +24,15 @@ __device__ __forceinline__ Power* ValuesOf(const Utterances<float>& shape, int64
   const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
   return reinterpret_cast<Power*>(shape.workspace + b * shape.workspace_size) +
          (beta ? diagonals * shape.num_positions : 0);
+}
+// The values of the last position of a strip, of each diagonal. A direction has two columns: a strip reads one and
+// writes the other. kColumnMargin: whole chunks of steps may reach so far behind the last diagonal.
+constexpr int64_t kColumns = 2, kColumnMargin = 8;
+__device__ __forceinline__ Power* ColumnOf(const Utterances<float>& shape, int64_t b, bool beta, int32_t column) {
+  const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
+  const int64_t values = shape.posteriors == nullptr ? 0 : 2 * diagonals * shape.num_positions;
+  return reinterpret_cast<Power*>(shape.workspace + b * shape.workspace_size) + values +
+         ((beta ? kColumns : 0) + column) * (diagonals + kColumnMargin);
 }
 __device__ __forceinline__ UtteranceSums* UtteranceSumsOf(const Utterances<float>& shape, int64_t b) {
   return reinterpret_cast<UtteranceSums*>(shape.workspace + (b + 1) * shape.workspace_size - kUtteranceSumsSize);

@@ -8,6 +8,10 @@
 // shared memory. Each warp is one chunk of steps behind the warp that it takes values from, so one barrier for each
 // chunk is enough. The arcs come through a ring of chunks in shared memory. For each warp that computes, another warp
 // copies the next chunk (chunk_copies.cuh).
+//
+// A lattice with more positions than the block has lanes for is divided into strips. The block takes one after another.
+// The last warp of a strip writes the values of its last position to memory, where the first warp of the next strip
+// reads them.
 #pragma once
 
 #include "chunk_copies.cuh"
@@ -44,17 +48,32 @@ __device__ __forceinline__ void WriteIf(bool wanted, Power* to, Power value) {
 // Which chunk a warp takes when. In a turn each warp takes one chunk, and a barrier ends the turn. Copies are one turn
 // ahead.
 struct WarpSchedule {
-  int32_t warp, begin, end, num_turns;  // its number; its first chunk, that behind its last one; turns of the block
+  int32_t warp, begin, end;        // its number in the block; its first chunk, and that behind its last one
+  int32_t first_chunk, num_turns;  // of the block: its first warp takes that chunk in turn 0
 
-  __device__ __forceinline__ WarpSchedule(int32_t first, int32_t length_t, int32_t length_u)
-      : warp(first / static_cast<int32_t>(kWarp)),
-        begin(first > 0 ? (first - 1) / kChunk : 0),
+  // first: the position of the warp's first lane; strip_first, strip_last: the first and the last one of the strip.
+  __device__ __forceinline__ WarpSchedule(int32_t first, int32_t strip_first, int32_t strip_last, int32_t length_t)
+      : warp((first - strip_first) / static_cast<int32_t>(kWarp)),
+        begin(FirstChunk(first)),
         end(0),
-        num_turns((length_t + length_u + kChunk - 1) / kChunk + length_u / static_cast<int32_t>(kWarp)) {
-    const int32_t last =
-        first + static_cast<int32_t>(kWarp) - 1 < length_u ? first + static_cast<int32_t>(kWarp) - 1 : length_u;
-    if (first <= length_u) end = (length_t + last + kChunk - 1) / kChunk;
+        first_chunk(FirstChunk(strip_first)),
+        num_turns(EndChunk(length_t, strip_last) - first_chunk +
+                  (strip_last - strip_first) / static_cast<int32_t>(kWarp)) {
+    if (first <= strip_last) end = EndChunk(length_t, MinOf(first + static_cast<int32_t>(kWarp) - 1, strip_last));
   }
+  __device__ __forceinline__ int32_t ChunkOf(int32_t turn) const { return turn - warp + first_chunk; }
+
+ private:
+  __device__ __forceinline__ static int32_t FirstChunk(int32_t u) { return u > 0 ? (u - 1) / kChunk : 0; }
+  __device__ __forceinline__ static int32_t EndChunk(int32_t length_t, int32_t u) {
+    return (length_t + u + kChunk - 1) / kChunk;
+  }
+};
+
+// How a warp exchanges values with other strips, through memory that has a value of each diagonal.
+struct Column {
+  Power* values = nullptr;  // null: it does not
+  bool gives = false;       // it writes them, else it reads them
 };
 
 // The barrier of the block. PTX lets warps wait for it at different places of the program, __syncthreads() does not.
@@ -75,7 +94,7 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCo
   __syncwarp();
   float* to = ring;
   for (int32_t turn = -1; turn < schedule.num_turns; ++turn) {
-    const int32_t chunk = turn + 1 - schedule.warp;
+    const int32_t chunk = schedule.ChunkOf(turn + 1);
     if (chunk >= schedule.begin && chunk < schedule.end) {
       chunk_copies.Fill(to);
       to += kChunkSize<S::kCount>;
@@ -95,7 +114,7 @@ struct ShortSums {
   static constexpr int kPast = kOwn > kChunk ? kOwn : kChunk;  // a chunk's values are kept to the end
 
   float* ring;                         // of this warp
-  const Power* from;                   // kHandedOn values of the warp before
+  Power* from;                         // kHandedOn values of the warp before
   Power* to;                           // and those for the next one
   Power* values;                       // kStoreValues: where the value of the last step stands
   int32_t num_positions, u, lane;      // U + 1; u'
@@ -193,21 +212,33 @@ struct ShortSums {
   }
 
   // All steps. Each warp of the block must call as many barriers as this.
-  __device__ __forceinline__ void Run(const WarpSchedule& schedule) {
+  __device__ __forceinline__ void Run(const WarpSchedule& schedule, const Column& column) {
     float* chunks[S::kRing];
 #pragma unroll
     for (int i = 0; i < S::kRing; ++i) chunks[i] = ring + (S::kRing - 1 - i) * kChunkSize<S::kCount>;
     const int64_t before =
         int64_t{schedule.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
     if constexpr (kStoreValues) values += before;
+    const bool exchanges = column.values != nullptr && lane < kChunk, takes = exchanges && !column.gives;
+    Power* exchanged = column.values + schedule.begin * kChunk + lane;
+    Power taken = takes ? cuda::Read(exchanged) : kImpossible;  // of the next chunk
     for (int32_t turn = -1; turn < schedule.num_turns; ++turn) {
-      const int32_t chunk = turn - schedule.warp;
+      const int32_t chunk = schedule.ChunkOf(turn);
       if (chunk >= schedule.begin && chunk < schedule.end) {
         float* const now = chunks[S::kRing - 1];
 #pragma unroll
         for (int i = S::kRing - 1; i > 0; --i) chunks[i] = chunks[i - 1];
         chunks[0] = now;
-        Steps(1 + chunk * kChunk, chunks, chunk % 2 * kChunk);
+        const int32_t place = chunk % 2 * kChunk;
+        if (takes) {
+          from[place + lane] = taken;
+          taken = cuda::Read(exchanged + kChunk);
+        }
+        if (column.values != nullptr) __syncwarp();
+        Steps(1 + chunk * kChunk, chunks, place);
+        if (column.values != nullptr) __syncwarp();
+        if (exchanges && !takes) Write(exchanged, to[place + lane]);
+        exchanged += kChunk;
       }
       EndTurn();
     }
