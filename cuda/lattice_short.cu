@@ -16,19 +16,29 @@ namespace {
 
 constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1
 
-// The largest number of warps. Nodes of many slots need registers and shared memory.
+// The largest number of warps. Nodes of many slots need registers, and shared memory: for 17 slots no GPU has enough
+// for more warps.
 template <class S>
-constexpr int64_t kWarps = S::kCount <= 3 ? 16 : 8;
+constexpr int64_t kWarps = S::kCount <= 3   ? 16
+                           : S::kCount <= 9 ? 8
+                                            : 5;
 template <class S>
 constexpr int kThreads = static_cast<int>(2 * kWarps<S> * kWarp);  // a warp that computes has another one that copies
 
-// Shared memory: that for sums over a block, then the ring of each warp, then the values that the first warp gets, and
-// those that each warp hands on.
+// Shared memory: that for sums over a block, then the ring of each warp, then the values that the first warp gets and
+// those that each warp hands on, then the counts of chunks. ahead: how far copies are ahead of the steps.
 template <class S>
-size_t SharedOfSums(int64_t warps) {
-  return kWarpBytes + static_cast<size_t>(warps * S::kRingSize) * sizeof(float) +
-         static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power);
+size_t SharedOfSums(int32_t warps, int32_t ahead) {
+  const int64_t ring = (S::kNeeded + ahead) * kChunkSize<S::kCount>;
+  return kWarpBytes + static_cast<size_t>(warps * ring) * sizeof(float) +
+         static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power) +
+         static_cast<size_t>(ChunkCounts::Size(warps)) * sizeof(int32_t);
 }
+
+struct SumsShape {
+  Utterances<float> utterances;
+  int32_t ahead;  // of SharedOfSums
+};
 
 struct SumsEnd {
   Power total;   // of the lane that has position U_b, of other lanes nothing of use
@@ -36,29 +46,36 @@ struct SumsEnd {
 };
 
 template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
-__device__ __forceinline__ SumsEnd SumsOf(const Utterances<float>& shape, const Walk<float, false>& walk, int64_t b,
+__device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float, false>& walk, int64_t b,
                                           unsigned char* shared) {
   using S = Slots<kOwn, kWithLabel>;
+  const Utterances<float>& shape = all.utterances;
   const auto half = static_cast<int32_t>(blockDim.x / 2), thread = static_cast<int32_t>(threadIdx.x);
   const bool copies = thread >= half;  // the second half of the warps
   const int32_t u = copies ? thread - half : thread, lane = u % static_cast<int32_t>(kWarp);
   const int32_t warps = half / static_cast<int32_t>(kWarp), length_t = walk.length_t, length_u = walk.length_u;
-  const WarpSchedule schedule(u - lane, length_t, length_u);
+  const WarpChunks chunks(u - lane, length_t, length_u);
+  const int32_t ring_size = (S::kNeeded + all.ahead) * kChunkSize<S::kCount>;
   auto* rings = reinterpret_cast<float*>(shared + kWarpBytes);
-  auto* handed_on = reinterpret_cast<Power*>(rings + warps * S::kRingSize);
-  float* ring = rings + schedule.warp * S::kRingSize;
+  auto* handed_on = reinterpret_cast<Power*>(rings + warps * ring_size);
+  const ChunkCounts counts(reinterpret_cast<int32_t*>(handed_on + (warps + 1) * kHandedOn), warps, chunks.warp);
+  float* ring = rings + chunks.warp * ring_size;
   if (thread < kHandedOn) handed_on[thread] = kImpossible;
-  SumsEnd end{kImpossible, false};
+  if (!copies && lane == 0) counts.Begin(chunks, warps);
+  __syncthreads();
+  SumsEnd end;
   if (copies) {
     const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
     ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
-                                               u - lane, schedule.begin, lane, slot);
-    CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, schedule, lane, ring);
+                                               u - lane, chunks.begin, lane, slot);
+    CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, chunks, counts, all.ahead, lane, ring);
+    end = {kImpossible, false};
   } else {
     ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
-                                                          handed_on + schedule.warp * kHandedOn,
+                                                          ring + ring_size, handed_on + chunks.warp * kHandedOn,
                                                           kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
-    sums.Run(schedule);
+    sums.Run(chunks, counts);
+    end.total = kImpossible;
     const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
@@ -70,8 +87,9 @@ __device__ __forceinline__ SumsEnd SumsOf(const Utterances<float>& shape, const 
 
 template <int kOwn, int kWithLabel, bool kStoreValues>
 __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
-    ShortKernel(const __grid_constant__ Utterances<float> shape) {
+    ShortKernel(const __grid_constant__ SumsShape all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
+  const Utterances<float>& shape = all.utterances;
   const int64_t b = kStoreValues ? blockIdx.x / 2 : blockIdx.x;
   const bool beta = kStoreValues && blockIdx.x % 2 == 1;
   auto walk = WalkOf<false>(shape, b, kStoreValues, shared);
@@ -83,9 +101,9 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
   }
   SumsEnd end;
   if (beta) {
-    end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(shape, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(all, walk, b, shared);
   } else {
-    end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(shape, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(all, walk, b, shared);
   }
   if (!kStoreValues && end.special) return WalkThrough<false>(walk, cost);
   const bool last = static_cast<int32_t>(threadIdx.x) == walk.length_u;
@@ -110,16 +128,19 @@ template <int kOwn, int kWithLabel>
 LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
                       bool& fits) {
   using S = Slots<kOwn, kWithLabel>;
-  const int64_t warps = (utterances.num_positions + kWarp - 1) / kWarp;
+  const int32_t warps = (utterances.num_positions + static_cast<int32_t>(kWarp) - 1) / static_cast<int32_t>(kWarp);
   const bool with_posteriors = utterances.posteriors != nullptr;
-  const size_t shared = std::max(SharedOfSums<S>(warps), SharedOfWalk(utterances));
+  const size_t most = SharedOfBlock();
+  int32_t ahead = kMostAhead;
+  while (ahead > 1 && SharedOfSums<S>(warps, ahead) > most) --ahead;
+  const size_t shared = std::max(SharedOfSums<S>(warps, ahead), SharedOfWalk(utterances));
   const PosteriorShape sliced = Sliced(utterances);
   const int64_t blocks = with_posteriors ? batch * std::max(sliced.num_slices, 2) : batch;
-  fits = shared <= SharedOfBlock() && blocks <= kMaxBlocks;
+  fits = shared <= most && blocks <= kMaxBlocks;
   if (!fits) return {};
   const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
   auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
-                       static_cast<unsigned>(2 * warps * kWarp), shared, stream, utterances);
+                       2 * static_cast<unsigned>(warps) * kWarp, shared, stream, SumsShape{utterances, ahead});
   if (!result.empty() || !with_posteriors) return result;
   return Launch("LatticePosteriors", &PosteriorKernel, batch * sliced.num_slices, kPosteriorThreads,
                 SharedOfWalk(utterances), stream, sliced);

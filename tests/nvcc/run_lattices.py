@@ -21,6 +21,7 @@ from launch import launch, require
 
 # As in cuda/lattice.h, cuda/chunk_copies.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
 MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, SUMS_SIZE = 64, 512, 4, 33, 3, 256, 6
+HANDED_ON, AHEAD = 4, 3  # in chunks
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
 LANES = operands.LANES
 
@@ -126,16 +127,21 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
 
     own, with_label = next(s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves))
     warps = -(-num_positions // LANES)
-    ring = (
-        (2 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK)
-        * CHUNK
-        * (POSITIONS + 2 * MARGIN)
-        * ((own + with_label) | 1)
-    )
+    needed = 1 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK
+    ring = (needed + AHEAD) * CHUNK * (POSITIONS + 2 * MARGIN) * ((own + with_label) | 1)
     of_walk = WARP_BYTES + (0 if with_posteriors else 4 * workspace_size)
-    shared = max(WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * 2 * CHUNK, of_walk)
+    first_count = WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * HANDED_ON * CHUNK
+    counts = range(first_count, first_count + 4 * (2 * warps + 2))
     code = codes[f"ShortKernel<{own}, {with_label}, {str(with_posteriors).lower()}>"]
-    sums = launch(code, operand, memory, batch * (2 if with_posteriors else 1), 2 * warps * LANES, shared)
+    sums = launch(
+        code,
+        operand + struct.pack("<i", AHEAD),
+        memory,
+        batch * (2 if with_posteriors else 1),
+        2 * warps * LANES,
+        max(counts.stop, of_walk),
+        counts,
+    )
     costs, wanted = expected(lattice)
     scale = np.maximum(np.abs(costs), 1)
     got = memory.array(memory.addresses[3], cost)
