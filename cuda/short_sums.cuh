@@ -84,7 +84,9 @@ constexpr int kHandedOn = kChunksHandedOn * kChunk;
 static_assert(kMostAhead < kChunksHandedOn);  // what CopyAll copies or takes then has its place
 
 // The place of a chunk among the values that warps hand on.
-__device__ __forceinline__ int32_t PlaceHandedOn(int32_t chunk) { return chunk % kChunksHandedOn * kChunk; }
+__device__ __forceinline__ int32_t PlaceHandedOn(int32_t chunk) {
+  return static_cast<int32_t>(static_cast<uint32_t>(chunk) % kChunksHandedOn * kChunk);
+}
 
 // Values of the last position of a strip, at each step from the first one on. Null: this warp has nothing to do there.
 struct Columns {
@@ -245,43 +247,40 @@ struct ShortSums {
   }
 
   // All steps. A step's operands are read while the step before runs. So a warp waits, before the last step of a chunk,
-  // for what the next chunk needs.
+  // for what the next chunk needs: its arcs, the values of the warp before, and that the next warp has taken those that
+  // this one overwrites. Lanes 0, 1 and all others watch the counts of these.
   __device__ __forceinline__ void Run(const WarpChunks& of_warp, const ChunkCounts& counts) {
     if (of_warp.begin >= of_warp.end) return;
-    float *chunks[S::kNeeded], *next = ring;
-#pragma unroll
-    for (int i = 0; i < S::kNeeded; ++i) chunks[i] = ring_end - (i + 1) * kChunkSize<S::kCount>;
+    Awaited awaited(lane == 0 ? counts.filled : lane == 1 ? counts.taken - 1 : counts.taken + 1);
+    const int32_t lead = lane <= 1 ? 1 : 1 - kChunksHandedOn;
     const int64_t before =
         int64_t{of_warp.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
     if constexpr (kStoreValues) values += before;
-
-    // A chunk needs its arcs, the values of the warp before, and that the next warp has taken those that this one
-    // overwrites. The counts of these are watched by lanes 0, 1 and all others.
-    Awaited awaited(lane == 0 ? counts.filled : lane == 1 ? counts.taken - 1 : counts.taken + 1);
-    const int32_t lead = lane <= 1 ? 1 : 1 - kChunksHandedOn;
-    const auto begin = [&](Operands& first, int32_t chunk) {
-      awaited.Wait(chunk + lead);
+    float* chunks[S::kNeeded];
+    chunks[0] = ring;
 #pragma unroll
-      for (int i = S::kNeeded - 1; i > 0; --i) chunks[i] = chunks[i - 1];
-      chunks[0] = next;
-      next += kChunkSize<S::kCount>;
-      if (next == ring_end) next = ring;
-      Read(first, 0, chunks, PlaceHandedOn(chunk));
-    };
-    Operands first;
+    for (int i = 1; i < S::kNeeded; ++i) chunks[i] = ring_end - i * kChunkSize<S::kCount>;
+    Operands now;
+    int32_t place = PlaceHandedOn(of_warp.begin);
     awaited.Ask();
-    begin(first, of_warp.begin);
+    awaited.Wait(of_warp.begin + lead);
+    Read(now, 0, chunks, place);
     for (int32_t chunk = of_warp.begin; chunk < of_warp.end; ++chunk) {
-      const bool is_last = chunk + 1 == of_warp.end;
-      const int32_t place = PlaceHandedOn(chunk);
-      Operands now = first;
+      const bool is_last = chunk + 1 == of_warp.end;  // then the operands of the next one are not used
+      const int32_t next_place = PlaceHandedOn(chunk + 1);
+      float* next[S::kNeeded];
+      next[0] = chunks[0] + kChunkSize<S::kCount>;
+      if (next[0] == ring_end) next[0] = ring;
+#pragma unroll
+      for (int i = 1; i < S::kNeeded; ++i) next[i] = chunks[i - 1];
 #pragma unroll
       for (int j = 0; j < kChunk; ++j) {
         Operands after;
         if (j + 1 < kChunk) {
           Read(after, j + 1, chunks, place);
-        } else if (!is_last) {
-          begin(first, chunk + 1);
+        } else {
+          awaited.Wait(is_last ? 0 : chunk + 1 + lead);
+          Read(after, 0, next, next_place);
         }
         Step(1 + chunk * kChunk + j, now.arcs, now.handed_on, to + place + j, [&] {
           if (j == kChunk - 2) awaited.Ask();
@@ -289,6 +288,9 @@ struct ShortSums {
         });
         now = after;
       }
+      place = next_place;
+#pragma unroll
+      for (int i = 0; i < S::kNeeded; ++i) chunks[i] = next[i];
     }
   }
 };

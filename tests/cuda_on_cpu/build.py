@@ -3,11 +3,11 @@
     python tests/cuda_on_cpu/build.py library OUT.so
     python tests/cuda_on_cpu/build.py check FOLDER [watched | LEVEL]
 
-LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them. With
-OLD_LEVEL the CUDA kernels are those of a GPU that cannot copy to shared memory asynchronously. A
-watched program ends with a message where a kernel breaks a rule of memory (watch.h) or of C++. Needs g++; the library
-also jaxlib's headers, of the Python that runs this. Object files stay in the folder and are made again when one of
-their sources is newer.
+LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them.
+With OLD_LEVEL the CUDA kernels are those of a GPU that cannot copy to shared memory asynchronously. A watched program
+ends with a message where a kernel breaks a rule of memory (watch.h) or of C++. Needs g++; the library also jaxlib's
+headers, of the Python that runs this. Object files stay in the folder and are made again when one of their sources is
+newer.
 """
 
 import concurrent.futures
