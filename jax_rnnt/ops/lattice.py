@@ -1,5 +1,6 @@
 """Operation 2: cost and arc posteriors of a lattice of nodes (t, u), summed over every path from (0, 0) to the end."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -51,17 +52,23 @@ def _walk_workspace(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-def _fast_workspace(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None:
-    """The workspace for alpha and beta of all nodes, where a kernel is faster with it; else that of the cost."""
+def _fast_workspace(arcs, *lengths, moves: Moves, with_posteriors: bool = True) -> jax.ShapeDtypeStruct | None:
+    """The workspace for values of nodes, where a kernel is faster with it; else that for the last diagonals."""
     *batch, num_frames, num_positions, _ = arcs.shape
     known = isinstance(num_frames, int) and isinstance(num_positions, int) and arcs.dtype == np.float32
-    numbers = native.lattice_fast_workspace(num_frames, num_positions, moves) if known else 0
+    numbers = native.lattice_fast_workspace(num_frames, num_positions, moves, with_posteriors) if known else 0
     if not numbers:
         return _walk_workspace(arcs, *lengths, moves=moves)
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-_cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspace=_walk_workspace)
+_cost = Operation(
+    "lattice_cost",
+    per_example,
+    _cost_only,
+    lattice_ndim,
+    workspace=functools.partial(_fast_workspace, with_posteriors=False),
+)
 _posteriors = Operation(
     "lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_fast_workspace
 )
