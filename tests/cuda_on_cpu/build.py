@@ -66,7 +66,7 @@ def includes(cuda: pathlib.Path) -> list[str]:
 
 def kernel_jobs(cuda: pathlib.Path, operation: str, watched: bool) -> list[Job]:
     # Unoptimised, because they take longer to build than to run.
-    flags = ["-O0", *(WATCHED if watched else ()), *includes(cuda)]
+    flags = ["-O1", *(WATCHED if watched else ()), *includes(cuda)]
     return [Job(p, flags) for p in kernels(cuda, operation)]
 
 
