@@ -153,6 +153,7 @@ def test_pages_of_losses() -> None:
             assert (names["best"].frames >= 0).all()
 
 
+@pytest.mark.full  # the build of the site runs it, too
 def test_first_transducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optax")
     pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -181,7 +182,7 @@ def test_the_notebook_is_the_page() -> None:
     install, *code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert install.startswith("%pip install")
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "first-transducer.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert [block.strip() for block in blocks] == code  # test_first_transducer runs these
+    assert [block.strip() for block in blocks] == code  # test_first_transducer and the build of the site run these
 
 
 def test_hybrid() -> None:
