@@ -6,7 +6,6 @@ import reference
 import runner
 from cases import CASES, INTEGER_TYPES, Case
 
-
 LIKE_OTHERS_IN_LAX = {"blank_middle", "clamp_loose", "one_example"}  # kernels have a way for these, XLA has not
 
 
