@@ -121,6 +121,7 @@ def pieces(cuts):
     assert (done == LENGTHS).all()
 
 
+@pytest.mark.full(kind="tdt", width=3)
 @pytest.mark.parametrize(
     ("kind", "width"), [(TDT, 0), (TDT, 3), (RNNT, 3)], ids=["greedy_tdt", "beam_tdt", "beam_rnnt"]
 )

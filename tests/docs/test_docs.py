@@ -28,6 +28,7 @@ def run(page: str) -> dict:
     return names
 
 
+@pytest.mark.full  # the build of the site runs it, too
 def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")
