@@ -171,6 +171,8 @@ ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # so
 
 @pytest.mark.full(way="unchecked")
 @pytest.mark.full(way=["automatic", "vmap"], name=["beam_decode", "greedy_decode"])
+@pytest.mark.full(way="shard_map", name="beam_decode")
+@pytest.mark.full(way="explicit", name="greedy_decode")
 @pytest.mark.full(
     way=["automatic", "vmap", "shard_map"], name=[name for name in jax_rnnt.__all__ if name.endswith("_loss")]
 )

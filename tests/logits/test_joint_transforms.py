@@ -143,7 +143,7 @@ def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
 ONE_AXIS, TWO_AXES = {"data": 8}, {"data": 4, "model": 2}
 
 
-@pytest.mark.full(axes=[TWO_AXES], of_kernel=[P("data", None), P("model", None)])
+@pytest.mark.full(of_kernel=[P("data", None), P("model", None)])
 @pytest.mark.parametrize(
     ("axes", "of_kernel", "of_encoded"),
     [
