@@ -90,9 +90,15 @@ class Instructions(Operands):
         self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].all()))
 
     def do_vote(self, m, x):
-        if m != ["ANY"]:
+        if m not in (["ANY"], ["ALL"]):
             raise NotImplementedError(f"VOTE.{m}")
-        self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].any()))
+        said = self.predicate(x[1])[self.active]
+        self.put_predicate(x[0], np.full(LANES, said.any() if m == ["ANY"] else said.all()))
+
+    def do_membar(self, m, x):
+        if m != ["ALL", "CTA"]:
+            raise NotImplementedError(f"MEMBAR.{m}")
+        self.shared.fenced = True
 
     def do_b2r(self, m, x):
         self.put_predicate(x[1], np.full(LANES, self.any_thread))
