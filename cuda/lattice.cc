@@ -17,8 +17,8 @@ int64_t WalkSizeOfPosition(int64_t num_arcs, int64_t longest_step) { return 2 * 
 
 }  // namespace
 
-WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float, bool with_posteriors) {
-  WorkspaceSize size = is_float && AreShort(moves) ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors) {
+  WorkspaceSize size = is_float32 && AreShort(moves) ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
   int64_t span = 1;
   for (const Move& move : moves) span = std::max(span, move.step());
   size.of_position += WalkSizeOfPosition(static_cast<int64_t>(moves.size()), span);
@@ -26,10 +26,10 @@ WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float, bool wi
 }
 
 std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
-                                                             bool is_float, bool with_posteriors) {
+                                                             bool is_float32, bool with_posteriors) {
   std::vector<Move> all;
   for (const auto& [dt, du] : moves) all.push_back({dt, du});
-  const WorkspaceSize size = WorkspaceOf(all, is_float, with_posteriors);
+  const WorkspaceSize size = WorkspaceOf(all, is_float32, with_posteriors);
   return {size.of_node, size.of_diagonal, size.of_position, size.rest};
 }
 

@@ -28,11 +28,11 @@ struct WorkspaceSize {
     return (of_node * shape.num_positions + of_diagonal) * diagonals + of_position * shape.num_positions + rest;
   }
 };
-WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float, bool with_posteriors);
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors);
 
 // The rule as four numbers, for Python.
 std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
-                                                             bool is_float, bool with_posteriors);
+                                                             bool is_float32, bool with_posteriors);
 
 // posteriors may be null. workspace is that of each utterance, one behind the other.
 template <class R>

@@ -85,12 +85,12 @@ def traits(platform: str) -> list[str]:
 
 
 def lattice_workspace(
-    moves: tuple[tuple[int, int], ...], single_precision: bool, with_posteriors: bool
+    moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool
 ) -> tuple[int, int, int, int]:
     """How many numbers an utterance's workspace has: for each of (T + U + 1) (U + 1) nodes, T + U + 1 diagonals and
     U + 1 positions, and the rest.
     """
-    return _module.lattice_workspace(moves, single_precision, with_posteriors)
+    return _module.lattice_workspace(moves, is_float32, with_posteriors)
 
 
 def ffi_targets() -> list[str]:

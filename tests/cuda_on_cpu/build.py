@@ -67,8 +67,8 @@ def includes(cuda: pathlib.Path) -> list[str]:
 
 
 def kernel_jobs(cuda: pathlib.Path, operation: str, watched: bool, level: str | None = None) -> list[Job]:
-    # Unoptimised, because they take longer to build than to run.
-    flags = ["-O0", *(WATCHED if watched else ()), *includes(cuda)]
+    # Hardly optimised, because they take longer to build than to run.
+    flags = ["-O1", *(WATCHED if watched else ()), *includes(cuda)]
     old = ["-DJAX_RNNT_CUDA_ON_CPU_75"] if level == OLD_LEVEL else []
     return [Job(p, flags + (old if p.stem == "lattice_short" else [])) for p in kernels(cuda, operation)]
 

@@ -108,15 +108,20 @@ void Check() {
                                                      {{0, 1}, {8, 0}, {3, 0}, {8, 1}, {2, 1}},
                                                      {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 2}},
                                                      {{2, 0}, {3, 2}}};
-  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {1, 5},   {9, 1},    {7, 4},   {12, 32}, {5, 33},
-                                               {40, 70}, {300, 9}, {60, 140}, {7, 300}, {20, 600}};
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},  {1, 5},   {9, 1},   {7, 4},    {12, 32},
+                                               {5, 33}, {40, 70}, {300, 9}, {60, 140}, {7, 300}};
   for (const auto& moves : topologies) {
     for (const auto& [num_frames, num_positions] : sizes) CheckLattice(num_frames, num_positions, moves, random);
     CheckNotWalked(40, 20, moves, random);
-    if (moves[1].du != 1 || moves[1].dt == 0) CheckNotWalked(30, 540, moves, random);  // monotonic paths are too short
   }
-  cuda_on_cpu_shared(static_cast<int>(cuda::kSharedEverywhere));
-  CheckLattice(20, 140, kTdt, random);
+  for (const size_t i : {0, 6}) CheckLattice(3, 600, topologies[i], random);
+  // Strips: shared memory for two warps, or for one.
+  const int kilobytes[] = {9, 13, 48, 20, 36, 48};
+  for (size_t i = 0; sizeof(R) == 4 && i < std::size(kilobytes); ++i) {
+    cuda_on_cpu_shared(kilobytes[i] << 10);
+    CheckLattice(40, 100, topologies[i], random);
+    CheckNotWalked(104, 100, topologies[i], random);
+  }
   cuda_on_cpu_shared(99 << 10);
   std::vector<Move> most;
   for (int64_t k = 0; k < cuda::kMaxMoves; ++k) most.push_back({1 + k % 9, k / 9});

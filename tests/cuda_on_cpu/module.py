@@ -36,13 +36,13 @@ def load(library: str) -> types.ModuleType:
 
 
 def _lattice_workspace(
-    code: ctypes.CDLL, moves: Sequence[tuple[int, int]], is_float: bool, with_posteriors: bool
+    code: ctypes.CDLL, moves: Sequence[tuple[int, int]], is_float32: bool, with_posteriors: bool
 ) -> tuple[int, ...]:
     pairs, numbers = np.array(moves, np.int64), np.zeros(4, np.int64)
     code.cuda_on_cpu_lattice_workspace(
         pairs.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(len(pairs)),
-        ctypes.c_bool(is_float),
+        ctypes.c_bool(is_float32),
         ctypes.c_bool(with_posteriors),
         numbers.ctypes.data_as(ctypes.c_void_p),
     )
