@@ -1,4 +1,4 @@
-"""The forms that programs for TPUs, and for GPUs without kernels, are lowered to. Nothing is compiled, without libtpu."""
+"""The forms that programs for TPUs, and for GPUs without kernels, are lowered to. libtpu is not needed."""
 
 import re
 
