@@ -1,7 +1,8 @@
 """Operation 1: log-probabilities of the arcs that leave a node, from one row of logits."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,9 +43,29 @@ def _per_entry(logits, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(logits.shape, logits.dtype)]
 
 
-forward = Operation("arcs_forward", _per_row, lax_arcs.arcs_forward, _rows_ndim)
-backward = Operation("arcs_backward", _per_entry, lax_arcs.arcs_backward, _rows_ndim, in_place=1)
-_tangent = Operation("arcs_tangent", _per_row, lax_arcs.arcs_tangent, _rows_ndim, has_kernel=False)
+def _on_tpus(lax_form: Callable[..., list[Array]]) -> dict[str, Callable[..., list[Array]]]:
+    return {"tpu": functools.partial(lax_form, fuses=True)}
+
+
+forward = Operation(
+    "arcs_forward", _per_row, lax_arcs.arcs_forward, _rows_ndim, lax_forms=_on_tpus(lax_arcs.arcs_forward)
+)
+backward = Operation(
+    "arcs_backward",
+    _per_entry,
+    lax_arcs.arcs_backward,
+    _rows_ndim,
+    in_place=1,
+    lax_forms=_on_tpus(lax_arcs.arcs_backward),
+)
+_tangent = Operation(
+    "arcs_tangent",
+    _per_row,
+    lax_arcs.arcs_tangent,
+    _rows_ndim,
+    has_kernel=False,
+    lax_forms=_on_tpus(lax_arcs.arcs_tangent),
+)
 
 
 def _forward_jvp(primals, tangents, **parameters):

@@ -1,6 +1,8 @@
 """Operation 2: cost and arc posteriors of a lattice of nodes (t, u), summed over every path from (0, 0) to the end."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jax_rnnt import checks
-from jax_rnnt.ops import lax_lattice
+from jax_rnnt.ops import lax_lattice, lax_lattice_stacked
 from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.ops.masking import scaled
@@ -21,12 +23,20 @@ def lattice_ndim(arcs, *_) -> int:
     return arcs.ndim - 3
 
 
-def _cost_only(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves) -> list[Array]:
-    return lax_lattice.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=False)
+Form = Callable[..., list[Array]]
 
 
-def _with_posteriors(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves) -> list[Array]:
-    return lax_lattice.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=True)
+def _forms(parts: Callable[[Form], Form]) -> dict[str, Any]:
+    """The ``lax`` forms of an operation that is made of the lattice."""
+    return {"lax_form": parts(lax_lattice.lattice), "lax_forms": {"tpu": parts(lax_lattice_stacked.lattice)}}
+
+
+def _cost_only(lattice: Form) -> Form:
+    return functools.partial(lattice, posteriors=False)
+
+
+def _with_posteriors(lattice: Form) -> Form:
+    return functools.partial(lattice, posteriors=True)
 
 
 def per_example(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
@@ -61,9 +71,13 @@ def _fast_workspace(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-_cost = Operation("lattice_cost", per_example, _cost_only, lattice_ndim, workspace=_walk_workspace)
+_cost = Operation("lattice_cost", per_example, batch_ndim=lattice_ndim, workspace=_walk_workspace, **_forms(_cost_only))
 _posteriors = Operation(
-    "lattice_posteriors", _per_example_and_arc, _with_posteriors, lattice_ndim, workspace=_fast_workspace
+    "lattice_posteriors",
+    _per_example_and_arc,
+    batch_ndim=lattice_ndim,
+    workspace=_fast_workspace,
+    **_forms(_with_posteriors),
 )
 
 
@@ -82,16 +96,19 @@ def _cost_tangent_transpose(cotangents, _, posterior, **__):
     return scaled(-posterior, by=ct[..., None, None, None]), None
 
 
-def _posterior_tangent(tangent: Array, arcs: Array, t_b: Array, u_b: Array, *, moves: Moves) -> list[Array]:
-    def of(x: Array) -> Array:
-        return _with_posteriors(x, t_b, u_b, moves=moves)[1]
+def _posterior_tangent(lattice: Form) -> Form:
+    def posterior_tangent(tangent: Array, arcs: Array, t_b: Array, u_b: Array, *, moves: Moves) -> list[Array]:
+        def of(x: Array) -> Array:
+            return lattice(x, t_b, u_b, moves=moves, posteriors=True)[1]
 
-    return [jax.jvp(of, (arcs,), (tangent,))[1]]
+        return [jax.jvp(of, (arcs,), (tangent,))[1]]
+
+    return posterior_tangent
 
 
 def _posterior_tangent_transpose(cotangents, _, arcs, t_b, u_b, *, moves: Moves, **__):
     def of(x: Array) -> Array:
-        return _with_posteriors(x, t_b, u_b, moves=moves)[1]
+        return lax_lattice.lattice(x, t_b, u_b, moves=moves, posteriors=True)[1]
 
     (ct,) = cotangents
     return None if ct is None else jax.vjp(of, arcs)[1](ct)[0], None, None, None
@@ -99,7 +116,7 @@ def _posterior_tangent_transpose(cotangents, _, arcs, t_b, u_b, *, moves: Moves,
 
 _cost_tangents = Operation("lattice_cost_tangent", per_example, _cost_tangent, lattice_ndim, has_kernel=False)
 _posterior_tangents = Operation(
-    "lattice_posterior_tangent", _per_arc, _posterior_tangent, lattice_ndim, has_kernel=False
+    "lattice_posterior_tangent", _per_arc, batch_ndim=lattice_ndim, has_kernel=False, **_forms(_posterior_tangent)
 )
 _cost_tangents.def_transpose(_cost_tangent_transpose)
 _posterior_tangents.def_transpose(_posterior_tangent_transpose)

@@ -1,4 +1,8 @@
-"""The pure ``lax`` form of operation 1: the fallback on every platform without kernels, and its derivative."""
+"""The pure ``lax`` form of operation 1: the fallback on every platform without kernels, and its derivative.
+
+With ``fuses`` it is the form for TPUs. There XLA fuses a sum with what it adds up, while a gather needs its whole
+operand in memory, in float32. So that form gathers nothing: masks and sums take the place of the gathers.
+"""
 
 from collections.abc import Sequence
 
@@ -49,9 +53,23 @@ def places_of_arcs(labels: Array, columns: Sequence[int], offset: Array) -> list
     return [p - offset for p in [*(jnp.full_like(labels, c) for c in columns), labels]]
 
 
-def _pick(x: Array, place: Array) -> Array:
-    """The entry of ``x [..., V]`` at this place; an arbitrary entry if the place is outside the row."""
+def _pick(x: Array, place: Array, fuses: bool) -> Array:
+    """The entry of ``x [..., V]`` at this place; an arbitrary number if the place is outside the row."""
+    if fuses:
+        return jnp.sum(jnp.where(_entry_of(x) == place[..., None], x, 0), axis=-1)
     return jnp.take_along_axis(x, jnp.clip(place, 0, x.shape[-1] - 1)[..., None], axis=-1)[..., 0]
+
+
+def _pick_each(x: Array, labels: Array, columns: Sequence[int], fuses: bool) -> list[Array]:
+    """The entries of ``x [..., V]`` that arcs point to."""
+    # On TPUs a slice of one column is a pass of its own over all rows.
+    each = [_pick(x, jnp.full_like(labels, c), fuses) if fuses else x[..., c] for c in columns]
+    return [*each, _pick(x, labels, fuses)]
+
+
+def _entry_of(x: Array) -> Array:
+    """The place in its row of each entry of ``x [..., V]``."""
+    return lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
 
 
 def _inside(entry: Array, window: Window) -> Array:
@@ -62,8 +80,7 @@ def _entries_inside(x: Array, offset: Array, vocabulary: int, window: Window) ->
     """Mask [..., V] of the entries in the window; None if it is the whole vocabulary."""
     if window == (0, vocabulary):
         return None
-    entry = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    return _inside(entry + offset[..., None], window)
+    return _inside(_entry_of(x) + offset[..., None], window)
 
 
 def _arcs_inside(labels: Array, columns: Sequence[int], window: Window) -> Array:
@@ -100,7 +117,13 @@ def assemble(
 
 
 def arcs_forward(
-    logits: Array, labels: Array, *offsets: Array, columns: tuple[int, ...], vocabulary: int, window: Window
+    logits: Array,
+    labels: Array,
+    *offsets: Array,
+    columns: tuple[int, ...],
+    vocabulary: int,
+    window: Window,
+    fuses: bool = False,
 ) -> list[Array]:
     """``log_probs [..., K]`` and ``norm [..., 2]``.
 
@@ -116,9 +139,9 @@ def arcs_forward(
         norm = jnp.stack([jnp.zeros_like(x[..., 0])] * 2, axis=-1)
     if offsets:
         places = places_of_arcs(labels, columns, offset)
-        picks = [jnp.where((p >= 0) & (p < x.shape[-1]), _pick(x, p), -jnp.inf) for p in places]
+        picks = [jnp.where((p >= 0) & (p < x.shape[-1]), _pick(x, p, fuses), -jnp.inf) for p in places]
     else:
-        picks = [*(x[..., c] for c in columns), _pick(x, labels)]
+        picks = _pick_each(x, labels, columns, fuses)
     log_probs = assemble(picks, labels, norm, columns, vocabulary, window)
     return [log_probs, jnp.where((labels == PADDING)[..., None], 0, norm)]
 
@@ -141,6 +164,7 @@ def arcs_tangent(
     columns: tuple[int, ...],
     vocabulary: int,
     window: Window,
+    fuses: bool = False,
 ) -> list[Array]:
     """Tangents of ``log_probs`` and ``norm``, linear in ``tangent [..., V]``, the tangent of ``logits``.
 
@@ -151,7 +175,7 @@ def arcs_tangent(
     d_norm = jnp.zeros_like(norm[..., 1])
     if window[0] < window[1]:
         d_norm = jnp.sum(softmax(logits, labels, norm, vocabulary, window) * dx, axis=-1)
-    d_entries = jnp.stack([*(dx[..., c] for c in columns), _pick(dx, labels)], axis=-1)
+    d_entries = jnp.stack(_pick_each(dx, labels, columns, fuses), axis=-1)
     d_entries = d_entries - jnp.where(_arcs_inside(labels, columns, window), d_norm[..., None], 0)
     d_log_probs = jnp.where(_moving(labels, norm, columns, vocabulary, window), d_entries, 0)
     return [jnp.where(invalid[..., None], jnp.nan, d_log_probs), jnp.stack([jnp.zeros_like(d_norm), d_norm], axis=-1)]
@@ -167,6 +191,7 @@ def arcs_backward(
     vocabulary: int,
     window: Window,
     clipped: bool,
+    fuses: bool = False,
 ) -> list[Array]:
     """``d logits [..., V]`` from ``cotangent [..., K]``; exactly 0 for a row whose cotangents are 0, even a row of NaN.
 
@@ -191,18 +216,20 @@ def arcs_backward(
         grad = jnp.where(inside, scale[..., None] * _exp_inside(x - top[..., None], inside), 0)
     else:
         grad = jnp.zeros_like(x)
-    # The entries that arcs point to are computed separately and then selected. The CPU backend of XLA would write every
-    # sum of arrays as large as the logits to memory.
-    entry = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    places = places_of_arcs(labels, columns, offset)
-    for j, place in enumerate(places):
-        own = jnp.zeros_like(scale)
-        for k, other in enumerate(places):
-            own = own + jnp.where(other == place, ct[..., k], 0)
-        if normalizes:
-            inside = arcs_inside[..., j] & alive
-            own = own + jnp.where(inside, scale * _exp_inside(_pick(x, place) - top, inside), 0)
-        grad = jnp.where(entry == place[..., None], own[..., None], grad)
+    entry, places = _entry_of(x), places_of_arcs(labels, columns, offset)
+    if fuses:
+        grad = grad + sum(jnp.where(entry == p[..., None], ct[..., k, None], 0) for k, p in enumerate(places))
+    else:
+        # The entries that arcs point to are computed separately and then selected. The CPU backend of XLA would write
+        # every sum of arrays as large as the logits to memory.
+        for j, place in enumerate(places):
+            own = jnp.zeros_like(scale)
+            for k, other in enumerate(places):
+                own = own + jnp.where(other == place, ct[..., k], 0)
+            if normalizes:
+                inside = arcs_inside[..., j] & alive
+                own = own + jnp.where(inside, scale * _exp_inside(_pick(x, place, False) - top, inside), 0)
+            grad = jnp.where(entry == place[..., None], own[..., None], grad)
     if clipped:
         grad = jnp.clip(grad, -optional[0][..., None], optional[0][..., None])
     asked = jnp.any(_existing(labels, columns) & (cotangent != 0), axis=-1)

@@ -6,7 +6,7 @@ and per platform, so that a function exported for another platform gets the righ
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -43,6 +43,8 @@ class Operation:
         They do so unless one of these operands is an argument that the caller keeps.
       workspace: ``workspace(*types, **parameters)``: shape and dtype of what the kernels need to work in, or None;
         asked where the kernels do need it.
+      lax_forms: by platform, the ``lax`` form there, where it is a better one than ``lax_form``. Derivatives that JAX
+        takes of a ``lax`` form are those of ``lax_form`` everywhere.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Operation:
         has_kernel: bool = True,
         in_place: int = 0,
         workspace: Callable[..., jax.ShapeDtypeStruct | None] | None = None,
+        lax_forms: Mapping[str, Callable[..., list[Array]]] | None = None,
     ):
         self.name = name
         self._results = results
@@ -62,6 +65,8 @@ class Operation:
         self._in_place = in_place
         self._has_kernel = has_kernel
         self._workspace = workspace
+        self._lax_forms = dict(lax_forms or {})
+        self._kernels = native.platforms_with(name) if has_kernel else frozenset()
         self.primitive = Primitive(f"jax_rnnt_{name}")
         self.primitive.multiple_results = True
         self.primitive.def_impl(self._eager)
@@ -79,7 +84,7 @@ class Operation:
             where_it_stands: dict[str, Any] = {"cacheable": False} if "cacheable" in _LOWERING_OPTIONS else {}
             mlir.register_lowering(self.primitive, self._lower_placed, **where_it_stands)
         mlir.register_lowering(lowered, functools.partial(self._lower, None))
-        for platform in native.platforms_with(name) if has_kernel else ():
+        for platform in self._kernels.union(self._lax_forms):
             mlir.register_lowering(lowered, functools.partial(self._lower, platform), platform=platform)
 
     def __call__(self, *args: Array, implementation: str | None, **parameters) -> list[Array]:
@@ -135,14 +140,15 @@ class Operation:
         return mlir.lower_fun(placed, multiple_results=True)(ctx, *args)
 
     def _lower(self, platform, ctx, *args, implementation, in_place=False, **parameters):
-        if platform is None or implementation == "lax":
+        if platform not in self._kernels or implementation == "lax":
             if implementation == "native" and self._has_kernel:
                 names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
                 raise NotImplementedError(
                     f"implementation='native' was asked for, and {self.name} has no kernel for {', '.join(names)}: "
                     f"{native.missing_reason(self.name)}. implementation=None uses the lax form there."
                 )
-            return mlir.lower_fun(functools.partial(self._lax_form, **parameters), multiple_results=True)(ctx, *args)
+            lax_form = self._lax_forms.get(platform, self._lax_form)
+            return mlir.lower_fun(functools.partial(lax_form, **parameters), multiple_results=True)(ctx, *args)
         traits, batch_ndim = native.traits(platform), self._batch_ndim(*ctx.avals_in)
         results = len(ctx.avals_out)
         extra = self._workspace(*ctx.avals_in, **parameters) if self._workspace and "workspace" in traits else None
