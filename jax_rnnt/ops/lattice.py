@@ -15,7 +15,7 @@ from jax_rnnt.ops import lax_lattice, lax_lattice_stacked
 from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.ops.masking import scaled
-from jax_rnnt.xla import native
+from jax_rnnt.xla import native, pallas
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
@@ -71,12 +71,32 @@ def _fast_workspace(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-_cost = Operation("lattice_cost", per_example, batch_ndim=lattice_ndim, workspace=_walk_workspace, **_forms(_cost_only))
+def _pallas_cost() -> pallas.Kernels:
+    from jax_rnnt.ops import pallas_lattice  # it imports Pallas, which few programs need
+
+    return pallas.Kernels(pallas_lattice.cost, pallas_lattice.refusal)
+
+
+def _pallas_posteriors() -> pallas.Kernels:
+    from jax_rnnt.ops import pallas_lattice
+
+    return pallas.Kernels(pallas_lattice.cost_and_posteriors, pallas_lattice.refusal)
+
+
+_cost = Operation(
+    "lattice_cost",
+    per_example,
+    batch_ndim=lattice_ndim,
+    workspace=_walk_workspace,
+    pallas_kernels=_pallas_cost,
+    **_forms(_cost_only),
+)
 _posteriors = Operation(
     "lattice_posteriors",
     _per_example_and_arc,
     batch_ndim=lattice_ndim,
     workspace=_fast_workspace,
+    pallas_kernels=_pallas_posteriors,
     **_forms(_with_posteriors),
 )
 

@@ -3,13 +3,14 @@
 XLA makes the masks and puts the arcs into the kernels' layout, frames first and columns last.
 """
 
-import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.experimental import pallas as pl
 
-from jax_rnnt.ops import lax_lattice
+from jax_rnnt.ops import lax_lattice_stacked
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.pallas_recursion import ARC_RANGE, PATH_RANGE, chunk_depth, memory_limits, recursion
 from jax_rnnt.ops.pallas_skew import LANES, SUBLANES, block_rows, posteriors, skewed
@@ -33,25 +34,30 @@ def refusal(arcs, *_, moves: Moves) -> str | None:
     return None
 
 
-def lattice(
-    arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, with_posteriors: bool, interpret=False
-) -> list[Array]:
-    """``cost [...]`` of ``arcs [..., T, U+1, K]`` in float32, and the arc posteriors if they are asked for.
+def cost(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, interpret: Any) -> list[Array]:
+    """``cost [...]`` of ``arcs [..., T, U+1, K]`` in float32.
 
-    Runs the ``lax`` form if an arc of some lattice is finite and beyond the range of the kernels' exponents.
+    An arc that is finite and beyond the range of the kernels' exponents makes the whole batch run the ``lax`` form.
     """
-    operands = arcs, logit_lengths, target_lengths
-    if arcs.size == 0:
-        return lax_lattice.lattice(*operands, moves=moves, posteriors=with_posteriors)
-    *batch, t_max, u1, k = arcs.shape
-    one_batch = arcs.reshape(-1, t_max, u1, k), logit_lengths.reshape(-1), target_lengths.reshape(-1)
-    results = _one_batch(*one_batch, moves, with_posteriors, interpret)
-    return [x.reshape(*batch, *x.shape[1:]) for x in results]
+    return _lattice(arcs, logit_lengths, target_lengths, moves, False, interpret)
 
 
-def _one_batch(
-    arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret
+def cost_and_posteriors(
+    arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, interpret: Any
 ) -> list[Array]:
+    """:func:`cost`, and the posterior of each arc ``[..., T, U+1, K]``."""
+    return _lattice(arcs, logit_lengths, target_lengths, moves, True, interpret)
+
+
+def _lattice(arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret: Any) -> list[Array]:
+    if arcs.size == 0:
+        return lax_lattice_stacked.lattice(arcs, t_b, u_b, moves=moves, posteriors=with_posteriors)
+    *batch, t_max, u1, k = arcs.shape
+    one_batch = arcs.reshape(-1, t_max, u1, k), t_b.reshape(-1), u_b.reshape(-1)
+    return [x.reshape(*batch, *x.shape[1:]) for x in _one_batch(*one_batch, moves, with_posteriors, interpret)]
+
+
+def _one_batch(arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret: Any) -> list[Array]:
     _, t_max, u1, _ = arcs.shape
     t, u = (lax.broadcasted_iota(jnp.int32, arcs.shape[:3], axis) for axis in (1, 2))
     valid = (t_b >= 0) & (t_b <= t_max) & (u_b >= 0) & (u_b < u1)
@@ -74,7 +80,22 @@ def _one_batch(
     def by_kernels(opened: Array, t_b: Array, u_b: Array) -> list[Array]:
         return _kernels(opened, valid, t_b, u_b, moves, with_posteriors, interpret)
 
-    by_lax = functools.partial(lax_lattice.lattice, moves=moves, posteriors=with_posteriors)
+    def by_lax(*operands: Array) -> list[Array]:
+        # A group of utterances after the other, because the whole batch takes long to compile and much memory. Those
+        # that are added have invalid lengths.
+        groups = pl.cdiv(arcs.shape[0], SUBLANES)
+        more = groups * SUBLANES - arcs.shape[0]
+
+        def grouped(x: Array, fill: float) -> Array:
+            x = jnp.pad(x, [(0, more), *[(0, 0)] * (x.ndim - 1)], constant_values=fill)
+            return x.reshape(groups, SUBLANES, *x.shape[1:])
+
+        def of_group(operands: tuple[Array, ...]) -> list[Array]:
+            return lax_lattice_stacked.lattice(*operands, moves=moves, posteriors=with_posteriors)
+
+        results = lax.map(of_group, tuple(grouped(x, -1) for x in operands))
+        return [x.reshape(-1, *x.shape[2:])[: arcs.shape[0]] for x in results]
+
     cost, *posterior = lax.cond(jnp.any(beyond), by_lax, by_kernels, opened, t_b, u_b)
     in_example = ~valid[:, None, None] | ((t < of_t) & (u <= of_u))
     nan = (poisoned[:, None, None] & in_example)[..., None]
@@ -86,10 +107,10 @@ def _up(size: int, multiple: int) -> int:
 
 
 def _kernels(
-    opened: Array, valid: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret
+    opened: Array, valid: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret: Any
 ) -> list[Array]:
     """Of arcs that are -inf outside of the lattices; without NaN."""
-    batch, t_max, u1, k = opened.shape
+    batch, t_max, u1, _ = opened.shape
     rows, depth = block_rows(u1), chunk_depth(u1, moves)
     assert depth is not None  # as `refusal` says
     frames, diagonals = _up(t_max, rows), _up(t_max + u1, rows)

@@ -13,7 +13,6 @@ neither exp nor log.
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -22,6 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.pallas_skew import LANES, SUBLANES
+from jax_rnnt.xla.pallas import result
 
 ARC_RANGE = 2**15  # exponents of an arc are at most this: then the subtraction of whole * ln 2 is exact
 PATH_RANGE = 2**27  # and the exponents of a path's arcs have a sum below this, so that int32 holds all sums
@@ -137,9 +137,11 @@ def _kernel(chunks, *refs, moves: Moves, depth: int, both: bool):
 
     @pl.when(j < count)
     def _():
-        past = [[(keep_m[d, s], keep_e[d, s]) for s in range(span)] for d in range(2 if both else 1)]
-        beta = _Chain(past[0], moves, -1)
-        alpha = _Chain(past[1], moves, 1) if both else None
+        def kept(d: int) -> list[Scaled]:
+            return [(keep_m[d, s], keep_e[d, s]) for s in range(span)]
+
+        chains = [_Chain(kept(0), moves, -1), *([_Chain(kept(1), moves, 1)] if both else [])]
+        beta, alpha = chains[0], chains[-1]
         is_first = lax.broadcasted_iota(jnp.int32, end.shape, 1) == 0
 
         def incoming(row: int, k: int) -> Array:
@@ -163,7 +165,7 @@ def _kernel(chunks, *refs, moves: Moves, depth: int, both: bool):
             alpha.push(_normalised(m, e) if _needs_normalising(step, span) else (m, e))
             alpha_m[step], alpha_e[step] = alpha.past()[0]
 
-        for d, chain in enumerate((beta, alpha) if both else (beta,)):
+        for d, chain in enumerate(chains):
             for s in range(span):
                 keep_m[d, s], keep_e[d, s] = chain.past()[s]
         if both:
@@ -199,7 +201,7 @@ def recursion(x: Array, end: Array, chunks: Array, moves: Moves, depth: int, bot
 
     example = pl.BlockSpec((SUBLANES, size), lambda g, j, count: (g, 0))
     dtypes = (jnp.float32, jnp.int32)
-    values = [((batch, size), example)]
+    values: list[tuple[tuple[int, ...], pl.BlockSpec]] = [((batch, size), example)]
     scratch = [pltpu.VMEM((2 if both else 1, span, SUBLANES, size), t) for t in dtypes]
     if both:
         values = [((diagonals, batch, size), nodes(up)), ((diagonals, k, batch, size), arcs(down)), *values]
@@ -213,7 +215,7 @@ def recursion(x: Array, end: Array, chunks: Array, moves: Moves, depth: int, bot
             out_specs=[spec for _, spec in values for _ in dtypes],
             scratch_shapes=scratch,
         ),
-        out_shape=[jax.ShapeDtypeStruct(shape, t) for shape, _ in values for t in dtypes],
+        out_shape=[result(shape, t, x) for shape, _ in values for t in dtypes],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
         name="rnnt_lattice",

@@ -8,11 +8,13 @@ array) compiles for most of a minute at 32 utterances of 1500 frames and 300 lab
 
 import functools
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+from jax_rnnt.xla.pallas import result
 
 LANES = 128
 SUBLANES = 8  # utterances of a block
@@ -40,7 +42,7 @@ def _pull_apart(window, direction: int) -> None:
             window[pl.ds(at, _TURN)] = jnp.where(away, there, here)
             return carry
 
-        lax.fori_loop(0, pl.cdiv(rows - lost, _TURN), turn, 0)
+        lax.fori_loop(np.int32(0), np.int32(pl.cdiv(rows - lost, _TURN)), turn, None)
         by //= 2
 
 
@@ -73,7 +75,7 @@ def skewed(x: Array, diagonals: int, rows: int, interpret) -> Array:
         in_specs=[taken(1), taken(0)],
         out_specs=pl.BlockSpec((rows, 1, SUBLANES, LANES), lambda g, k, c, j: (j, k, g, c)),
         scratch_shapes=[pltpu.VMEM((2 * rows, SUBLANES, LANES), x.dtype)],
-        out_shape=jax.ShapeDtypeStruct((diagonals, k, batch, size), x.dtype),
+        out_shape=result((diagonals, k, batch, size), x.dtype, x),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 4),
         interpret=interpret,
         name="rnnt_lattice_skew",
@@ -100,7 +102,7 @@ def _product_kernel(*refs, blocks: int):
             window[pl.ds(half * rows + at, _TURN)] = jnp.minimum(through, 1)  # rounding may give more than 1
             return carry
 
-        lax.fori_loop(0, rows // _TURN, turn, 0)
+        lax.fori_loop(np.int32(0), np.int32(rows // _TURN), turn, None)
     _pull_apart(window, -1)
     out[:, 0] = window[:rows]
 
@@ -131,7 +133,7 @@ def posteriors(alpha, terms, inverse, exponent, last, frames: int, rows: int, in
         in_specs=[*values, example, example, example],
         out_specs=pl.BlockSpec((rows, 1, SUBLANES, LANES), lambda g, k, c, j: (j, k, g, c)),
         scratch_shapes=[pltpu.VMEM((2 * rows, SUBLANES, LANES), jnp.float32)],
-        out_shape=jax.ShapeDtypeStruct((frames, k, batch, size), jnp.float32),
+        out_shape=result((frames, k, batch, size), jnp.float32, inverse),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 4),
         interpret=interpret,
         name="rnnt_lattice_posteriors",
