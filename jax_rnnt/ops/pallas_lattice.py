@@ -77,8 +77,8 @@ def _one_batch(arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posterior
     largest = jnp.minimum(ARC_RANGE, PATH_RANGE / arcs_at_most) * _LN2
     beyond = (jnp.abs(opened) > largest[:, None, None, None]) & (opened > -jnp.inf)
 
-    def by_kernels(opened: Array, t_b: Array, u_b: Array) -> list[Array]:
-        return _kernels(opened, valid, t_b, u_b, moves, with_posteriors, interpret)
+    def by_pallas(opened: Array, t_b: Array, u_b: Array) -> list[Array]:
+        return by_kernels(opened, valid, t_b, u_b, moves, with_posteriors, interpret)
 
     def by_lax(*operands: Array) -> list[Array]:
         # A group of utterances after the other, because the whole batch takes long to compile and much memory. Those
@@ -96,7 +96,7 @@ def _one_batch(arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posterior
         results = lax.map(of_group, tuple(grouped(x, -1) for x in operands))
         return [x.reshape(-1, *x.shape[2:])[: arcs.shape[0]] for x in results]
 
-    cost, *posterior = lax.cond(jnp.any(beyond), by_lax, by_kernels, opened, t_b, u_b)
+    cost, *posterior = lax.cond(jnp.any(beyond), by_lax, by_pallas, opened, t_b, u_b)
     in_example = ~valid[:, None, None] | ((t < of_t) & (u <= of_u))
     nan = (poisoned[:, None, None] & in_example)[..., None]
     return [jnp.where(poisoned, jnp.nan, cost), *(jnp.where(nan, jnp.nan, p) for p in posterior)]
@@ -106,7 +106,7 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _kernels(
+def by_kernels(
     opened: Array, valid: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret: Any
 ) -> list[Array]:
     """Of arcs that are -inf outside of the lattices; without NaN."""
@@ -131,7 +131,7 @@ def _kernels(
     impossible = (end_n < 0) | (m == 0)
     e = jnp.where(impossible, 0, e)
     m = jnp.where(impossible, 1, m)
-    cost = jnp.where(impossible, jnp.inf, -(jnp.log(m) + e.astype(jnp.float32) * _LN2))[:batch]
+    cost = jnp.where(impossible, jnp.inf, 0 - (jnp.log(m) + e.astype(jnp.float32) * _LN2))[:batch]
     if not with_posteriors:
         return [cost]
     alpha, terms = values[:2], values[2:]

@@ -33,7 +33,6 @@ _MEMORY = 12 * 2**20  # bytes for blocks, of the 16 MiB that a kernel gets; spil
 _LOG2E = float(np.log2(np.e))
 _LN2_HIGH = 0.693359375  # 9 bits
 _LN2_LOW = -2.12194440054690583e-4
-_ROUND = 1.5 * 2.0**23  # added and subtracted, it rounds to an integer
 
 Scaled = tuple[Array, Array]  # (m, e)
 
@@ -59,7 +58,7 @@ def _split(x: Array) -> Scaled:
     """exp(x) as ``(p, i)``: p * 2**i with p in [0.70, 1.42]."""
     closed = x == -jnp.inf
     x = jnp.where(closed, 0, x)
-    whole = (x * _LOG2E + _ROUND) - _ROUND
+    whole = jnp.floor(x * _LOG2E + 0.5)  # a compiler may drop the sum and difference of a large number
     p = jnp.exp((x - whole * _LN2_HIGH) - whole * _LN2_LOW)
     return jnp.where(closed, 0, p), jnp.where(closed, _ZERO_EXPONENT, whole.astype(jnp.int32))
 
