@@ -70,14 +70,13 @@ NB_MODULE(_native, m) {
   m.def("lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("num_arcs"), nb::arg("longest_step"),
         "How many numbers the CUDA lattice kernel keeps for each position, and how many bytes of memory it has for "
         "them.");
-  m.def(
-      "lattice_fast_workspace",
-      nb::overload_cast<int64_t, int64_t, const std::vector<std::pair<int64_t, int64_t>>&>(
-          &jax_rnnt::cuda::FastWorkspaceSize),
-      nb::arg("num_frames"), nb::arg("num_positions"), nb::arg("moves"),
-      nb::sig(
-          "def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...]) -> int"),
-      "How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.");
+  m.def("lattice_fast_workspace",
+        nb::overload_cast<int64_t, int64_t, const std::vector<std::pair<int64_t, int64_t>>&, bool>(
+            &jax_rnnt::cuda::FastWorkspaceSize),
+        nb::arg("num_frames"), nb::arg("num_positions"), nb::arg("moves"), nb::arg("with_posteriors"),
+        nb::sig("def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...], "
+                "with_posteriors: bool) -> int"),
+        "How many numbers the workspace of an utterance has with which float32 is fastest, or 0.");
 #endif
 
   const auto build_info = [] {

@@ -17,6 +17,13 @@ constexpr int kRuns = kNumPositions + kMargin;              // of a chunk
 constexpr int kGroups = (kRuns + kRunsOfRequest - 1) / kRunsOfRequest;
 constexpr int kLastRuns = kRuns - (kGroups - 1) * kRunsOfRequest;  // of the last group
 
+// Whether copies end later than they begin. sm_75 has no such copies: its lanes load and store.
+#if (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800) || defined(JAX_RNNT_CUDA_ON_CPU_75)
+constexpr bool kAsyncCopies = false;
+#else
+constexpr bool kAsyncCopies = true;
+#endif
+
 // Copies a number to shared memory if `active`. If bit `bit` of `wanted` is 0, the copy is 0. The copy may end as late
 // as FinishCopies().
 __device__ __forceinline__ void CopyLater(float* to, const float* from, uint32_t wanted, int bit, bool active) {
@@ -32,12 +39,34 @@ __device__ __forceinline__ void CopyLater(float* to, const float* from, uint32_t
 #endif
 }
 
-// Waits for this thread's copies.
-__device__ __forceinline__ void FinishCopies() {
+// Copies numbers that lie together, at most as many as a warp has lanes.
+__device__ __forceinline__ void CopyNumbers(float* to, const float* from, int32_t count, int32_t lane) {
+  if constexpr (kAsyncCopies) {
+    CopyLater(to + lane, from + lane, 1, 0, lane < count);
+  } else if (lane < count) {
+    to[lane] = Read(from + lane);
+  }
+}
+
+// Ends a group of this thread's copies.
+__device__ __forceinline__ void EndGroup() {
 #if defined(JAX_RNNT_CUDA_ON_CPU)
-  ::cuda_on_cpu::FinishCopies();
+  ::cuda_on_cpu::EndGroup();
 #elif __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits for this thread's copies, but not for those of the last group if `one_under_way`.
+__device__ __forceinline__ void FinishCopies([[maybe_unused]] bool one_under_way) {
+#if defined(JAX_RNNT_CUDA_ON_CPU)
+  ::cuda_on_cpu::FinishCopies(one_under_way ? 1 : 0);
+#elif __CUDA_ARCH__ >= 800
+  if (one_under_way) {
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+  } else {
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+  }
 #endif
 }
 
@@ -116,26 +145,26 @@ struct ChunkCopies {
   // Begins to copy the next chunk.
   __device__ __forceinline__ void Fill(float* to) {
     const uint32_t with_frames = WithFrames();
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800  // no asynchronous copies: many loads before the first store
-    constexpr int kHeld = kSlots > 3 && kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
-#pragma unroll
-    for (int first = 0; first < kSlots; first += kHeld) {
-      const int last = first + kHeld < kSlots ? first + kHeld : kSlots;
-      float held[kHeld][kGroups];
-      ForRequests(first, last, to, with_frames,
-                  [&](int q, int g, float*, const float* address, uint32_t wanted, bool active) {
-                    held[q - first][g] = active && (wanted >> g & 1) != 0 ? *address : 0.0f;
+    if constexpr (kAsyncCopies) {
+      ForRequests(0, kSlots, to, with_frames,
+                  [](int, int g, float* place, const float* address, uint32_t wanted, bool active) {
+                    CopyLater(place, address, wanted, g, active);
                   });
-      ForRequests(first, last, to, with_frames, [&](int q, int g, float* place, const float*, uint32_t, bool active) {
-        if (active) *place = held[q - first][g];
-      });
+    } else {                                                         // many loads before the first store
+      constexpr int kHeld = kSlots > 3 && kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
+#pragma unroll
+      for (int first = 0; first < kSlots; first += kHeld) {
+        const int last = first + kHeld < kSlots ? first + kHeld : kSlots;
+        float held[kHeld][kGroups];
+        ForRequests(first, last, to, with_frames,
+                    [&](int q, int g, float*, const float* address, uint32_t wanted, bool active) {
+                      held[q - first][g] = active && (wanted >> g & 1) != 0 ? Read(address) : 0.0f;
+                    });
+        ForRequests(first, last, to, with_frames, [&](int q, int g, float* place, const float*, uint32_t, bool active) {
+          if (active) *place = held[q - first][g];
+        });
+      }
     }
-#else
-    ForRequests(0, kSlots, to, with_frames,
-                [](int, int g, float* place, const float* address, uint32_t wanted, bool active) {
-                  CopyLater(place, address, wanted, g, active);
-                });
-#endif
     from += to_chunk;
     t += kChunk;
   }

@@ -22,16 +22,18 @@ int64_t WalkWorkspaceSize(const LatticeShape& shape) {
   return Memory(shape.num_arcs(), shape.span).first * shape.num_positions;
 }
 
-int64_t FastWorkspaceSize(const LatticeShape& shape) { return IsShort(shape) ? ShortWorkspaceSize(shape) : 0; }
+int64_t FastWorkspaceSize(const LatticeShape& shape, bool with_posteriors) {
+  return IsShort(shape) ? ShortWorkspaceSize(shape, with_posteriors) : 0;
+}
 
 int64_t FastWorkspaceSize(int64_t num_frames, int64_t num_positions,
-                          const std::vector<std::pair<int64_t, int64_t>>& moves) {
+                          const std::vector<std::pair<int64_t, int64_t>>& moves, bool with_posteriors) {
   LatticeShape shape{num_frames, num_positions, {}, 1};
   for (const auto& [dt, du] : moves) {
     shape.moves.push_back({dt, du});
     shape.span = std::max(shape.span, dt + du);
   }
-  return FastWorkspaceSize(shape);
+  return FastWorkspaceSize(shape, with_posteriors);
 }
 
 template <class R>
@@ -55,9 +57,10 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
   }
   if constexpr (std::is_same_v<R, float>) {
-    if (IsShort(shape) && (posteriors == nullptr || each == ShortWorkspaceSize(shape))) {
+    const bool has_workspace = each == FastWorkspaceSize(shape, posteriors != nullptr);
+    if (IsShort(shape) && (posteriors == nullptr || has_workspace)) {
       bool fits = false;
-      auto result = LaunchShort(stream, shape, batch, utterances, fits);
+      auto result = LaunchShort(stream, shape, batch, utterances, has_workspace, fits);
       if (fits) return result;
     }
   }

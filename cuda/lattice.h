@@ -24,11 +24,11 @@ std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step);
 // How many numbers of type R the walk over an utterance keeps. That many are enough for any moves (lattice_walk.cuh).
 int64_t WalkWorkspaceSize(const LatticeShape& shape);
 
-// The numbers of an utterance's workspace with which the fast kernel computes posteriors in float. 0: that kernel does
-// not take the lattice.
-int64_t FastWorkspaceSize(const LatticeShape& shape);
+// The numbers of an utterance's workspace with which the fast kernel computes costs, or costs and posteriors, in float.
+// 0: that kernel does not take the lattice, or needs none.
+int64_t FastWorkspaceSize(const LatticeShape& shape, bool with_posteriors);
 int64_t FastWorkspaceSize(int64_t num_frames, int64_t num_positions,
-                          const std::vector<std::pair<int64_t, int64_t>>& moves);
+                          const std::vector<std::pair<int64_t, int64_t>>& moves, bool with_posteriors);
 
 // posteriors may be null. workspace is [batch, each]. `each` is FastWorkspaceSize, or WalkWorkspaceSize, or 0 where
 // shared memory is enough for WalkWorkspaceSize.

@@ -26,7 +26,7 @@ ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer a
   if (auto e = CheckLimits(operation, shape); e.failure()) return e;
   const auto run = [&](auto tag) -> ffi::Error {
     using R = typename decltype(tag)::Type;
-    const int64_t walk_size = WalkWorkspaceSize(shape), fast_size = FastWorkspaceSize(shape);
+    const int64_t walk_size = WalkWorkspaceSize(shape), fast_size = FastWorkspaceSize(shape, posteriors != nullptr);
     R* memory = nullptr;
     int64_t each = 0;
     if (workspace.size() > 0) {

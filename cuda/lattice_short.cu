@@ -15,63 +15,102 @@ namespace jax_rnnt::cuda {
 namespace {
 
 constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1
+constexpr int64_t kWidest = 2048;  // the largest U + 1: PosteriorKernel divides by num_arcs exactly up to it
 
-// The largest number of warps. Nodes of many slots need registers and shared memory.
+// The largest number of warps. Nodes of many slots need registers, and shared memory: for 17 slots no GPU has enough
+// for more warps.
 template <class S>
-constexpr int64_t kWarps = S::kCount <= 3 ? 16 : 8;
+constexpr int64_t kWarps = S::kCount <= 3   ? 16
+                           : S::kCount <= 9 ? 8
+                                            : 5;
 template <class S>
 constexpr int kThreads = static_cast<int>(2 * kWarps<S> * kWarp);  // a warp that computes has another one that copies
 
-// Shared memory: that for sums over a block, then the ring of each warp, then the values that the first warp gets, and
-// those that each warp hands on.
+// Shared memory: that for sums over a block, then the ring of each warp, then the values that the first warp gets and
+// those that each warp hands on, then the counts of chunks. ahead: how far copies are ahead of the steps.
 template <class S>
-size_t SharedOfSums(int64_t warps) {
-  return kWarpBytes + static_cast<size_t>(warps * S::kRingSize) * sizeof(float) +
-         static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power);
+size_t SharedOfSums(int32_t warps, int32_t ahead) {
+  const int64_t ring = (S::kNeeded + ahead) * kChunkSize<S::kCount>;
+  return kWarpBytes + static_cast<size_t>(warps * ring) * sizeof(float) +
+         static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power) +
+         static_cast<size_t>(ChunkCounts::Size(warps)) * sizeof(int32_t);
 }
 
+// The warps that compute, as many as there is shared memory for. A wider lattice has strips of equally many warps.
+template <class S>
+int32_t NumWarps(int32_t num_positions) {
+  constexpr auto kLanes = static_cast<int32_t>(kWarp);
+  const size_t memory = SharedOfBlock();
+  int32_t most = kWarps<S>;
+  while (most > 1 && SharedOfSums<S>(most, 1) > memory) --most;
+  const int32_t all = (num_positions + kLanes - 1) / kLanes, strips = (all + most - 1) / most;
+  return (all + strips - 1) / strips;
+}
+
+struct SumsShape {
+  Utterances<float> utterances;
+  int32_t ahead;  // of SharedOfSums
+};
+
 struct SumsEnd {
-  Power total;   // of the lane that has position U_b, of other lanes nothing of use
-  bool special;  // the general kernel must walk the lattice; of every thread
+  Power total;            // of the thread that has the last position, of other threads nothing of use
+  bool special;           // the general kernel must walk the lattice; of every thread
+  bool has_last = false;  // position U_b, in the last strip
 };
 
 template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
-__device__ __forceinline__ SumsEnd SumsOf(const Utterances<float>& shape, const Walk<float, false>& walk, int64_t b,
+__device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float, false>& walk, int64_t b,
                                           unsigned char* shared) {
   using S = Slots<kOwn, kWithLabel>;
+  const Utterances<float>& shape = all.utterances;
   const auto half = static_cast<int32_t>(blockDim.x / 2), thread = static_cast<int32_t>(threadIdx.x);
   const bool copies = thread >= half;  // the second half of the warps
-  const int32_t u = copies ? thread - half : thread, lane = u % static_cast<int32_t>(kWarp);
+  const int32_t of_strip = copies ? thread - half : thread, lane = of_strip % static_cast<int32_t>(kWarp);
   const int32_t warps = half / static_cast<int32_t>(kWarp), length_t = walk.length_t, length_u = walk.length_u;
-  const WarpSchedule schedule(u - lane, length_t, length_u);
+  const int32_t ring_size = (S::kNeeded + all.ahead) * kChunkSize<S::kCount>,
+                warp = of_strip / static_cast<int32_t>(kWarp);
   auto* rings = reinterpret_cast<float*>(shared + kWarpBytes);
-  auto* handed_on = reinterpret_cast<Power*>(rings + warps * S::kRingSize);
-  float* ring = rings + schedule.warp * S::kRingSize;
+  auto* handed_on = reinterpret_cast<Power*>(rings + warps * ring_size);
+  const ChunkCounts counts(reinterpret_cast<int32_t*>(handed_on + (warps + 1) * kHandedOn), warps, warp);
+  float* ring = rings + warp * ring_size;
+  Power* of_warp_before = handed_on + warp * kHandedOn;
   if (thread < kHandedOn) handed_on[thread] = kImpossible;
   SumsEnd end{kImpossible, false};
-  if (copies) {
-    const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
-    ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
-                                               u - lane, schedule.begin, lane, slot);
-    CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, schedule, lane, ring);
-  } else {
-    ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
-                                                          handed_on + schedule.warp * kHandedOn,
-                                                          kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
-    sums.Run(schedule);
-    const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
+  for (int32_t first = 0, strip = 0; first <= length_u; first += half, ++strip) {
+    const int32_t u = first + of_strip;
+    const WarpChunks chunks(warp, u - lane, length_t, length_u);
+    const bool is_last = first + half > length_u;
+    if (!copies && lane == 0) counts.Begin(chunks, warps, is_last);
+    __syncthreads();
+    if (copies) {
+      const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
+      ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
+                                                 u - lane, chunks.begin, lane, slot);
+      const Columns columns{warp == 0 && first > 0 ? ColumnOf(shape, b, kBeta, (strip - 1) % kColumns) : nullptr,
+                            warp == warps - 1 && !is_last ? ColumnOf(shape, b, kBeta, strip % kColumns) : nullptr};
+      CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, chunks, counts, all.ahead, lane, ring, of_warp_before, columns);
+    } else {
+      ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
+                                                            ring + ring_size, of_warp_before,
+                                                            kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
+      sums.Run(chunks, counts);
+      const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
 #pragma unroll
-    for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
-    end.special = sums.special || sums.highest > kHighestPower || (u == length_u && !(end.total.e > -kFarthestPower));
+      for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
+      end.special |=
+          sums.special || sums.highest > kHighestPower || (u == length_u && !(end.total.e > -kFarthestPower));
+    }
+    end.special = __syncthreads_or(end.special);
   }
-  end.special = __syncthreads_or(end.special);
+  end.has_last = !copies && length_u % half == of_strip;
   return end;
 }
 
 template <int kOwn, int kWithLabel, bool kStoreValues>
 __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
-    ShortKernel(const __grid_constant__ Utterances<float> shape) {
+    ShortKernel(const __grid_constant__ SumsShape all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
+  const Utterances<float>& shape = all.utterances;
   const int64_t b = kStoreValues ? blockIdx.x / 2 : blockIdx.x;
   const bool beta = kStoreValues && blockIdx.x % 2 == 1;
   auto walk = WalkOf<false>(shape, b, kStoreValues, shared);
@@ -83,12 +122,12 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
   }
   SumsEnd end;
   if (beta) {
-    end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(shape, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(all, walk, b, shared);
   } else {
-    end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(shape, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(all, walk, b, shared);
   }
   if (!kStoreValues && end.special) return WalkThrough<false>(walk, cost);
-  const bool last = static_cast<int32_t>(threadIdx.x) == walk.length_u;
+  const bool last = end.has_last;
   if (!beta && last && !end.special) {
     const double minus_log = MinusLog(Scaled<float>{end.total.m, static_cast<int64_t>(end.total.e)});
     Write(cost, static_cast<float>(minus_log));
@@ -100,35 +139,32 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
   }
 }
 
-PosteriorShape Sliced(const Utterances<float>& utterances) {
-  constexpr int32_t kEntries = 16 * kPosteriorThreads;  // of a block
-  const int32_t num_rows = std::max(kEntries / (utterances.num_positions * utterances.num_arcs), 1);
-  return {utterances, (utterances.num_frames + num_rows - 1) / num_rows, num_rows};
-}
-
 template <int kOwn, int kWithLabel>
 LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
-                      bool& fits) {
+                      bool has_workspace, bool& fits) {
   using S = Slots<kOwn, kWithLabel>;
-  const int64_t warps = (utterances.num_positions + kWarp - 1) / kWarp;
+  const int32_t warps = NumWarps<S>(utterances.num_positions);
   const bool with_posteriors = utterances.posteriors != nullptr;
-  const size_t shared = std::max(SharedOfSums<S>(warps), SharedOfWalk(utterances));
-  const PosteriorShape sliced = Sliced(utterances);
-  const int64_t blocks = with_posteriors ? batch * std::max(sliced.num_slices, 2) : batch;
-  fits = shared <= SharedOfBlock() && blocks <= kMaxBlocks;
+  const bool divided = utterances.num_positions > warps * static_cast<int32_t>(kWarp);
+  const size_t most = SharedOfBlock();
+  int32_t ahead = kMostAhead;
+  while (ahead > 1 && SharedOfSums<S>(warps, ahead) > most) --ahead;
+  const size_t shared = std::max(SharedOfSums<S>(warps, ahead), SharedOfWalk(utterances));
+  const PosteriorShape tiled = Tiled(utterances);
+  const int64_t blocks = with_posteriors ? batch * std::max<int64_t>(tiled.num_tiles, 2) : batch;
+  fits = shared <= most && blocks <= kMaxBlocks && (has_workspace || !divided);
   if (!fits) return {};
   const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
   auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
-                       static_cast<unsigned>(2 * warps * kWarp), shared, stream, utterances);
+                       2 * static_cast<unsigned>(warps) * kWarp, shared, stream, SumsShape{utterances, ahead});
   if (!result.empty() || !with_posteriors) return result;
-  return Launch("LatticePosteriors", &PosteriorKernel, batch * sliced.num_slices, kPosteriorThreads,
-                SharedOfWalk(utterances), stream, sliced);
+  return Launch("LatticePosteriors", &PosteriorKernel, batch * tiled.num_tiles, kPosteriorThreads,
+                SharedOfWalk(utterances), stream, tiled);
 }
 
 template <int kOwn, int kWithLabel>
 bool Takes(const LatticeShape& shape) {
   using S = Slots<kOwn, kWithLabel>;
-  if (shape.num_positions > kWarps<S> * kWarp) return false;
   return std::all_of(shape.moves.begin(), shape.moves.end(), [](const Move& m) { return S::Has(m.dt, m.du); });
 }
 
@@ -148,7 +184,7 @@ Result WithSlots(const LatticeShape& shape, const F& f, Result none) {
 }  // namespace
 
 bool IsShort(const LatticeShape& shape) {
-  if (shape.num_frames + shape.num_positions > kLongest) return false;
+  if (shape.num_positions > kWidest || shape.num_frames + shape.num_positions > kLongest) return false;
   for (size_t k = 0; k < shape.moves.size(); ++k) {
     for (size_t j = 0; j < k; ++j) {
       if (shape.moves[j].dt == shape.moves[k].dt && shape.moves[j].du == shape.moves[k].du) return false;
@@ -157,16 +193,20 @@ bool IsShort(const LatticeShape& shape) {
   return WithSlots(shape, [](auto) { return true; }, false);
 }
 
-int64_t ShortWorkspaceSize(const LatticeShape& shape) {
-  const int64_t numbers = sizeof(Power) / sizeof(float);
-  return std::max(2 * numbers * (shape.num_frames + shape.num_positions) * shape.num_positions,
-                  WalkWorkspaceSize(shape)) +
-         kUtteranceSumsSize;
+int64_t ShortWorkspaceSize(const LatticeShape& shape, bool with_posteriors) {
+  constexpr int64_t kNumbers = sizeof(Power) / sizeof(float);
+  const int64_t diagonals = shape.num_frames + shape.num_positions, directions = with_posteriors ? 2 : 1;
+  const int64_t columns = shape.num_positions > kWarp ? directions * kColumns * (diagonals + kColumnMargin) : 0;
+  const int64_t values = with_posteriors ? directions * diagonals * shape.num_positions : 0;
+  if (values + columns == 0) return 0;
+  return std::max(kNumbers * (values + columns), WalkWorkspaceSize(shape)) + kUtteranceSumsSize;
 }
 
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
-                         const Utterances<float>& utterances, bool& fits) {
-  return WithSlots(shape, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
+                         const Utterances<float>& utterances, bool has_workspace, bool& fits) {
+  return WithSlots(
+      shape, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, has_workspace, fits); },
+      LaunchResult());
 }
 
 }  // namespace jax_rnnt::cuda

@@ -9,8 +9,9 @@ namespace jax_rnnt::cuda {
 
 constexpr int kPosteriorThreads = 256, kPosteriorBlocks = 4;  // of a multiprocessor: at most 64 registers a thread
 
-// An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, and UtteranceSums at the end.
-// The walk of lattice_walk.cuh may use all of it but UtteranceSums.
+// An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, the columns between strips,
+// if the lattice has several, and UtteranceSums at the end. Without posteriors there are only the columns. The walk of
+// lattice_walk.cuh may use all of it but UtteranceSums.
 struct UtteranceSums {
   Power total;                        // the probability of all paths
   float alpha_special, beta_special;  // not 0: the general kernel must walk the utterance
@@ -24,60 +25,90 @@ __device__ __forceinline__ Power* ValuesOf(const Utterances<float>& shape, int64
   return reinterpret_cast<Power*>(shape.workspace + b * shape.workspace_size) +
          (beta ? diagonals * shape.num_positions : 0);
 }
+// The values of the last position of a strip, of each diagonal. A direction has two columns: a strip reads one and
+// writes the other. kColumnMargin: whole chunks of steps may reach so far behind the last diagonal.
+constexpr int64_t kColumns = 2, kColumnMargin = 8;
+__device__ __forceinline__ Power* ColumnOf(const Utterances<float>& shape, int64_t b, bool beta, int32_t column) {
+  const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
+  const int64_t values = shape.posteriors == nullptr ? 0 : 2 * diagonals * shape.num_positions;
+  return reinterpret_cast<Power*>(shape.workspace + b * shape.workspace_size) + values +
+         ((beta ? kColumns : 0) + column) * (diagonals + kColumnMargin);
+}
 __device__ __forceinline__ UtteranceSums* UtteranceSumsOf(const Utterances<float>& shape, int64_t b) {
   return reinterpret_cast<UtteranceSums*>(shape.workspace + (b + 1) * shape.workspace_size - kUtteranceSumsSize);
 }
 
+// A block has a tile of the array: kTileFrames frames, and kTileEntries neighbouring arcs of each. In memory a run of
+// neighbours is a part of a row of the array, but a part of a diagonal of alpha and beta. A warp takes 2 frames and 16
+// arcs of each, so that its loads share sectors in both. A thread has the same arc of kTurns frames: only the distance
+// in memory differs.
+constexpr uint32_t kTileEntries = 64, kWarpEntries = 16;
+constexpr int32_t kTurnFrames = kPosteriorThreads / kTileEntries, kTurns = 4, kTileFrames = kTurns * kTurnFrames;
+
 struct PosteriorShape {
   Utterances<float> utterances;
-  int32_t num_slices, num_rows;  // blocks of an utterance, and the rows of the array that each of them has
+  uint32_t num_tiles, num_tiles_of_row;  // of an utterance, and of those next to each other
+  uint32_t reciprocal;                   // of num_arcs, times 2^20 and rounded up: exact enough for a row's entries
 };
+
+inline PosteriorShape Tiled(const Utterances<float>& utterances) {
+  const auto tiles = [](int32_t n, uint32_t of) { return (static_cast<uint32_t>(n) + of - 1) / of; };
+  const uint32_t of_row = tiles(utterances.num_positions * utterances.num_arcs, kTileEntries);
+  return {utterances, tiles(utterances.num_frames, kTileFrames) * of_row, of_row,
+          (1u << 20) / static_cast<uint32_t>(utterances.num_arcs) + 1};
+}
 
 __global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks)
     PosteriorKernel(const __grid_constant__ PosteriorShape all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
   const Utterances<float>& shape = all.utterances;
-  const int64_t b = blockIdx.x / all.num_slices;
-  const int32_t slice = static_cast<int32_t>(blockIdx.x % all.num_slices), num_arcs = shape.num_arcs;
-  auto walk = WalkOf<false>(shape, b, true, shared);
-  if (FromLengths<float>(shape.num_frames, shape.num_positions, walk.length_t, walk.length_u).known) return;
+  const int64_t b = blockIdx.x / all.num_tiles;
+  const uint32_t tile = blockIdx.x % all.num_tiles, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int32_t length_t = Read(shape.logit_lengths + b), length_u = Read(shape.target_lengths + b);
   UtteranceSums* const sums = UtteranceSumsOf(shape, b);
   const bool alpha_special = Read(&sums->alpha_special) > 0, beta_special = Read(&sums->beta_special) > 0;
-  if (alpha_special || beta_special) {
-    if (slice == 0) WalkThrough<true>(walk, alpha_special ? shape.cost + b : &sums->other_cost);
-    return;
-  }
   const Power total = Read(&sums->total);
-  struct Move {
-    int32_t dt, du;
-  };
-  auto* moves = reinterpret_cast<Move*>(shared);
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  if (thread < num_arcs) moves[thread] = {shape.dt[thread], shape.du[thread]};
-  __syncthreads();
+  if (FromLengths<float>(shape.num_frames, shape.num_positions, length_t, length_u).known) return;
+  if (alpha_special || beta_special) {
+    if (tile > 0) return;
+    auto walk = WalkOf<false>(shape, b, true, shared);
+    return WalkThrough<true>(walk, alpha_special ? shape.cost + b : &sums->other_cost);
+  }
+  constexpr uint32_t kWarpFrames = kWarp / kWarpEntries, kWarpsOfRow = kTileEntries / kWarpEntries;
+  const uint32_t column = tile % all.num_tiles_of_row * kTileEntries + warp % kWarpsOfRow * kWarpEntries;
+  const uint32_t row = tile / all.num_tiles_of_row * kTileFrames + warp / kWarpsOfRow * kWarpFrames;
+  const uint32_t i = column + lane % kWarpEntries, width = static_cast<uint32_t>(shape.num_positions * shape.num_arcs);
+  if (i >= width) return;
+  const auto t = static_cast<int32_t>(row + lane / kWarpEntries), u = static_cast<int32_t>(i * all.reciprocal >> 20);
+  const int32_t k = static_cast<int32_t>(i) - u * shape.num_arcs;
+  const int32_t to_t = t + shape.dt[k], to_u = u + shape.du[k];
+  const int64_t entry = b * shape.num_frames * width + int64_t{t} * width + i;
+  const int32_t of_alpha = (t + u) * shape.num_positions + u;
+  const int32_t of_beta = (length_t + length_u - to_t - to_u) * shape.num_positions + length_u - to_u;
+  const int32_t turn = kTurnFrames * shape.num_positions;
   const Power *alpha = ValuesOf(shape, b, false), *beta = ValuesOf(shape, b, true);
+  // All loads come before the first use. An arc that does not lead on loads what is there anyway: a branch would make
+  // the other loads wait.
+  float arcs[kTurns];
+  Power before[kTurns], after[kTurns];
+  bool leads[kTurns];
+#pragma unroll
+  for (int32_t j = 0; j < kTurns; ++j) {
+    const int32_t to = to_t + j * kTurnFrames;
+    leads[j] =
+        t + j * kTurnFrames < length_t && to_u <= length_u && (to < length_t || (to == length_t && to_u == length_u));
+    arcs[j] = Read(shape.arcs + (leads[j] ? entry + int64_t{j} * kTurnFrames * width : 0));
+    before[j] = Read(alpha + (leads[j] ? of_alpha + j * turn : 0));
+    after[j] = Read(beta + (leads[j] ? of_beta - j * turn : 0));
+  }
   const float inverse = 1 / total.m;
-  const int32_t first = slice * all.num_rows,
-                last = first + all.num_rows < shape.num_frames ? first + all.num_rows : shape.num_frames;
-  // Of num_arcs, exact enough for a row's entries.
-  const auto reciprocal = (1u << 20) / static_cast<uint32_t>(num_arcs) + 1;
-  for (int32_t t = first; t < last; ++t) {
-    const int64_t row = int64_t{t} * shape.num_positions * num_arcs;
-    for (int32_t i = thread; i < shape.num_positions * num_arcs; i += kPosteriorThreads) {
-      const auto u = static_cast<int32_t>(static_cast<uint32_t>(i) * reciprocal >> 20), k = i - u * num_arcs;
-      const Move move = moves[k];
-      const int32_t to_t = t + move.dt, to_u = u + move.du;
-      const bool leads =
-          to_u <= walk.length_u && (to_t < walk.length_t || (to_t == walk.length_t && to_u == walk.length_u));
-      float posterior = 0;
-      if (t < walk.length_t && u <= walk.length_u && leads) {
-        const int32_t from_end = walk.length_t + walk.length_u - to_t - to_u;
-        const Power before = Read(alpha + int64_t{t + u} * shape.num_positions + u);
-        const Power after = Read(beta + int64_t{from_end} * shape.num_positions + walk.length_u - to_u);
-        const float power = fmaf(Read(walk.arcs + row + i), kPerUnit, before.e + after.e - total.e);
-        posterior = fminf(before.m * after.m * inverse * Exp2(power), 1.0f);  // rounding may give more than 1
-      }
-      Write(walk.posteriors + row + i, posterior);
+#pragma unroll
+  for (int32_t j = 0; j < kTurns; ++j) {
+    const float power = fmaf(arcs[j], kPerUnit, before[j].e + after[j].e - total.e);
+    const float product = before[j].m * after[j].m * inverse * Exp2(power);
+    const float posterior = leads[j] ? fminf(product, 1.0f) : 0.0f;  // rounding may give more than 1
+    if (t + j * kTurnFrames < shape.num_frames) {
+      Write(shape.posteriors + entry + int64_t{j} * kTurnFrames * width, posterior);
     }
   }
 }

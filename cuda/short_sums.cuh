@@ -5,13 +5,19 @@
 // for beta. A step takes the nodes with n' = t' + u'; a lane has one position. A value is a sum over the nodes that
 // arcs come from (alpha) or lead to (beta), at this position and at the one before. Those values are in registers. At
 // the end of a step, lanes give their values to the next lane by a shuffle, and the last lane to the next warp through
-// shared memory. Each warp is one chunk of steps behind the warp that it takes values from, so one barrier for each
-// chunk is enough. The arcs come through a ring of chunks in shared memory. For each warp that computes, another warp
-// copies the next chunk (chunk_copies.cuh).
+// shared memory. Each warp is at least one chunk of steps behind the warp that it takes values from. The arcs come
+// through a ring of chunks in shared memory. For each warp that computes, another warp copies the next chunks
+// (chunk_copies.cuh), as many ahead as shared memory allows. A warp waits only for the warps next to it and for the one
+// that copies for it (progress.cuh).
+//
+// A lattice with more positions than the block has lanes for is divided into strips, which the block takes one after
+// another. The values between strips go through memory. Warps that copy bring them to the first warp and take them from
+// the last one, in place of the neighbours that these warps do not have.
 #pragma once
 
 #include "chunk_copies.cuh"
 #include "power.cuh"
+#include "progress.cuh"
 
 namespace jax_rnnt::cuda {
 
@@ -24,10 +30,9 @@ struct Slots {
   }
   __host__ __device__ static constexpr int Of(int dt, int du) { return du == 0 ? dt - 1 : kOwn + dt; }
 
-  // Chunks of the ring: the one that is copied, and those that hold the diagonals from which arcs lead to one chunk.
+  // Chunks of the ring that a chunk of steps needs: those of the diagonals from which arcs lead to it.
   static constexpr int kBack = (kOwn > kWithLabel ? kOwn : kWithLabel) - 1;
-  static constexpr int kRing = 2 + (kBack + kChunk - 1) / kChunk;
-  static constexpr int kRingSize = kRing * kChunkSize<kCount>;  // numbers, for each warp
+  static constexpr int kNeeded = 1 + (kBack + kChunk - 1) / kChunk;
 };
 
 // Writes a value to global memory by a store with a predicate. The compiler would make a branch.
@@ -41,52 +46,102 @@ __device__ __forceinline__ void WriteIf(bool wanted, Power* to, Power value) {
 #endif
 }
 
-// Which chunk a warp takes when. In a turn each warp takes one chunk, and a barrier ends the turn. Copies are one turn
-// ahead.
-struct WarpSchedule {
-  int32_t warp, begin, end, num_turns;  // its number; its first chunk, that behind its last one; turns of the block
+constexpr int kMostAhead = 3;  // chunks that the copies are ahead of the steps; CopyAll takes no more
 
-  __device__ __forceinline__ WarpSchedule(int32_t first, int32_t length_t, int32_t length_u)
-      : warp(first / static_cast<int32_t>(kWarp)),
-        begin(first > 0 ? (first - 1) / kChunk : 0),
-        end(0),
-        num_turns((length_t + length_u + kChunk - 1) / kChunk + length_u / static_cast<int32_t>(kWarp)) {
+// The chunks that a warp takes.
+struct WarpChunks {
+  int32_t warp, begin, end;  // its number in the block; its first chunk, that behind its last one
+
+  __device__ __forceinline__ WarpChunks(int32_t warp, int32_t first, int32_t length_t, int32_t length_u)
+      : warp(warp), begin(first > 0 ? (first - 1) / kChunk : 0), end(0) {
     const int32_t last =
         first + static_cast<int32_t>(kWarp) - 1 < length_u ? first + static_cast<int32_t>(kWarp) - 1 : length_u;
     if (first <= length_u) end = (length_t + last + kChunk - 1) / kChunk;
   }
 };
 
-// The barrier of the block. PTX lets warps wait for it at different places of the program, __syncthreads() does not.
-__device__ __forceinline__ void EndTurn() {
-#if defined(JAX_RNNT_CUDA_ON_CPU)
-  __syncthreads();
-#else
-  asm volatile("bar.sync 0;" ::: "memory");
-#endif
+// A warp's counts of chunks (progress.cuh), beside those of its neighbours.
+struct ChunkCounts {
+  int32_t* filled;  // by the warp that copies: chunks up to this number are in the ring
+  int32_t* taken;   // by the warp that computes: it is done with chunks up to this number
+
+  // Those of one warp of `warps`. An end of the block counts as a warp that has finished, but behind the last warp of a
+  // strip that is not the last one: there it is the warp that takes the values.
+  __device__ __forceinline__ ChunkCounts(int32_t* counts, int32_t warps, int32_t warp)
+      : filled(counts + warp), taken(counts + warps + 1 + warp) {}
+  static constexpr int32_t Size(int32_t warps) { return 2 * warps + 2; }
+
+  __device__ __forceinline__ void Begin(const WarpChunks& chunks, int32_t warps, bool is_last_strip) const {
+    *filled = chunks.begin;
+    *taken = chunks.begin < chunks.end ? chunks.begin : kFinished;
+    if (chunks.warp == 0) taken[-1] = kFinished;
+    if (chunks.warp == warps - 1) taken[1] = is_last_strip ? kFinished : chunks.begin;
+  }
+};
+
+constexpr int kChunksHandedOn = 4;  // a warp may be this far ahead of the next one
+constexpr int kHandedOn = kChunksHandedOn * kChunk;
+static_assert(kMostAhead < kChunksHandedOn);  // what CopyAll copies or takes then has its place
+
+// The place of a chunk among the values that warps hand on.
+__device__ __forceinline__ int32_t PlaceHandedOn(int32_t chunk) {
+  return static_cast<int32_t>(static_cast<uint32_t>(chunk) % kChunksHandedOn * kChunk);
 }
 
-// Copies the arcs for a warp that computes.
+// Values of the last position of a strip, at each step from the first one on. Null: this warp has nothing to do there.
+struct Columns {
+  const Power* before;  // of the strip before; a copying warp brings them to the first warp of the block
+  Power* after;         // of this one; a copying warp takes them from the last warp of the block
+};
+
+// Copies the arcs for a warp that computes, and exchanges values with other strips. ring: kNeeded + ahead chunks;
+// handed_on: where the values of the warp before stand, and then those of the warp.
 template <int kOwn, int kWithLabel, bool kBeta>
 __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCount, kBeta>& chunk_copies,
-                                        const WarpSchedule& schedule, int32_t lane, float* ring) {
+                                        const WarpChunks& chunks, const ChunkCounts& counts, int32_t ahead,
+                                        int32_t lane, float* ring, Power* handed_on, const Columns& columns) {
   using S = Slots<kOwn, kWithLabel>;
-  for (int i = lane; i < S::kRingSize; i += static_cast<int>(kWarp)) ring[i] = -std::numeric_limits<float>::infinity();
-  __syncwarp();
-  float* to = ring;
-  for (int32_t turn = -1; turn < schedule.num_turns; ++turn) {
-    const int32_t chunk = turn + 1 - schedule.warp;
-    if (chunk >= schedule.begin && chunk < schedule.end) {
-      chunk_copies.Fill(to);
-      to += kChunkSize<S::kCount>;
-      if (to == ring + S::kRingSize) to = ring;
-      FinishCopies();
+  float* const ring_end = ring + (S::kNeeded + ahead) * kChunkSize<S::kCount>;
+  for (float* p = ring + lane; p < ring_end; p += kWarp) *p = -std::numeric_limits<float>::infinity();
+  Awaited taken(counts.taken);
+  // The chunks before `end` are in the ring, but for the last `under_way`, 0 or 1.
+  const auto publish = [&](int32_t end, int32_t under_way) {
+    FinishCopies(under_way == 1);
+    if (end - under_way > chunks.begin) Publish(counts.filled, end - under_way, lane);
+  };
+  const int32_t late = kAsyncCopies ? ahead - 1 : 0;  // how many chunks later than its copies a chunk is waited for
+  int32_t given = chunks.begin;
+  const auto give = [&](int32_t end) {  // the chunks before `end`
+    if (columns.after == nullptr || end <= given) return;
+    for (; given < end; ++given) {
+      if (lane < kChunk)
+        Write(columns.after + given * kChunk + lane, handed_on[kHandedOn + PlaceHandedOn(given) + lane]);
     }
-    EndTurn();
+    Publish(counts.taken + 1, end, lane);
+  };
+  float* to = ring;
+  for (int32_t chunk = chunks.begin; chunk < chunks.end + late; ++chunk) {
+    if (chunk < chunks.end) {
+      taken.Wait(chunk - ahead);
+      give(chunk - ahead);
+    }
+    if (late > 0) publish(chunk, late - 1);
+    if (chunk < chunks.end) {
+      chunk_copies.Fill(to);
+      if (columns.before != nullptr) {
+        CopyNumbers(reinterpret_cast<float*>(handed_on + PlaceHandedOn(chunk)),
+                    reinterpret_cast<const float*>(columns.before + chunk * kChunk),
+                    kChunk * static_cast<int32_t>(sizeof(Power) / sizeof(float)), lane);
+      }
+      to += kChunkSize<S::kCount>;
+      if (to == ring_end) to = ring;
+    }
+    EndGroup();
+    if (late == 0) publish(chunk + 1, 0);
   }
+  if (columns.after != nullptr) taken.Wait(chunks.end);
+  give(chunks.end);
 }
-
-constexpr int kHandedOn = 2 * kChunk;  // the values that a warp keeps for the next one: two chunks
 
 // One lane's part of one direction.
 template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
@@ -94,7 +149,7 @@ struct ShortSums {
   using S = Slots<kOwn, kWithLabel>;
   static constexpr int kPast = kOwn > kChunk ? kOwn : kChunk;  // a chunk's values are kept to the end
 
-  float* ring;                         // of this warp
+  float *ring, *ring_end;              // of this warp
   const Power* from;                   // kHandedOn values of the warp before
   Power* to;                           // and those for the next one
   Power* values;                       // kStoreValues: where the value of the last step stands
@@ -104,11 +159,12 @@ struct ShortSums {
   float highest = -std::numeric_limits<float>::infinity();
   bool special = false;  // whether a sum was NaN or +inf
 
-  // handed_on: where the values of the warp before stand, and then those of this one; values: of this position at
-  // n' = 0, a row has `num_positions`; length_t, length_u: T_b, U_b.
+  // ring: its end is ring_end; handed_on: where the values of the warp before stand, and then those of this one;
+  // values: of this position at n' = 0, a row has `num_positions`; length_t, length_u: T_b, U_b.
   __device__ __forceinline__ ShortSums(int32_t u, int32_t length_t, int32_t length_u, int32_t num_positions,
-                                       float* ring, Power* handed_on, Power* values)
+                                       float* ring, float* ring_end, Power* handed_on, Power* values)
       : ring(ring),
+        ring_end(ring_end),
         from(handed_on),
         to(handed_on + kHandedOn),
         values(values),
@@ -146,8 +202,10 @@ struct ShortSums {
     return {m, e};
   }
 
-  // Step n'. x: the arcs.
-  __device__ __forceinline__ void Step(int32_t n, const float (&x)[S::kCount], Power handed_on, Power* hand_on) {
+  // Step n'. x: the arcs. meanwhile: what is done while the lanes wait for the shuffle.
+  template <class Meanwhile>
+  __device__ __forceinline__ void Step(int32_t n, const float (&x)[S::kCount], Power handed_on, Power* hand_on,
+                                       const Meanwhile& meanwhile) {
     constexpr bool kApart = S::kCount > 3;  // the far terms are added while the step before runs
     const Power far = kApart ? Add<false, true, false>(x, {}) : Power{};
     const Power sum = Add<true, !kApart, kApart>(x, far);
@@ -156,8 +214,9 @@ struct ShortSums {
     const Power value = Normalise(sum, is_valid);
     highest = fmaxf(highest, value.e);
     Power before{__shfl_up_sync(kWholeWarp, value.m, 1), __shfl_up_sync(kWholeWarp, value.e, 1)};
-    before = lane == 0 ? handed_on : before;
     if (lane == static_cast<int32_t>(kWarp) - 1) *hand_on = value;
+    meanwhile();
+    before = lane == 0 ? handed_on : before;
     if constexpr (kStoreValues) {
       values += num_positions;
       WriteIf(is_valid, values, value);
@@ -170,46 +229,68 @@ struct ShortSums {
     left[0] = before;
   }
 
-  // The kChunk steps from n' = n on. chunks: this chunk of the ring, the one before, and so on. place: that of the
-  // chunk's values among those that warps hand on. A step's operands are read while the step before runs.
-  __device__ __forceinline__ void Steps(int32_t n, float* const (&chunks)[S::kRing], int32_t place) {
-    float arcs[kChunk + 1][S::kCount];
-    Power handed_on[kChunk + 1];
-    const auto read = [&](int j) {
+  // What step j of a chunk reads from shared memory.
+  struct Operands {
+    float arcs[S::kCount];
+    Power handed_on;
+  };
+  // chunks: the step's chunk of the ring, the one before, and so on. place: that of the chunk's values among those that
+  // warps hand on.
+  __device__ __forceinline__ void Read(Operands& to, int j, float* const (&chunks)[S::kNeeded], int32_t place) const {
 #pragma unroll
-      for (int i = 0; i < S::kCount; ++i) {
-        const int step = i < kOwn ? i + 1 : i - kOwn + 1, diagonal = kBeta ? j : j + 1 - step;
-        const int back = (kChunk - 1 - diagonal) / kChunk, position = i < kOwn || kBeta ? 1 : 0;
-        arcs[j][i] = chunks[back][Place<S::kCount>(diagonal + back * kChunk, lane + position, i)];
-      }
-      handed_on[j] = from[place + j];
-    };
-    read(0);
-#pragma unroll
-    for (int j = 0; j < kChunk; ++j) {
-      if (j + 1 < kChunk) read(j + 1);
-      Step(n + j, arcs[j], handed_on[j], to + place + j);
+    for (int i = 0; i < S::kCount; ++i) {
+      const int step = i < kOwn ? i + 1 : i - kOwn + 1, diagonal = kBeta ? j : j + 1 - step;
+      const int back = (kChunk - 1 - diagonal) / kChunk, position = i < kOwn || kBeta ? 1 : 0;
+      to.arcs[i] = chunks[back][Place<S::kCount>(diagonal + back * kChunk, lane + position, i)];
     }
+    to.handed_on = from[place + j];
   }
 
-  // All steps. Each warp of the block must call as many barriers as this.
-  __device__ __forceinline__ void Run(const WarpSchedule& schedule) {
-    float* chunks[S::kRing];
-#pragma unroll
-    for (int i = 0; i < S::kRing; ++i) chunks[i] = ring + (S::kRing - 1 - i) * kChunkSize<S::kCount>;
+  // All steps. A step's operands are read while the step before runs. So a warp waits, before the last step of a chunk,
+  // for what the next chunk needs: its arcs, the values of the warp before, and that the next warp has taken those that
+  // this one overwrites. Lanes 0, 1 and all others watch the counts of these.
+  __device__ __forceinline__ void Run(const WarpChunks& of_warp, const ChunkCounts& counts) {
+    if (of_warp.begin >= of_warp.end) return;
+    Awaited awaited(lane == 0 ? counts.filled : lane == 1 ? counts.taken - 1 : counts.taken + 1);
+    const int32_t lead = lane <= 1 ? 1 : 1 - kChunksHandedOn;
     const int64_t before =
-        int64_t{schedule.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
+        int64_t{of_warp.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
     if constexpr (kStoreValues) values += before;
-    for (int32_t turn = -1; turn < schedule.num_turns; ++turn) {
-      const int32_t chunk = turn - schedule.warp;
-      if (chunk >= schedule.begin && chunk < schedule.end) {
-        float* const now = chunks[S::kRing - 1];
+    float* chunks[S::kNeeded];
+    chunks[0] = ring;
 #pragma unroll
-        for (int i = S::kRing - 1; i > 0; --i) chunks[i] = chunks[i - 1];
-        chunks[0] = now;
-        Steps(1 + chunk * kChunk, chunks, chunk % 2 * kChunk);
+    for (int i = 1; i < S::kNeeded; ++i) chunks[i] = ring_end - i * kChunkSize<S::kCount>;
+    Operands now;
+    int32_t place = PlaceHandedOn(of_warp.begin);
+    awaited.Ask();
+    awaited.Wait(of_warp.begin + lead);
+    Read(now, 0, chunks, place);
+    for (int32_t chunk = of_warp.begin; chunk < of_warp.end; ++chunk) {
+      const bool is_last = chunk + 1 == of_warp.end;  // then the operands of the next one are not used
+      const int32_t next_place = PlaceHandedOn(chunk + 1);
+      float* next[S::kNeeded];
+      next[0] = chunks[0] + kChunkSize<S::kCount>;
+      if (next[0] == ring_end) next[0] = ring;
+#pragma unroll
+      for (int i = 1; i < S::kNeeded; ++i) next[i] = chunks[i - 1];
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) {
+        Operands after;
+        if (j + 1 < kChunk) {
+          Read(after, j + 1, chunks, place);
+        } else {
+          awaited.Wait(is_last ? 0 : chunk + 1 + lead);
+          Read(after, 0, next, next_place);
+        }
+        Step(1 + chunk * kChunk + j, now.arcs, now.handed_on, to + place + j, [&] {
+          if (j == kChunk - 2) awaited.Ask();
+          if (j == kChunk - 1) Publish(counts.taken, is_last ? kFinished : chunk + 1, lane);
+        });
+        now = after;
       }
-      EndTurn();
+      place = next_place;
+#pragma unroll
+      for (int i = 0; i < S::kNeeded; ++i) chunks[i] = next[i];
     }
   }
 };

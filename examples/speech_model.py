@@ -77,9 +77,10 @@ class Joint(nnx.Module):
         self.output = nnx.Linear(width, classes, rngs=rngs)
 
     def __call__(self, frame: jax.Array, prediction: jax.Array) -> jax.Array:
-        hidden = jnp.tanh(frame + prediction)
-        rows = over_vocabulary(self.output, hidden.reshape(-1, hidden.shape[-1]))  # XLA transposes others on a GPU
-        return rows.reshape(*hidden.shape[:-1], -1)
+        nodes = frame + prediction
+        hidden = jnp.tanh(nodes.reshape(-1, nodes.shape[-1]))  # XLA transposes rows that are not flat on a GPU
+        rows = over_vocabulary(self.output, jax.lax.optimization_barrier(hidden))  # and takes tanh into the product
+        return rows.reshape(*nodes.shape[:-1], -1)
 
 
 class Transducer(nnx.Module):

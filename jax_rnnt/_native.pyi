@@ -14,9 +14,11 @@ def lattice_memory(num_arcs: int, longest_step: int) -> tuple[int, int]:
     How many numbers the CUDA lattice kernel keeps for each position, and how many bytes of memory it has for them.
     """
 
-def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...]) -> int:
+def lattice_fast_workspace(
+    num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...], with_posteriors: bool
+) -> int:
     """
-    How many numbers the workspace of an utterance has with which posteriors in float32 are fastest, or 0.
+    How many numbers the workspace of an utterance has with which float32 is fastest, or 0.
     """
 
 def build_info() -> dict[str, object]:

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs the tests of values, gradients and lattices on the kernels with one processor, and with pools of 1, 2 and 3
+# Runs the tests of values, gradients and lattices on the kernels with one processor, and with pools of 1 and 3
 # threads. tests/ops/test_machines.py has batches that are large enough for threads to share them.
 set -euo pipefail
 cd "$(dirname "$0")/../tests"
@@ -11,7 +11,7 @@ sys.exit(pytest.main(sys.argv[1:]))"
 tests=(--quiet -p no:cacheprovider -k native losses/test_values.py losses/test_gradients.py ops/test_lattice.py)
 python -c "$one_processor" "${tests[@]}" &
 runs=($!)
-for threads in 1 2 3; do
+for threads in 1 3; do
   NPROC=$threads python -m pytest "${tests[@]}" &  # XLA reads NPROC before it counts processors
   runs+=($!)
 done

@@ -3,6 +3,7 @@
 One fixture runs a test with each implementation. With ``--platform cuda`` the default device is a GPU.
 """
 
+import gc
 import os
 import pathlib
 
@@ -36,6 +37,9 @@ import implementations  # noqa: E402
 # the first example includes the compilation.
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("suite")
+
+# Tracing makes many objects that stay. The collector would look at all of them again and again.
+gc.set_threshold(200_000, 50, 100)
 
 
 # Tests of these folders say nothing of a GPU.

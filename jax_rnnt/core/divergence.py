@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_rnnt.core.comparison import Comparison, Kept
+from jax_rnnt.logits.node_results import results_of_nodes
 from jax_rnnt.logits.row_norms import left_out
 from jax_rnnt.logits.source import Rows, Source
 from jax_rnnt.logits.tiles import compiled_once, over_tiles_of
@@ -62,17 +63,12 @@ def _forward(comparison: Comparison, first: Source, second: Source, labels: Arra
     sides, flat = (first._rows(), second._rows()), labels.reshape(-1)
     measures = all(side.budget > 0 for side in _learning(comparison, sides))
 
-    def tile(carry: tuple[Array, Kept], place: Array, real: Array) -> tuple[Array, Kept]:
-        at = jnp.where(real, place, flat.size)
-
-        def put(all_nodes: Array, of_tile: Array) -> Array:
-            return all_nodes.at[at].set(of_tile, mode="drop", unique_indices=True, indices_are_sorted=True)
-
+    def tile(place: Array, real: Array) -> tuple[Array, Kept]:
         rows = sides[0].read(place), sides[1].read(place)
-        return jax.tree.map(put, carry, comparison.forward(rows, flat[place], measures=measures))
+        return comparison.forward(rows, flat[place], measures=measures)
 
     empty = comparison.of_no_node(flat.size, measures=measures)
-    values, kept = over_tiles_of(sides, comparison.dtype, flat != PADDING, tile, empty)
+    values, kept = results_of_nodes(sides, comparison.dtype, flat != PADDING, tile, empty)
     return values.reshape(labels.shape), kept
 
 

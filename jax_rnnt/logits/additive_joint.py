@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jax_rnnt import checks
 from jax_rnnt.ops.activations import ACTIVATIONS
@@ -32,13 +32,15 @@ class AdditiveJoint:
         Returns:
           ``[..., W]``, computed in that dtype.
         """
-        hidden = ACTIVATIONS[self.activation].value(e + p)  # what a gradient keeps of it has the dtype of e
+        summed = e + p
+        # On a GPU, XLA transposes arrays with more dimensions than rows have, in front of the product and behind it. A
+        # mesh with explicit axes keeps the dimensions apart.
+        rows = summed if sharding.explicit_axes(summed) else summed.reshape(-1, summed.shape[-1])
+        hidden = ACTIVATIONS[self.activation].value(rows)  # what a gradient keeps of it has the dtype of e
         kernel, bias = self.weights(params, e.dtype)
-        # On a GPU, XLA would transpose rows that are not flat. A mesh with explicit axes keeps their dimensions apart.
-        flat = hidden if sharding.explicit_axes(hidden) else hidden.reshape(-1, hidden.shape[-1])
-        rows = jnp.matmul(flat, kernel)
-        rows = rows.reshape(*hidden.shape[:-1], kernel.shape[-1])
-        return rows if bias is None else rows + bias.reshape((1,) * (rows.ndim - 1) + (-1,))
+        # Else XLA would take the activation into the product, which then applies it to each entry many times.
+        logits = jnp.matmul(lax.optimization_barrier(hidden), kernel).reshape(*summed.shape[:-1], kernel.shape[-1])
+        return logits if bias is None else logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
 
     @property
     def dropped(self) -> int:

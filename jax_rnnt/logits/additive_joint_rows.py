@@ -32,6 +32,8 @@ class _Total(NamedTuple):
 class AdditiveJointRows(Rows):
     """The rows of a :class:`JointLogits` whose ``joint`` is an :class:`AdditiveJoint`."""
 
+    _row: Array  # [B, T, U+1], the row of each node in the tiles of the loop, which `over` knows
+
     def __init__(self, logits: JointLogits, joint: AdditiveJoint):
         self._logits = logits
         width, dtype = logits.encoded.shape[-1], logits.encoded.dtype
@@ -46,13 +48,12 @@ class AdditiveJointRows(Rows):
         seed = jnp.zeros(2, jnp.uint32) if key is None else jax.random.bits(key, (2,), jnp.uint32)
         self._seed = lax.optimization_barrier(seed)  # else XLA would make constants again in each turn of a loop
         self._options: dict[str, Any] = {"activation": joint.activation, "dropped": 0 if key is None else joint.dropped}
-        self._row: Array | None = None
         self.tile_rows, self.budget = logits.tile_rows, logits.gradient_budget
         self.widest = max(logits.shape[-1], width)
 
     def over(self, mask: Array) -> Self:
         rows = copy.copy(self)
-        rows._row = rows_of_places(mask)
+        rows._row = rows_of_places(mask).reshape(*self._encoded.shape[:2], self._predicted.shape[1])
         return rows
 
     def read(self, place: Array) -> Array:
@@ -64,10 +65,8 @@ class AdditiveJointRows(Rows):
         def add(total: _Total, of_rows: Array) -> _Total:
             of_rows = of_rows.astype(hidden.dtype)
             of_hidden = lax.dot_general(of_rows, self._kernel, (((1,), (1,)), ((), ())))
-            encoded, predicted = hidden_rows_backward(
-                *total[2:], of_hidden, self._encoded, self._predicted, place, self._row_of(place, real), self._seed,
-                **self._options,
-            )  # fmt: skip
+            operands = of_hidden, self._encoded, self._predicted, place, self._row, self._seed
+            encoded, predicted = hidden_rows_backward(*total[2:], *operands, **self._options)
             return _Total(
                 total.kernel + _sum_over_rows(hidden, of_rows, total.kernel.dtype),
                 None if total.bias is None else total.bias + _column_sums(of_rows, total.bias.dtype),
@@ -99,16 +98,6 @@ class AdditiveJointRows(Rows):
     def _product(self, hidden: Array) -> Array:
         rows = hidden @ self._kernel
         return rows if self._bias is None else rows + self._bias[None]
-
-    def _row_of(self, place: Array, real: Array) -> Array:
-        """The row of each node ``[B, T, P]``, or -1: of all tiles if they are known, else of this one."""
-        shape = (*self._encoded.shape[:2], self._predicted.shape[1])
-        if self._row is not None:
-            return self._row.reshape(shape)
-        nodes = shape[0] * shape[1] * shape[2]
-        numbers = jnp.arange(place.shape[0], dtype=jnp.int32)
-        none = jnp.full(nodes, -1, jnp.int32)
-        return none.at[jnp.where(real, place, nodes)].set(numbers, mode="drop", unique_indices=True).reshape(shape)
 
 
 def _sum_over_rows(x: Array, y: Array, dtype: Any) -> Array:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jax_rnnt.logits.node_results import results_of_nodes
 from jax_rnnt.logits.row_norms import left_out, row_norms
 from jax_rnnt.logits.tiles import compiled_once, over_tiles_of
 from jax_rnnt.ops import arcs
@@ -31,17 +32,11 @@ def forward(parameters: ArcParameters, logits: JointLogits, labels: Array) -> tu
     rows, flat = logits._rows(), labels.reshape(-1)
     dtype = compute_dtype(logits.dtype)
 
-    def tile(carry: tuple[Array, Array], place: Array, real: Array) -> tuple[Array, Array]:
-        results = arcs.forward(rows.read(place), jnp.where(real, flat[place], PADDING), **parameters.asdict())
-        at = jnp.where(real, place, flat.size)
-        entries, norm = (
-            x.at[at].set(value, mode="drop", unique_indices=True, indices_are_sorted=True)
-            for x, value in zip(carry, results, strict=True)
-        )
-        return entries, norm
+    def tile(place: Array, real: Array) -> list[Array]:
+        return arcs.forward(rows.read(place), jnp.where(real, flat[place], PADDING), **parameters.asdict())
 
-    empty = jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros((flat.size, 2), dtype)
-    entries, norm = over_tiles_of((rows,), logits.dtype, flat != PADDING, tile, empty)
+    empty = [jnp.full((flat.size, len(parameters.columns) + 1), -jnp.inf, dtype), jnp.zeros((flat.size, 2), dtype)]
+    entries, norm = results_of_nodes((rows,), logits.dtype, flat != PADDING, tile, empty)
     return entries.reshape(*labels.shape, entries.shape[-1]), norm.reshape(*labels.shape, 2)
 
 

@@ -47,7 +47,7 @@ class Rows(abc.ABC):
     def over(self, mask: Array) -> Self:
         """The same rows, for a loop over the places where ``mask [B T (U+1)]`` is true, in ascending order.
 
-        Without it ``vjp`` may take longer.
+        ``vjp`` may need it.
         """
         return self
 

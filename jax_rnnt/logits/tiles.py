@@ -10,15 +10,18 @@ import numpy as np
 from jax import Array, lax
 
 from jax_rnnt.logits.source import Rows
+from jax_rnnt.xla import native
 from jax_rnnt.xla.element_wise import one_element_after_another
+from jax_rnnt.xla.known_loops import turns_by_digits
 from jax_rnnt.xla.sharding import match_manual_axes
 
 _BYTES_ON_CPU = 4 << 20  # the size of one array of a tile: two of them stay in the caches
 _BYTES_ELSEWHERE = 256 << 20
 _FEWEST, _MULTIPLE = 256, 128  # with fewer rows the loop reads the joint's parameters too often
 _MOST_ON_CPU = 2048  # more rows are not faster
-# The host of a GPU waits once in each turn, so turns must be long. But with more rows, a trained model, which needs the
-# gradient of few nodes, makes up a whole tile for them, and the tile's arrays are far larger than the L2 cache.
+# Some kernels of a turn take as long for few rows as for many, so turns must be long. But with more rows, a trained
+# model, which needs the gradient of few nodes, makes up a whole tile for them, and the tile's arrays are far larger
+# than the L2 cache of a GPU.
 _MOST_ELSEWHERE = 32768
 
 
@@ -44,10 +47,13 @@ def rows_of_places(mask: Array) -> Array:
     return jnp.where(mask, jnp.cumsum(mask, dtype=jnp.int32) - 1, -1)
 
 
-def over_tiles(mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Carry], carry: Carry) -> Carry:
+def over_tiles(
+    mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Carry], carry: Carry, *, by_digits: bool = False
+) -> Carry:
     """Calls ``carry = tile(carry, place [rows], real [rows])`` for all places where ``mask [N]`` is true.
 
-    Places ascend. The last tile is filled up with copies of its last place; ``real`` is False for them.
+    Places ascend. The last tile is filled up with copies of its last place; ``real`` is False for them. The loop is
+    that of :func:`turns_by_digits`, which needs N, if it is asked for.
     """
     n = mask.size
     if n == 0:
@@ -68,7 +74,10 @@ def over_tiles(mask: Array, rows: int, tile: Callable[[Carry, Array, Array], Car
         real = start + jnp.arange(rows, dtype=jnp.int32) < count
         return tile(carry, jnp.where(real, place, last), real)
 
-    return lax.fori_loop(jnp.int32(0), (count + (rows - 1)) // rows, turn, carry)
+    tiles = (count + (rows - 1)) // rows
+    if by_digits and isinstance(n, int):
+        return turns_by_digits(tiles, -(-n // rows), turn, carry)
+    return lax.fori_loop(jnp.int32(0), tiles, turn, carry)
 
 
 def over_tiles_of(
@@ -79,15 +88,14 @@ def over_tiles_of(
     ``dtype`` is that of the largest array of a tile.
     """
     asked = [rows.tile_rows for rows in sources if rows.tile_rows is not None]
-    if asked:
-        return over_tiles(mask, min(asked), tile, carry)
     widest = max(rows.widest for rows in sources)
 
-    def on(platform: str) -> Callable:
-        rows = rows_of_tile(widest, dtype.itemsize, platform)
-        return lambda mask, carry: over_tiles(mask, rows, tile, carry)
+    def on(platform: str) -> Callable[[Array, Carry], Carry]:
+        rows = min(asked) if asked else rows_of_tile(widest, dtype.itemsize, platform)
+        return lambda mask, carry: over_tiles(mask, rows, tile, carry, by_digits=platform == "cuda")
 
-    return lax.platform_dependent(mask, carry, cpu=on("cpu"), default=on("other"))
+    special = ([] if asked else ["cpu"]) + (["cuda"] if native.native_available("cuda") else [])
+    return lax.platform_dependent(mask, carry, **{platform: on(platform) for platform in special}, default=on("other"))
 
 
 def compiled_once(function: Callable) -> Callable:

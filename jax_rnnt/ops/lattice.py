@@ -61,11 +61,11 @@ def _walk_workspace(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-def _fast_workspace(arcs, *lengths, moves: Moves) -> jax.ShapeDtypeStruct | None:
-    """The workspace for alpha and beta of all nodes, where a kernel is faster with it; else that of the cost."""
+def _fast_workspace(arcs, *lengths, moves: Moves, with_posteriors: bool = True) -> jax.ShapeDtypeStruct | None:
+    """The workspace for values of nodes, where a kernel is faster with it; else that for the last diagonals."""
     *batch, num_frames, num_positions, _ = arcs.shape
     known = isinstance(num_frames, int) and isinstance(num_positions, int) and arcs.dtype == np.float32
-    numbers = native.lattice_fast_workspace(num_frames, num_positions, moves) if known else 0
+    numbers = native.lattice_fast_workspace(num_frames, num_positions, moves, with_posteriors) if known else 0
     if not numbers:
         return _walk_workspace(arcs, *lengths, moves=moves)
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
@@ -87,7 +87,7 @@ _cost = Operation(
     "lattice_cost",
     per_example,
     batch_ndim=lattice_ndim,
-    workspace=_walk_workspace,
+    workspace=functools.partial(_fast_workspace, with_posteriors=False),
     pallas_kernels=_pallas_cost,
     **_forms(_cost_only),
 )

@@ -89,9 +89,11 @@ def lattice_memory(num_arcs: int, longest_step: int) -> tuple[int, int]:
     return _module.lattice_memory(num_arcs, longest_step)
 
 
-def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...]) -> int:
-    """The size of an utterance's workspace with which posteriors in float32 are fastest, or 0 where none is faster."""
-    return _module.lattice_fast_workspace(num_frames, num_positions, moves)
+def lattice_fast_workspace(
+    num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...], with_posteriors: bool
+) -> int:
+    """The size of an utterance's workspace with which float32 is fastest, or 0 where none is faster."""
+    return _module.lattice_fast_workspace(num_frames, num_positions, moves, with_posteriors)
 
 
 def ffi_targets() -> list[str]:

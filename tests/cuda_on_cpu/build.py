@@ -3,10 +3,11 @@
     python tests/cuda_on_cpu/build.py library OUT.so
     python tests/cuda_on_cpu/build.py check FOLDER [watched | LEVEL]
 
-LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them. A
-watched program ends with a message where a kernel breaks a rule of memory (watch.h) or of C++. Needs g++; the library
-also jaxlib's headers, of the Python that runs this. Object files stay in the folder and are made again when one of
-their sources is newer.
+LEVEL, such as x86-64-v3, is the instruction set that the CPU kernels are built for, as optimised as users have them.
+With OLD_LEVEL the CUDA kernels are those of a GPU that cannot copy to shared memory asynchronously. A watched program
+ends with a message where a kernel breaks a rule of memory (watch.h) or of C++. Needs g++; the library also jaxlib's
+headers, of the Python that runs this. Object files stay in the folder and are made again when one of their sources is
+newer.
 """
 
 import concurrent.futures
@@ -25,6 +26,7 @@ COMMON = ("-std=c++17", "-fPIC", "-g", "-DJAX_RNNT_CUDA_ON_CPU", "-DJAX_RNNT_NO_
 UNDEFINED = "-fsanitize=shift,signed-integer-overflow,integer-divide-by-zero,bounds"
 WATCHED = ("-fsanitize=thread", UNDEFINED, "-fno-sanitize-recover=all")  # watch.cc answers, not the sanitizer's library
 LEVEL_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp-simd")  # CMakeLists.txt
+OLD_LEVEL = "x86-64"
 FLOATING = ("float", "double", "Half", "BFloat16")
 TYPES = {"arcs": FLOATING, "hidden_rows": FLOATING, "lattice": ("float", "double")}
 
@@ -64,10 +66,11 @@ def includes(cuda: pathlib.Path) -> list[str]:
     return [f"-I{ROOT / 'cpp'}", f"-I{cuda}", f"-I{HERE}"]
 
 
-def kernel_jobs(cuda: pathlib.Path, operation: str, watched: bool) -> list[Job]:
-    # Unoptimised, because they take longer to build than to run.
-    flags = ["-O0", *(WATCHED if watched else ()), *includes(cuda)]
-    return [Job(p, flags) for p in kernels(cuda, operation)]
+def kernel_jobs(cuda: pathlib.Path, operation: str, watched: bool, level: str | None = None) -> list[Job]:
+    # Hardly optimised, because they take longer to build than to run.
+    flags = ["-O1", *(WATCHED if watched else ()), *includes(cuda)]
+    old = ["-DJAX_RNNT_CUDA_ON_CPU_75"] if level == OLD_LEVEL else []
+    return [Job(p, flags + (old if p.stem == "lattice_short" else [])) for p in kernels(cuda, operation)]
 
 
 def runtime_jobs(watched: bool) -> list[Job]:
@@ -97,7 +100,7 @@ def build_check(folder: pathlib.Path, watched: bool = False, level: str | None =
     objects.mkdir(parents=True, exist_ok=True)
     jobs = [*reference_jobs(level), *runtime_jobs(watched)]
     for operation, types in TYPES.items():
-        jobs += [*check_jobs(operation, types), *kernel_jobs(ROOT / "cuda", operation, watched)]
+        jobs += [*check_jobs(operation, types), *kernel_jobs(ROOT / "cuda", operation, watched, level)]
     program = objects / f"check-{'watched' if watched else level or 'plain'}"
     link(compiled(jobs, objects), program, *([UNDEFINED] if watched else ()))
     return program

@@ -45,7 +45,8 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
   const double tolerance = sizeof(R) == 8 ? 1e-11 : 2e-5;
   std::vector<int64_t> sizes = {cuda::WalkWorkspaceSize(shape)};  // of an utterance's workspace
   if (static_cast<size_t>(sizes[0]) * sizeof(R) <= cuda::kSharedBytes) sizes.push_back(0);
-  const int64_t fast_size = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape) : 0;
+  const int64_t fast_size = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape, true) : 0;
+  const int64_t fast_cost_size = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape, false) : 0;
   if (fast_size > 0) sizes.push_back(fast_size);
   for (const int64_t each : sizes) {
     Array<R> workspace(each > 0 ? batch * each : 1);
@@ -56,7 +57,8 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
     Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
                              got.get(), memory, each));
     Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(),
-                             cost_alone.get(), nullptr, memory, each));
+                             cost_alone.get(), nullptr, memory,
+                             each == fast_size && fast_cost_size > 0 ? fast_cost_size : each));
     Compare(cost.get(), cpu_cost.get(), batch, tolerance, std::string(what) + "cost");
     const bool same_kernel = fast_size == 0 || each == fast_size;
     Compare(cost_alone.get(), cost.get(), batch, same_kernel ? 0 : tolerance,
@@ -67,13 +69,13 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
 
 // Utterances without extreme scores, with NaN beyond their lengths: the fast kernel must not leave them to the walk,
 // which would give the same results.
-void CheckNotWalked(const std::vector<Move>& moves, std::mt19937& random) {
-  constexpr int64_t kNumFrames = 40, kNumPositions = 20;
-  LatticeShape shape{kNumFrames, kNumPositions, moves, 1};
+void CheckNotWalked(int64_t num_frames, int64_t num_positions, const std::vector<Move>& moves, std::mt19937& random) {
+  LatticeShape shape{num_frames, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  const int64_t each = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape) : 0;
+  const int64_t each = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape, true) : 0;
   if (each == 0) return;
-  const std::pair<int32_t, int32_t> lengths[] = {{40, 19}, {21, 9}, {22, 3}, {23, 0}};
+  const auto t = static_cast<int32_t>(num_frames), u = static_cast<int32_t>(num_positions - 1);
+  const std::pair<int32_t, int32_t> lengths[] = {{t, u}, {t / 2 + 1, u / 2}, {t / 2 + 2, 3}, {t / 2 + 3, 0}};
   const auto batch = static_cast<int64_t>(std::size(lengths));
   Array<R> arcs(batch * shape.size()), posteriors(batch * shape.size()), cost(batch), workspace(batch * each);
   Array<int32_t> logit_lengths(batch), target_lengths(batch);
@@ -82,19 +84,19 @@ void CheckNotWalked(const std::vector<Move>& moves, std::mt19937& random) {
     logit_lengths[b] = lengths[b].first;
     target_lengths[b] = lengths[b].second;
     for (int64_t i = 0; i < shape.size(); ++i) {
-      const int64_t node = i / shape.num_arcs(), t = node / kNumPositions, u = node % kNumPositions;
+      const int64_t node = i / shape.num_arcs(), frame = node / num_positions, position = node % num_positions;
       arcs[b * shape.size() + i] =
-          t < logit_lengths[b] && u <= target_lengths[b] ? static_cast<R>(normal(random)) : kNaN;
+          frame < logit_lengths[b] && position <= target_lengths[b] ? static_cast<R>(normal(random)) : kNaN;
     }
   }
   for (R* p : {posteriors.get(), static_cast<R*>(nullptr)}) {
     int64_t barriers[2];
     cuda_on_cpu_barriers(barriers, 0);
     Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(), p,
-                             workspace.get(), each));
+                             workspace.get(), cuda::FastWorkspaceSize(shape, p != nullptr)));
     const int64_t launches = cuda_on_cpu_barriers(barriers, 2);
     ++comparisons;
-    if (barriers[0] > kNumFrames || (launches == 2 && barriers[1] > 1)) {
+    if (barriers[0] > (num_frames + num_positions) / 2 || (launches == 2 && barriers[1] > 1)) {
       Fail("lattice, moves " + std::to_string(moves.size()) + ": the walk has run");
     }
   }
@@ -113,10 +115,11 @@ void Check() {
                                                      {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 2}},
                                                      {{2, 0}, {3, 2}}};
   const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {1, 5},   {9, 1},    {7, 4},   {12, 32}, {5, 33},
-                                               {40, 70}, {300, 9}, {60, 140}, {7, 300}, {3, 600}};
+                                               {40, 70}, {300, 9}, {60, 140}, {7, 300}, {20, 600}};
   for (const auto& moves : topologies) {
     for (const auto& [num_frames, num_positions] : sizes) CheckLattice(num_frames, num_positions, moves, random);
-    CheckNotWalked(moves, random);
+    CheckNotWalked(40, 20, moves, random);
+    if (moves[1].du != 1 || moves[1].dt == 0) CheckNotWalked(30, 540, moves, random);  // monotonic paths are too short
   }
   cuda_on_cpu_shared(static_cast<int>(cuda::kSharedEverywhere));
   CheckLattice(20, 140, kTdt, random);

@@ -73,7 +73,7 @@ void Check() {
     // The last utterance's place in the workspace is in 32 bits one of the first's.
     CheckLarge(small, kMost / cuda::WalkWorkspaceSize(small) + 2, cuda::WalkWorkspaceSize(small), true);
     if constexpr (sizeof(R) == 4) {
-      if (const int64_t size = cuda::FastWorkspaceSize(small); size > 0)
+      if (const int64_t size = cuda::FastWorkspaceSize(small, true); size > 0)
         CheckLarge(small, kMost / size + 2, size, true);
     }
     CheckLarge(Shape(kMost / n / 40, 50, moves), 3, 0, false);  // the second begins behind 2^32 entries

@@ -98,8 +98,14 @@ void* DynamicShared();
 cudaError_t AllowShared(void (*kernel)(), int bytes);
 
 // Copies a number to shared memory, or 0. It does so when the thread calls FinishCopies; until then NaN is there.
+// FinishCopies leaves out the last `under_way` groups, and copies that are in no group.
 void CopyLater(float* to, const float* from, bool wanted);
-void FinishCopies();
+void EndGroup();
+void FinishCopies(size_t under_way);
+
+// A store with release of a count that only grows, and a wait for it by loads with acquire.
+void Release(int32_t* count, int32_t value);
+void Acquire(const int32_t* count, int32_t least);
 unsigned BlockBarrier(bool predicate, int line);  // how many threads' predicates are true
 uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int distance, int line);
 

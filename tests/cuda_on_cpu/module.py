@@ -45,7 +45,7 @@ def _lattice_memory(code: ctypes.CDLL, num_arcs: int, longest_step: int) -> tupl
 
 
 def _lattice_fast_workspace(
-    code: ctypes.CDLL, num_frames: int, num_positions: int, moves: Sequence[tuple[int, int]]
+    code: ctypes.CDLL, num_frames: int, num_positions: int, moves: Sequence[tuple[int, int]], with_posteriors: bool
 ) -> int:
     pairs = np.array(moves, np.int64)
     code.cuda_on_cpu_lattice_fast_workspace.restype = ctypes.c_int64
@@ -54,4 +54,5 @@ def _lattice_fast_workspace(
         ctypes.c_int64(num_positions),
         pairs.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(len(pairs)),
+        ctypes.c_bool(with_posteriors),
     )

@@ -34,7 +34,7 @@ constexpr unsigned kMaxThreads = 1024;
 constexpr unsigned kMaxBlocks = 0x7fffffff;
 constexpr size_t kMaxShared = size_t{48} << 10;  // of a kernel that has not asked for more
 
-enum class State : uint8_t { kReady, kAtBarrier, kAtCollective, kDone };
+enum class State : uint8_t { kReady, kAtBarrier, kAtCollective, kAtCount, kDone };
 
 struct Lane {
   Context context;
@@ -46,7 +46,11 @@ struct Lane {
     float* to;
     const float* from;  // or null, for 0
   };
-  std::vector<Copy> copies;  // that it has begun
+  std::vector<Copy> copies;        // that it has begun
+  std::vector<size_t> groups;      // their groups: where each ends
+  const int32_t* count = nullptr;  // that it waits for
+  int32_t least = 0;               // what the count must be
+  std::vector<uint32_t> known;     // of each warp: the __syncwarp before which it knows all accesses
 };
 
 struct Warp {
@@ -56,8 +60,15 @@ struct Warp {
   unsigned syncs = 0;
 };
 
+// What a warp has said by a count (Release), oldest first.
+struct Said {
+  int32_t value;
+  std::vector<uint32_t> known;
+};
+
 struct Block {
   std::vector<Lane> lanes;
+  std::unordered_map<const int32_t*, std::vector<Said>> counts;
   std::vector<Warp> warps;
   Context scheduler;
   const Launch* launch = nullptr;
@@ -92,11 +103,16 @@ void Watch([[maybe_unused]] const void* stack) {
   position.thread = lane.index;
   position.barriers = block->generation;
   position.syncs = block->warps[lane.index / kWarp].syncs;
+  position.known = lane.known.data();
   position.stack = reinterpret_cast<uintptr_t>(stack);
   position.shared = reinterpret_cast<uintptr_t>(block->shared);
   position.shared_end = position.shared + block->launch->shared;
   position.watched = true;
 #endif
+}
+
+void Learn(Lane& lane, const std::vector<uint32_t>& known) {
+  for (size_t i = 0; i < known.size(); ++i) lane.known[i] = std::max(lane.known[i], known[i]);
 }
 
 void StartWatching() {
@@ -132,9 +148,11 @@ void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vec
   const unsigned threads = static_cast<unsigned>(order.size());
   b.lanes.assign(threads, Lane());
   b.warps.assign(threads / kWarp, Warp());
+  b.counts.clear();
   b.live = threads;
   for (unsigned i = 0; i < threads; ++i) {
     b.lanes[i].index = i;
+    b.lanes[i].known.assign(threads / kWarp, 0);
     Prepare(b.lanes[i].context, stacks[i], RunThread);
   }
   while (b.live > 0) {
@@ -149,7 +167,7 @@ void RunBlock(unsigned index, const std::vector<unsigned>& order, const std::vec
       Switch(b.scheduler, lane.context);
       StopWatching();
     }
-    if (!any) Die("all threads that have not ended wait: some at a barrier, some at a collective");
+    if (!any) Die("all threads that have not ended wait: at a barrier, at a collective or for a count");
   }
   barriers = std::max<int64_t>(barriers, b.generation);
   b.generation = 0;
@@ -266,8 +284,14 @@ uint64_t WarpCollective(uint32_t mask, Collective kind, uint64_t value, int dist
   lane.distance = distance;
   if (++warp.arrived == kWarp) {
     warp.arrived = 0;
-    if (kind == Collective::kSync) ++warp.syncs;
     Lane* first = &b.lanes[lane.index / kWarp * kWarp];
+    if (kind == Collective::kSync) {
+      ++warp.syncs;
+      if (!b.counts.empty()) {  // each lane knows what one of them knew
+        for (unsigned i = 1; i < kWarp; ++i) Learn(first[0], first[i].known);
+        for (unsigned i = 1; i < kWarp; ++i) first[i].known = first[0].known;
+      }
+    }
     bool any = false;
     for (unsigned i = 0; i < kWarp; ++i) any = any || first[i].value != 0;
     for (unsigned i = 0; i < kWarp; ++i) {
@@ -325,12 +349,52 @@ void CopyLater(float* to, const float* from, bool wanted) {
   block->running->copies.push_back({to, wanted ? from : nullptr});
 }
 
-void FinishCopies() {
-  for (const auto& [to, from] : block->running->copies) {
+void EndGroup() { block->running->groups.push_back(block->running->copies.size()); }
+
+void FinishCopies(size_t under_way) {
+  Lane& lane = *block->running;
+  if (lane.groups.size() <= under_way) return;
+  const size_t finished = lane.groups.size() - under_way, count = lane.groups[finished - 1];
+  for (size_t i = 0; i < count; ++i) {
+    const auto& [to, from] = lane.copies[i];
     if (from != nullptr) WatchRead(from, sizeof *from);
     WriteShared(to, from == nullptr ? 0 : *from);
   }
-  block->running->copies.clear();
+  lane.copies.erase(lane.copies.begin(), lane.copies.begin() + static_cast<std::ptrdiff_t>(count));
+  lane.groups.erase(lane.groups.begin(), lane.groups.begin() + static_cast<std::ptrdiff_t>(finished));
+  for (size_t& end : lane.groups) end -= count;
+}
+
+void Release(int32_t* count, int32_t value) {
+  Block& b = *block;
+  const Lane& lane = *b.running;
+  const unsigned warp = lane.index / kWarp;
+  if (value <= *count) {
+    Die("a count goes from " + std::to_string(*count) + " to " + std::to_string(value) + ", and others wait for more");
+  }
+  auto& history = b.counts[count];
+  if (history.empty() || history.back().value != *count) history.assign(1, {*count, {}});  // set between barriers
+  history.push_back({value, lane.known});
+  history.back().known[warp] = b.warps[warp].syncs;
+  *count = value;
+  for (Lane& other : b.lanes) {
+    if (other.state == State::kAtCount && other.count == count && other.least <= value) other.state = State::kReady;
+  }
+}
+
+void Acquire(const int32_t* count, int32_t least) {
+  Lane& lane = *block->running;
+  lane.count = count;
+  lane.least = least;
+  if (*count < least) Wait(State::kAtCount);
+  // It learns what the other warp knew when the count was large enough, even if that warp is further on by now: on a
+  // GPU it need not be.
+  const auto found = block->counts.find(count);
+  if (found == block->counts.end() || found->second.back().value != *count) return;  // set before a barrier
+  const auto& history = found->second;
+  Learn(lane, std::lower_bound(history.begin(), history.end(), least, [](const Said& said, int32_t value) {
+                return said.value < value;
+              })->known);
 }
 
 void Synchronise(cudaStream_t stream) {

@@ -38,7 +38,8 @@ struct Accesses {
     if (who == kNone) return true;
     if (who == kBlocks || block != now.block) return false;
     if (barriers < now.barriers) return true;
-    if (who == kWarpsOfBlock || thread / kWarp != now.thread / kWarp) return false;
+    if (who == kWarpsOfBlock) return false;
+    if (thread / kWarp != now.thread / kWarp) return syncs < now.known[thread / kWarp];
     return syncs < now.syncs || (who == kThread && thread == now.thread);
   }
 

@@ -5,7 +5,9 @@
 // thread of each block. A GPU's rules are few. Two accesses to the same place, one of them a write, are a race unless
 //   * one thread makes both, or
 //   * both are of one block, and a barrier of the block lies between them, or
-//   * both are of one warp, and a __syncwarp lies between them.
+//   * both are of one warp, and a __syncwarp lies between them, or
+//   * both are of one block, and the first one's warp had a __syncwarp and set a count, for which the second one
+//   waited.
 // A vote or a shuffle orders no memory, and nothing orders two blocks of a launch. Whether there is a race does not
 // depend on the order in which threads happened to run.
 //
@@ -22,9 +24,10 @@ namespace cuda_on_cpu {
 struct Position {
   bool watched = false;  // a kernel is running, not the host
   uint32_t launch = 0, block = 0, thread = 0;
-  uint32_t barriers = 0;  // that its block has passed
-  uint32_t syncs = 0;     // __syncwarp that its warp has passed
-  uintptr_t stack = 0;    // of kStackBytes
+  uint32_t barriers = 0;            // that its block has passed
+  uint32_t syncs = 0;               // __syncwarp that its warp has passed
+  const uint32_t* known = nullptr;  // of each warp: accesses before its __syncwarp of this number come before now
+  uintptr_t stack = 0;              // of kStackBytes
   uintptr_t shared = 0, shared_end = 0;
 };
 

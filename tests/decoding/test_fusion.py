@@ -67,7 +67,7 @@ def assert_confidence(kind, b, found, index, frames):
 
 
 @pytest.mark.once
-@pytest.mark.full(kind=["monotonic", "multiblank", "hat"])
+@pytest.mark.full(kind=["monotonic", "multiblank", "tdt", "hat"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_wide_beam_is_exact(kind):
     b, start = 1, kind.oracle.blanks(kind.width)[0]

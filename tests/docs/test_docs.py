@@ -28,6 +28,7 @@ def run(page: str) -> dict:
     return names
 
 
+@pytest.mark.full  # the build of the site runs it, too
 def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")
@@ -153,6 +154,7 @@ def test_pages_of_losses() -> None:
             assert (names["best"].frames >= 0).all()
 
 
+@pytest.mark.full  # the build of the site runs it, too
 def test_first_transducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optax")
     pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -181,7 +183,7 @@ def test_the_notebook_is_the_page() -> None:
     install, *code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert install.startswith("%pip install")
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "first-transducer.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert [block.strip() for block in blocks] == code  # test_first_transducer runs these
+    assert [block.strip() for block in blocks] == code  # test_first_transducer and the build of the site run these
 
 
 def test_hybrid() -> None:
@@ -284,7 +286,8 @@ def test_memory() -> None:
 
 def test_cuda() -> None:
     names = run("cuda.md")
-    assert jnp.allclose(names["logits"], names["hidden"] @ names["kernel"], rtol=1e-5)
+    hidden = jnp.tanh(names["encoded"][:, :, None] + names["predicted"][:, None])
+    assert jnp.allclose(names["logits"], hidden @ names["kernel"], rtol=1e-5)
 
 
 @pytest.mark.full  # the build of the site runs it, too

@@ -172,28 +172,47 @@ def test_help_shows_every_default(capsys):
     assert [text.split()[0] for text in options if "(default: " not in " ".join(text.split())] == ["--resume"]
 
 
-@pytest.mark.slow
-def test_loss_falls_and_a_killed_run_continues_exactly(start, tmp_path, capsys):
-    steps = ("--steps", 20, "--checkpoint-every", 5, "--evaluate-every", 10)
-    data = ("--train-utterances", 60, "--heldout-utterances", 10, "--max-seconds", 1, *TINY)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, printed = finish(start("--out", whole, *steps, *data))
-    assert code == 0, printed
-    losses = metrics_of(whole)["losses"]
-    assert len(losses) == 20
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+RUN = ("--steps", "20", "--checkpoint-every", "10", "--evaluate-every", "10")
+DIGITS = ("--train-utterances", "60", "--heldout-utterances", "10", "--max-seconds", "1")
 
-    process = start("--out", killed, *steps, *data)
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("default_jax_settings")
+def test_loss_falls_and_a_run_continues_exactly(tmp_path, capsys):
+    """The second run finds what a process leaves that is killed while it writes its second checkpoint."""
+    command = ["--out", str(tmp_path), *RUN, *DIGITS, *TINY]
+    assert train_speech.main(command) == 0
+    whole = metrics_of(tmp_path)
+    assert len(whole["losses"]) == 20
+    assert np.mean(whole["losses"][-5:]) < 0.5 * np.mean(whole["losses"][:5])
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "checkpoints" / "20").rename(tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp")
+    capsys.readouterr()
+    assert train_speech.main([*command, "--resume"]) == 0
+    assert "resumed after step 10" in capsys.readouterr().out
+    assert metrics_of(tmp_path)["losses"] == whole["losses"]
+    assert metrics_of(tmp_path)["error_rates"] == whole["error_rates"]
+
+    # A new run never overwrites the checkpoints of an earlier one.
+    assert train_speech.main(["--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_a_killed_run_continues_exactly(start, tmp_path):
+    """Three processes, one of which is killed at any moment after its first checkpoint."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    often = *RUN, *DIGITS, *TINY, "--checkpoint-every", 5
+    code, printed = finish(start("--out", whole, *often))
+    assert code == 0, printed
+    process = start("--out", killed, *often)
     while process.poll() is None and not (killed / "checkpoints" / "5").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL, "it ended before it could be killed"
     assert not (killed / "metrics.json").exists()
-    code, printed = finish(start("--out", killed, "--resume", *steps, *data))
+    code, printed = finish(start("--out", killed, "--resume", *often))
     assert code == 0 and "resumed after step" in printed, printed
-    assert metrics_of(killed)["losses"] == losses
+    assert metrics_of(killed)["losses"] == metrics_of(whole)["losses"]
     assert metrics_of(killed)["error_rates"] == metrics_of(whole)["error_rates"]
-
-    # A new run never overwrites the checkpoints of an earlier one.
-    assert train_speech.main(["--out", str(killed)]) == 2
-    assert "--resume" in capsys.readouterr().err

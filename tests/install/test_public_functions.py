@@ -74,7 +74,7 @@ def of_decoder(call, make, **options):
         encoded, state = logits[:, :, 0], 0 * t_b
         others = options | ({"fusion": fusions(V, t_b % 2)} if "confidence" in options else {})
         decoder = make(*DECODED, labels_per_frame=2, **others)
-        begun = decoder.step(params, decoder.init(params, state, encoded), encoded[:, :1], jnp.minimum(t_b, 1))
+        begun = decoder.step(params, decoder.init(params, state, encoded), encoded[:, :2], jnp.minimum(t_b, 1))
         end = decoder.step(params, begun, encoded[:, 1:], jnp.maximum(t_b - 1, 0))
         return call(*DECODED, params, state, encoded, t_b, labels_per_frame=2, **others), decoder.hypotheses(end)
 
@@ -170,7 +170,9 @@ ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # so
 
 
 @pytest.mark.full(way="unchecked")
-@pytest.mark.full(way="automatic", name="beam_decode")
+@pytest.mark.full(way=["automatic", "vmap"], name=["beam_decode", "greedy_decode"])
+@pytest.mark.full(way="shard_map", name="beam_decode")
+@pytest.mark.full(way="explicit", name="greedy_decode")
 @pytest.mark.full(
     way=["automatic", "vmap", "shard_map"], name=[name for name in jax_rnnt.__all__ if name.endswith("_loss")]
 )

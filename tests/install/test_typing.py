@@ -25,6 +25,8 @@ def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> subpro
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, check=False, cwd=folder)
 
 
+@pytest.mark.full
+@pytest.mark.once
 def test_the_script_runs() -> None:
     done = run(sys.executable, "-W", "ignore", SCRIPT, folder=SCRIPT.parent)
     assert done.returncode == 0, done.stderr

@@ -143,6 +143,7 @@ def test_a_divided_batch_stays_where_it_is(kind: AxisType) -> None:
 ONE_AXIS, TWO_AXES = {"data": 8}, {"data": 4, "model": 2}
 
 
+@pytest.mark.full(of_kernel=[P("data", None), P("model", None)])
 @pytest.mark.parametrize(
     ("axes", "of_kernel", "of_encoded"),
     [
@@ -179,6 +180,7 @@ def _of_tiled():
     return losses.jit(_step(_dense_total))(*operands, *meshes.batch(8)[1:])
 
 
+@pytest.mark.full(of_kernel=[P("data"), P(None, "model")])
 @pytest.mark.parametrize("of_kernel", [P("data"), P(None, "model"), P("data", "model")], ids=str)
 def test_divided_parameters_on_an_automatic_mesh(of_kernel: P) -> None:
     mesh = meshes.make_mesh(data=4, model=2)

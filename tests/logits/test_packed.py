@@ -75,7 +75,7 @@ def _run(rows, lengths, of_loss):
     return cost, pull(jnp.ones_like(cost))[0]
 
 
-@pytest.mark.parametrize(("rows", "fit"), [(24, 3), (23, 2), (9, 1), (8, 0), (0, 0)])
+@pytest.mark.parametrize(("rows", "fit"), [(23, 2), (8, 0), (0, 0)])
 def test_utterances_that_do_not_fit_cost_nan(rows: int, fit: int) -> None:
     """The first has 9 rows, the second 5, the third 10. The last utterance has none, so it always fits."""
     lengths = np.array([3, 5, 5, 0]), np.array([2, 0, 1, 0])

@@ -22,6 +22,7 @@ def _each(name: str, rows):
 EVERY_SOURCE = _each("source", sources.SOURCES)
 
 
+@pytest.mark.full(loss=["monotonic", "multiblank", "fastemit"])  # their rows have the layout of RNN-T
 @EVERY_SOURCE
 @pytest.mark.parametrize(
     "loss", [pytest.param(loss, id=loss.name, marks=[pytest.mark.once] * (loss is not RNNT)) for loss in LOSSES]
@@ -38,6 +39,7 @@ def test_lax_form(loss: LossUnderTest, source: SourceUnderTest) -> None:
 
 
 @pytest.mark.once
+@pytest.mark.full(loss="hat")
 @EVERY_SOURCE
 @_each("loss", LAYOUTS)
 def test_float32(loss: LossUnderTest, source: SourceUnderTest) -> None:

@@ -70,6 +70,7 @@ def _assert_expected(source, loss, result) -> None:
         meshes.assert_close(actual, wanted)
 
 
+@pytest.mark.full(loss="tdt")
 @_each("loss", [RNNT, TDT])
 @_each("source", SOURCES)
 def test_vmap_and_gradient_of_vmap(source: Callable, loss: LossUnderTest) -> None:
@@ -87,6 +88,7 @@ def test_gradient_inside_vmap(source: Callable) -> None:
     _assert_expected(source, RNNT, (cost, gradient[:, 0] * WEIGHTS[:, None, None, None]))
 
 
+@pytest.mark.full(loss="tdt")
 @_each("loss", [RNNT, TDT])
 @_each("source", SOURCES)
 def test_forward_mode_is_the_gradient(source: Callable, loss: LossUnderTest) -> None:
@@ -97,6 +99,7 @@ def test_forward_mode_is_the_gradient(source: Callable, loss: LossUnderTest) -> 
     np.testing.assert_allclose(tangents * WEIGHTS, (gradient * v).sum((1, 2, 3)), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.full(source=packed)  # it gathers rows, as pruned does
 @_each("source", SOURCES)
 def test_hessian_vector_products(source: Callable) -> None:
     x, *rest = _arrays(RNNT.width)
@@ -114,6 +117,7 @@ def test_hessian_vector_products(source: Callable) -> None:
         np.testing.assert_allclose(product, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
 
 
+@pytest.mark.full(source=[packed, pruned])
 @_each("source", SOURCES)
 def test_remat_in_a_scan_that_leaves_the_process(source: Callable) -> None:
     """Restores the step from an export, and the compiled step from its serialised executable."""
@@ -141,6 +145,7 @@ def test_remat_in_a_scan_that_leaves_the_process(source: Callable) -> None:
         meshes.assert_close(of_x, gradient)
 
 
+@pytest.mark.full(clamp=1e6)
 @_each("source", SOURCES)
 @pytest.mark.parametrize("clamp", [-1.0, 1e6])
 def test_batch_over_a_mesh(clamp: float, source: Callable) -> None:
@@ -185,6 +190,7 @@ def test_refusals(source: Callable) -> None:
         jax.eval_shape(inside, x)
 
 
+@pytest.mark.full(clamp=1e6)
 @pytest.mark.parametrize(
     ("source", "clamp"),
     [(packed, -1.0), (pruned, -1.0), (additive, -1.0), (additive, 1e6), (smoothed, -1.0), (tiled, -1.0)],

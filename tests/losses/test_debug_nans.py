@@ -55,6 +55,7 @@ def _is_finite(x: jax.Array) -> bool:
 
 
 @pytest.mark.full(of=_measures)
+@pytest.mark.full(source=packed)  # it gathers rows, as pruned does
 @pytest.mark.full(loss=["monotonic", "multiblank", "wildcard_ends", "wildcard_anywhere"])
 @pytest.mark.parametrize(
     ("source", "loss", "of"), CASES, ids=[f"{s.__name__}-{x.name}-{f.__name__.strip('_')}" for s, x, f in CASES]

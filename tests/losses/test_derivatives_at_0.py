@@ -52,7 +52,7 @@ def _gradient(source: Callable, loss: LossUnderTest, clamp: float) -> np.ndarray
     return np.where(BAD[:, None, None, None], 0, of_x)
 
 
-def _check(source: Callable, loss: LossUnderTest, implementation: str, clamps=CLAMPS) -> None:
+def _check(source: Callable, loss: LossUnderTest, implementation: str, clamps: tuple[float, ...] = CLAMPS) -> None:
     x, first, *rest = _arrays(loss.width)
     rng = np.random.default_rng(0)
     v, direction = rng.normal(size=x.shape), rng.normal(size=len(BAD))
@@ -88,13 +88,14 @@ def _check(source: Callable, loss: LossUnderTest, implementation: str, clamps=CL
 @pytest.mark.once
 @pytest.mark.full(loss=["monotonic", "multiblank", "wildcard_ends", "wildcard_anywhere"])
 @pytest.mark.parametrize(
-    "loss", [RNNT, *losses.PLAIN, losses.FASTEMIT, losses.ENDS, losses.ANYWHERE], ids=lambda loss: loss.name
+    "loss", [*losses.PLAIN, losses.FASTEMIT, losses.ENDS, losses.ANYWHERE], ids=lambda loss: loss.name
 )
 def test_gradient_by_cotangent(loss: LossUnderTest) -> None:
-    _check(dense, loss, losses.QUICK)
+    _check(dense, loss, losses.QUICK, clamps=(-1.0,))  # the gradient of the logits is clipped, whichever loss made it
 
 
 @pytest.mark.once
+@pytest.mark.full(source=packed)
 @pytest.mark.parametrize("source", [packed, pruned, additive], ids=lambda source: source.__name__)
 def test_gradient_by_cotangent_of_a_source(source: Callable) -> None:
     _check(source, RNNT, losses.QUICK)

@@ -75,6 +75,7 @@ def test_one_module_for_all_platforms() -> None:
     _assert_step(jax.jit(restored.call)(*meshes.batch()))
 
 
+@pytest.mark.full(implementation="lax")
 def test_round_trip(implementation: str) -> None:
     exported = export.export(_step(implementation), disabled_checks=_checks())(*meshes.batch())
     restored = export.deserialize(exported.serialize())
@@ -82,6 +83,7 @@ def test_round_trip(implementation: str) -> None:
     _assert_step(jax.jit(restored.call)(*meshes.batch()))
 
 
+@pytest.mark.full(implementation="lax")
 def test_serialized_executable(implementation: str) -> None:
     compiled = _step(implementation).lower(*meshes.batch()).compile()
     restored = serialize_executable.deserialize_and_load(
@@ -90,6 +92,7 @@ def test_serialized_executable(implementation: str) -> None:
     _assert_step(restored(*meshes.batch()))
 
 
+@pytest.mark.full(implementation="lax")
 def test_round_trip_of_the_derivative(implementation: str) -> None:
     """With vjp_order=1 the export contains the gradient, so a user can differentiate what was restored."""
     make = export.export(jax.jit(meshes.total(implementation)), disabled_checks=_checks())

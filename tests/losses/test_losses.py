@@ -10,6 +10,7 @@ def _each(rows):
     return pytest.mark.parametrize("loss", rows, ids=lambda loss: loss.name)
 
 
+@pytest.mark.full(implementation="lax", loss=["fastemit", "wildcard_anywhere"])
 @_each(losses.LOSSES)
 def test_values_and_gradients(loss: LossUnderTest, implementation: str) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, implementation))

@@ -41,6 +41,7 @@ def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.nd
     return (w * costs).sum() / by, w / by
 
 
+@pytest.mark.full(name="wildcard_ends")
 @pytest.mark.parametrize("name", ["tdt", "hat", "wildcard_ends"])
 def test_reductions_weights_and_zero_infinity(name: str) -> None:
     """One example of the batch is NaN and has a weight of 0, or it has no path and `zero_infinity` is on."""

@@ -75,7 +75,7 @@ def _assert_expected(results, expected, ct, names, rtol=1e-9, atol=1e-11) -> Non
                 assert (actual[(scaled == 0).all(-1)] == 0).all(), where
 
 
-@pytest.mark.full(loss=["monotonic", "multiblank"])  # the distributions of RNN-T; TDT and HAT have others
+@pytest.mark.full(loss=["rnnt", "monotonic", "multiblank"])  # TDT and HAT have these distributions and others
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_every_corner_case(loss: LossUnderTest) -> None:
     """The batch has a bad value, mask, length or label in most examples. The bad values are in one model or in both."""

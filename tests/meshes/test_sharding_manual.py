@@ -45,6 +45,7 @@ def _assert_trees(actual, wanted) -> None:
 
 
 @pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}])
+@pytest.mark.full(implementation="lax", check_vma=False)
 @CHECKED
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}], ids=["plain", "clamp"])
 def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementation: str) -> None:
@@ -116,6 +117,7 @@ def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> 
 
 
 @pytest.mark.full(implementation="lax", check_vma=False)
+@pytest.mark.full(implementation="lax", spec=[(("data", "model"),)])
 @CHECKED
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"),)], ids=["time_is_auto", "batch_is_auto"])
 def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> None:

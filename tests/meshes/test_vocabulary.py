@@ -78,7 +78,8 @@ def _assert_is_oracle(result, arrays, blank: int = -1, clamp: float = -1.0, fuse
     meshes.assert_close(result[1], gradient * WEIGHTS[:, None, None, None])
 
 
-@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}], mode=["unchecked"])
+@pytest.mark.full(implementation="lax", mode="unchecked")
+@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1}], mode="auto")
 @pytest.mark.full(implementation="lax", options=[{"fused": False}])
 @MODES
 @pytest.mark.parametrize("options", [{}, {"clamp": 0.1}, {"fused": False}], ids=["plain", "clamp", "log_probs"])
@@ -90,7 +91,7 @@ def test_values_and_gradients(options: dict, mode: str, implementation: str) -> 
     assert meshes.is_sharded_as(result[1], _mesh(), *SPEC)
 
 
-@pytest.mark.full(implementation="lax", blank=[0])
+@pytest.mark.full(implementation="lax", blank=[0, -LOCAL - 1])
 @pytest.mark.parametrize("blank", [0, LOCAL, -LOCAL - 1])
 def test_blank_in_every_part(blank: int, implementation: str) -> None:
     """All other tests have the default, -1, which is in the last part."""
@@ -145,6 +146,7 @@ def _corner_cases() -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
 
 
 @pytest.mark.full(implementation="lax", clamp=0.1)
+@pytest.mark.full(implementation="lax", mode="unchecked")
 @MODES
 @pytest.mark.parametrize("clamp", [-1.0, 0.1])
 def test_corner_cases(clamp: float, mode: str, implementation: str) -> None:
@@ -206,6 +208,7 @@ def _windowed_step(implementation: str, window: tuple[int, int], clamp: float):
     return step
 
 
+@pytest.mark.full(implementation="lax", clamp=-1.0)
 @pytest.mark.parametrize(
     ("window", "clamp"), [((0, V - 1), -1.0), ((LOCAL - 1, 2 * LOCAL + 1), 0.1), ((LOCAL, LOCAL + 2), -1.0)], ids=str
 )
@@ -279,7 +282,7 @@ def test_gradient_taken_inside(check_vma: bool, implementation: str) -> None:
     meshes.assert_close(jax.jit(mapped)(*meshes.batch()), meshes.expected()[1])
 
 
-@pytest.mark.full(implementation="lax", reduction="mean")
+@pytest.mark.full(implementation="lax", reduction=["mean", "none"])
 @pytest.mark.parametrize(
     ("reduction", "kind"), [("mean", AxisType.Auto), ("sum", AxisType.Explicit), ("none", AxisType.Explicit)], ids=str
 )

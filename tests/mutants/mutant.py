@@ -3,10 +3,13 @@
 import argparse
 import concurrent.futures
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LISTED = re.compile(r"^([^-+\n].*) \| (.+)\n((?:-.*\n)+)((?:\+.*\n)+)", re.MULTILINE)
 
 
 class Mutant(NamedTuple):
@@ -22,6 +25,20 @@ class Mutant(NamedTuple):
         path = folder / self.file
         path.write_text(path.read_text().replace(self.before, self.after))
         return path
+
+
+def listed(name: str) -> list[Mutant]:
+    """The mutants of a text, in the form that its head describes."""
+
+    def text(lines: str) -> str:
+        return "\n".join(line[2:] for line in lines.splitlines())
+
+    mutants = []
+    for paragraph in (HERE / name).read_text().split("\n\n"):
+        file, _, rest = paragraph.partition("\n")
+        found = LISTED.findall(rest.rstrip("\n") + "\n")
+        mutants += [Mutant(name, file, text(before), text(after), tests) for name, tests, before, after in found]
+    return mutants
 
 
 def chosen(mutants: Sequence[Mutant], doc: str, jobs: int) -> tuple[list[Mutant], int]:

@@ -38,7 +38,14 @@ from ptx_rules import faults
 
 # Headers of operation 2 and of hidden rows whose names do not say so.
 HIDDEN_FILES = ("activation.cuh", "philox.cuh", "divisor.h")
-LATTICE_FILES = ("scaled.cuh", "power.cuh", "chunk_copies.cuh", "short_sums.cuh", "short_posteriors.cuh")
+LATTICE_FILES = (
+    "scaled.cuh",
+    "power.cuh",
+    "progress.cuh",
+    "chunk_copies.cuh",
+    "short_sums.cuh",
+    "short_posteriors.cuh",
+)
 ORDERS = ("forward", "reverse", "5")
 TELLING = re.compile(r"FAILED|cuda_on_cpu:|runtime error|error:|Error|DID NOT RAISE")
 

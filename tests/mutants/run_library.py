@@ -1,6 +1,6 @@
 """Breaks the library on purpose, in one place at a time, and demands that the tests notice each mutant.
 
-    python tests/mutants/run_library.py                # all of library_mutants.py; half an hour on two cores
+    python tests/mutants/run_library.py                # all of library.txt; half an hour on two cores
     python tests/mutants/run_library.py clamp lattice  # those with one of these words in their file or name
 
 It needs an environment where the tests run, and cmake, ninja and nanobind for the mutants of the C++ kernels. It works
@@ -20,8 +20,7 @@ import subprocess
 import sys
 import tempfile
 
-from library_mutants import MUTANTS
-from mutant import ROOT, Mutant, chosen, judge
+from mutant import ROOT, Mutant, chosen, judge, listed
 
 SECONDS = 600  # a mutant may turn a loop into an endless one
 
@@ -96,7 +95,7 @@ def _run(command: list) -> None:
 
 
 def main() -> None:
-    mutants, jobs = chosen(MUTANTS, __doc__, jobs=2)
+    mutants, jobs = chosen(listed("library.txt"), __doc__, jobs=2)
     copies: queue.Queue[Copy] = queue.Queue()
     with tempfile.TemporaryDirectory() as temporary, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
 

@@ -29,12 +29,13 @@ SOURCES = ("arcs", "hidden_rows", "lattice_general", "lattice_short")
 
 # Registers per thread. Rows: 24 warps per multiprocessor forward and 20 backward. Each warp asks for at least 2 KiB at
 # once; memory is busy with 18 KiB under way. Lattices: one warp, or up to 512 threads per block, which leaves 128 per
-# thread. Short moves: 512 threads, or 1024 with one blank. Hidden rows: 24 warps, and 16 for their sums, which ask for
-# 4 KiB each at once.
+# thread. Short moves: 512 threads, 1024 with one blank, 320 with 17 slots. Hidden rows: 24 warps, and 16 for their
+# sums, which ask for 4 KiB each at once.
 BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96,
            "HiddenKernel": 80, "HiddenSumsKernel": 128,
            "LatticeKernel": 128, "LatticeKernel, one warp": 176,
-           "ShortKernel": 128, "ShortKernel, one blank": 64, "PosteriorKernel": 64}  # fmt: skip
+           "ShortKernel": 128, "ShortKernel, one blank": 64, "ShortKernel, 17 slots": 200,
+           "PosteriorKernel": 64}  # fmt: skip
 
 # Of a multiprocessor: registers; warps and blocks at most, where they are not 64 and 32.
 REGISTERS = 65536
@@ -59,7 +60,8 @@ class Kernel(NamedTuple):
     @property
     def budget(self) -> int:
         if self.kind == "ShortKernel":
-            return BUDGETS["ShortKernel, one blank" if self.arguments.startswith("1,") else "ShortKernel"]
+            many = {"1": ", one blank", "8, 9": ", 17 slots"}
+            return BUDGETS["ShortKernel" + next((n for a, n in many.items() if self.arguments.startswith(f"{a},")), "")]
         of_architecture = f"{self.kind}, sm_{self.architecture}"
         if of_architecture in BUDGETS:
             return BUDGETS[of_architecture]

@@ -1,7 +1,7 @@
 """What the instructions of nvcc's machine code for sm_90 do, as far as the kernels use them. launch.py runs them.
 
-What an instruction does was found out from listings. run_rows.py and run_lattices.py hold it to the
-results of the kernels.
+What an instruction does was found out from listings. The scripts run_*.py hold it to the results of
+the kernels.
 """
 
 import ctypes
@@ -90,9 +90,15 @@ class Instructions(Operands):
         self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].all()))
 
     def do_vote(self, m, x):
-        if m != ["ANY"]:
+        if m not in (["ANY"], ["ALL"]):
             raise NotImplementedError(f"VOTE.{m}")
-        self.put_predicate(x[0], np.full(LANES, self.predicate(x[1])[self.active].any()))
+        said = self.predicate(x[1])[self.active]
+        self.put_predicate(x[0], np.full(LANES, said.any() if m == ["ANY"] else said.all()))
+
+    def do_membar(self, m, x):
+        if m != ["ALL", "CTA"]:
+            raise NotImplementedError(f"MEMBAR.{m}")
+        self.shared.fenced = True
 
     def do_b2r(self, m, x):
         self.put_predicate(x[1], np.full(LANES, self.any_thread))
@@ -248,13 +254,22 @@ class Instructions(Operands):
         self._compare(m, x, self.double(x[2]), self.double(x[3]))
 
     def _compare(self, m: list[str], x: list[str], a: np.ndarray, b: np.ndarray) -> None:
-        unordered = np.isnan(a) | np.isnan(b)
-        if m[0] in ("NAN", "NUM"):
-            result = unordered == (m[0] == "NAN")
-        else:
-            result = _COMPARE[m[0][:2]](a, b) & ~unordered | (m[0].endswith("U") and len(m[0]) == 3) & unordered
+        result = self._compared(m[0], a, b)
         other = self.predicate(x[4])
         self.put_predicate(x[0], result & other if "AND" in m else result | other)
+
+    @staticmethod
+    def _compared(how: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        unordered = np.isnan(a) | np.isnan(b)
+        if how in ("NAN", "NUM"):
+            return unordered == (how == "NAN")
+        return _COMPARE[how[:2]](a, b) & ~unordered | (how.endswith("U") and len(how) == 3) & unordered
+
+    def do_fset(self, m, x):
+        if m[0] != "BF" or x[3] != "PT":
+            raise NotImplementedError(f"FSET.{m} {x}")
+        a, b = self.number(x[1]), self.number(x[2])
+        self.put(x[0], bits(self._compared(m[1], a, b).astype(np.float32)))
 
     def do_fsel(self, m, x):
         self.put(x[0], np.where(self.predicate(x[3]), self.value(x[1], True), self.value(x[2], True)))
@@ -322,7 +337,7 @@ class Instructions(Operands):
             upper = (self.value(x[1], floating=True) << np.uint64(32)).view(np.float64)
             self.put(x[0], np.reciprocal(upper).view(np.uint64) >> np.uint64(32))
             return
-        value = {"EX2": np.exp2, "RCP": np.reciprocal, "LG2": np.log2}[m[0]](self.number(x[1]))
+        value = {"EX2": np.exp2, "RCP": np.reciprocal, "LG2": np.log2, "TANH": np.tanh}[m[0]](self.number(x[1]))
         self.put(x[0], bits(np.where(np.abs(value) < LEAST_NORMAL, np.copysign(np.float32(0), value), value)))
 
     def do_i2fp(self, m, x):

@@ -17,6 +17,7 @@ THREADS = (
     (r"LatticeKernelI.*?Lb1ELb", 32),
     (r"LatticeKernelI.*?Lb0ELb", 512),
     (r"ShortKernelILi1ELi\dE", 1024),
+    (r"ShortKernelILi8ELi9E", 320),
     (r"ShortKernel", 512),
     (r"PosteriorKernel", 256),
 )

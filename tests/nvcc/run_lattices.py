@@ -20,9 +20,11 @@ import operands
 from launch import launch, require
 
 # As in cuda/lattice.h, cuda/chunk_copies.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
-MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, SUMS_SIZE = 64, 512, 4, 33, 3, 256, 6
+MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, TILE = 64, 512, 4, 33, 3, 256, (16, 64)
+SUMS_SIZE, COLUMN_MARGIN = 6, 8
+HANDED_ON, AHEAD = 4, 3  # in chunks
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
-LANES = operands.LANES
+LANES, WARPS = operands.LANES, 2  # warps of a block that compute, at most
 
 MOVES = {
     "RNN-T": ((1, 0), (0, 1)),
@@ -37,13 +39,14 @@ SMALL = (9, 7), (5, 3), 10, 6
 TWO_WARPS = (11, 13), (40, 33), 13, 42
 MORE_FRAMES = (44, 38), (40, 33), 45, 42  # monotonic paths have at most one label per frame
 LONG = (130, 116), (31, 24), 131, 32  # what a launch does once weighs less
+STRIPS = (24, 15), (65, 40), 25, 67  # of two warps
 CASES = [
     (name, *shape, with_posteriors)
     for name in MOVES
     for shape in (SMALL, MORE_FRAMES if name == "monotonic" else TWO_WARPS, LONG)
     for with_posteriors in (True, False)
     if shape is not LONG or not with_posteriors
-]
+] + [(name, *STRIPS, with_posteriors) for name in ("RNN-T", "TDT") for with_posteriors in (True, False)]
 # Relative; of costs below 1, absolute.
 COST_TOLERANCE, TOLERANCE = 1e-6, 1e-5
 
@@ -119,23 +122,27 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     workspace = np.full((batch, workspace_size), np.nan, np.float32)
     lengths = np.array(lattice.logit_lengths, np.int32), np.array(lattice.target_lengths, np.int32)
     memory = operands.Memory(lattice.scores, *lengths, cost, posteriors, workspace)
-    pointers = memory.addresses if with_posteriors else [*memory.addresses[:4], 0, 0]
+    pointers = memory.addresses if with_posteriors else [*memory.addresses[:4], 0, memory.addresses[5]]
     dt, du = ([move[i] for move in lattice.moves] + [0] * (MAX_MOVES - num_arcs) for i in (0, 1))
     operand = struct.pack("<6Qq4i", *pointers, workspace_size, num_frames, num_positions, num_arcs, depth)
     operand += struct.pack(f"<{2 * MAX_MOVES}i", *dt, *du)
 
     own, with_label = next(s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves))
-    warps = -(-num_positions // LANES)
-    ring = (
-        (2 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK)
-        * CHUNK
-        * (POSITIONS + 2 * MARGIN)
-        * ((own + with_label) | 1)
-    )
-    of_walk = WARP_BYTES + (0 if with_posteriors else 4 * workspace_size)
-    shared = max(WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * 2 * CHUNK, of_walk)
+    warps = min(-(-num_positions // LANES), WARPS)
+    needed = 1 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK
+    ring = (needed + AHEAD) * CHUNK * (POSITIONS + 2 * MARGIN) * ((own + with_label) | 1)
+    first_count = WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * HANDED_ON * CHUNK
+    counts = range(first_count, first_count + 4 * (2 * warps + 2))
     code = codes[f"ShortKernel<{own}, {with_label}, {str(with_posteriors).lower()}>"]
-    sums = launch(code, operand, memory, batch * (2 if with_posteriors else 1), 2 * warps * LANES, shared)
+    sums = launch(
+        code,
+        operand + struct.pack("<i", AHEAD),
+        memory,
+        batch * (2 if with_posteriors else 1),
+        2 * warps * LANES,
+        counts.stop,
+        counts,
+    )
     costs, wanted = expected(lattice)
     scale = np.maximum(np.abs(costs), 1)
     got = memory.array(memory.addresses[3], cost)
@@ -144,11 +151,11 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     if not with_posteriors:
         return Counts(of_compute, of_copy, 0)
 
-    rows = max(16 * POSTERIOR_THREADS // (num_positions * num_arcs), 1)
-    slices = -(-num_frames // rows)
-    operand += struct.pack("<2i", slices, rows)
+    of_row = -(-num_positions * num_arcs // TILE[1])
+    tiles = -(-num_frames // TILE[0]) * of_row
+    operand += struct.pack("<3i", tiles, of_row, (1 << 20) // num_arcs + 1)
     code = codes["PosteriorKernel"]
-    of_posteriors = launch(code, operand, memory, batch * slices, POSTERIOR_THREADS, of_walk).sum()
+    of_posteriors = launch(code, operand, memory, batch * tiles, POSTERIOR_THREADS, WARP_BYTES).sum()
     scale = np.maximum(wanted, 2.0**-126)  # where a posterior is 0, it must be 0
     got = memory.array(memory.addresses[4], posteriors)
     require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
@@ -156,15 +163,16 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
 
 
 def depth_and_workspace_size(lattice: Lattice, with_posteriors: bool) -> tuple[int, int]:
-    """Depth and WalkWorkspaceSize of cuda/lattice.cc; with posteriors, ShortWorkspaceSize of cuda/lattice_short.cu."""
+    """Depth of cuda/lattice.cc, and ShortWorkspaceSize of cuda/lattice_short.cu."""
     _, num_frames, num_positions, num_arcs = lattice.scores.shape
     depth = 2
     while depth <= max(dt + du for dt, du in lattice.moves):
         depth *= 2
-    workspace_size = 2 * (num_arcs + 1) * depth * num_positions
-    return depth, max(
-        4 * (num_frames + num_positions) * num_positions, workspace_size
-    ) + SUMS_SIZE if with_posteriors else workspace_size
+    diagonals, directions = num_frames + num_positions, 2 if with_posteriors else 1
+    values = directions * diagonals * num_positions if with_posteriors else 0
+    columns = directions * 2 * (diagonals + COLUMN_MARGIN) if num_positions > LANES else 0
+    of_walk = 2 * (num_arcs + 1) * depth * num_positions
+    return depth, max(2 * (values + columns), of_walk) + SUMS_SIZE
 
 
 def _has(own: int, with_label: int, dt: int, du: int) -> bool:

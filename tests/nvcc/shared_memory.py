@@ -1,37 +1,54 @@
 """The shared memory of a block, and the copies to it that end later.
 
-It is stricter than a GPU. A byte that nobody has written is NaN. Between two barriers of the block, a warp may not read
-what another one writes, in either order. A copy's place is NaN until the warp waits for it.
+It is stricter than a GPU. A byte that nobody has written is NaN. If two warps use a place and one of them writes, then
+something must order the two: a barrier of the block, or a count, which one warp sets behind a MEMBAR and the other one
+reads. A copy's place is NaN until the warp waits for it.
 """
 
 import numpy as np
 from operands import Memory
 
 FIRST = 0x400  # where a kernel's own begins
-SEVERAL = 255  # warps
 
 
 class Shared(Memory):
-    """``size`` bytes. ``warp``: the one that runs."""
+    """``size`` bytes, of ``warps``. ``counts``: the part of them that has counts. ``warp``: the one that runs."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, warps: int, counts: range = range(0)):
         self.bytes = np.full(FIRST + -(-size // 16) * 16, 0xFF, np.uint8)
-        self.end, self.warp = FIRST + size, 0
-        self.readers = np.zeros(self.bytes.size // 4, np.uint8)  # since the last barrier: of 4 bytes, 0 or a warp + 1
-        self.writers = np.zeros(self.bytes.size // 4, np.uint8)
+        self.end, self.warp, self.fenced = FIRST + size, 0, False
+        self.counts = range(FIRST + counts.start, FIRST + counts.stop)
+        places = self.bytes.size // 4
+        # Each warp has a clock. clocks[w, v]: what v did up to this time comes before what w does now.
+        self.clocks = np.eye(warps, dtype=np.int32)
+        self.readers = np.zeros((warps, places), np.int32)  # of 4 bytes: when each warp read them last, or 0
+        self.writers, self.written = np.zeros(places, np.int32), np.zeros(places, np.int32)  # who wrote last, and when
+        self.said: dict[int, np.ndarray] = {}  # by the place of a count: the clocks of the warp that set it
+
+    def is_count(self, at: np.ndarray, active: np.ndarray) -> bool:
+        return bool(active.any()) and all(int(a) in self.counts for a in at[active])
 
     def read(self, at: np.ndarray, active: np.ndarray, size: int) -> np.ndarray:
-        used = self._used(at, active, size)
-        self._must_be_mine(used, self.writers)
-        readers, me = self.readers[used], self.warp + 1
-        self.readers[used] = np.where((readers == 0) | (readers == me), me, SEVERAL)
+        used, mine = self._used(at, active, size), self.clocks[self.warp]
+        if self.is_count(at, active):
+            for place in np.unique(used):
+                if place in self.said:
+                    np.maximum(mine, self.said[place], out=mine)
+        self._must_be_known(used, self.writers[used], self.written[used])
+        self.readers[self.warp, used] = mine[self.warp]
         return super().read(at, active, size)
 
     def write(self, at: np.ndarray, active: np.ndarray, value: np.ndarray, size: int) -> None:
-        used = self._used(at, active, size)
-        self._must_be_mine(used, self.writers)
-        self._must_be_mine(used, self.readers)
-        self.writers[used] = self.warp + 1
+        used, mine = self._used(at, active, size), self.clocks[self.warp]
+        if self.fenced and self.is_count(at, active):
+            self.said[int(used[0])] = mine.copy()
+            mine[self.warp] += 1
+        else:
+            self._must_be_known(used, self.writers[used], self.written[used])
+            for warp, when in enumerate(self.readers[:, used]):
+                self._must_be_known(used, np.full(used.size, warp), when)
+            self.writers[used], self.written[used] = self.warp, mine[self.warp]
+        self.fenced = False
         super().write(at, active, value, size)
 
     def _used(self, at: np.ndarray, active: np.ndarray, size: int) -> np.ndarray:
@@ -41,19 +58,18 @@ class Shared(Memory):
             raise IndexError(f"shared memory has {self.end - FIRST} bytes, an access begins at {first - FIRST}")
         return at // 4
 
-    def _must_be_mine(self, used: np.ndarray, users: np.ndarray) -> None:
-        found = users[used]
-        others = found[(found != 0) & (found != self.warp + 1)]
-        if others.size:
-            other = "others" if others[0] == SEVERAL else f"warp {others[0] - 1}"
+    def _must_be_known(self, used: np.ndarray, warps: np.ndarray, when: np.ndarray) -> None:
+        unknown = (when > self.clocks[self.warp][warps]) & (warps != self.warp)
+        if unknown.any():
+            place = (int(used[unknown][0]) * 4 - FIRST, int(warps[unknown][0]))
             raise RuntimeError(
-                f"warp {self.warp} and {other} use the same place, one writes, and no barrier is between"
+                f"byte {place[0]}: warps {self.warp} and {place[1]} use it, one writes, and nothing orders them"
             )
 
     def end_turn(self) -> None:
         """All warps have come to a barrier."""
-        self.readers[:] = 0
-        self.writers[:] = 0
+        self.clocks[:] = self.clocks.max(axis=0)
+        self.clocks += np.eye(len(self.clocks), dtype=np.int32)
 
 
 class Copies:

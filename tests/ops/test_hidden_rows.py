@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import philox
 import pytest
 from implementations import CUDA_ON_CPU
 
@@ -82,22 +83,6 @@ def test_types(dtype: str, form: str | None) -> None:
     np.testing.assert_allclose(sums[0].reshape(of_frames.shape), of_frames, atol=2e-2 if eps > 1e-6 else 1e-5)
 
 
-def _philox(*counter):
-    """Philox4x32-10 as its authors define it, in 64-bit integers."""
-    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, np.uint64) for c in counter))
-    low, half = np.uint64(2**32 - 1), np.uint64(32)
-    for turn in range(10):
-        key = [(int(k) + turn * step) % 2**32 for k, step in zip(SEED, (0x9E3779B9, 0xBB67AE85), strict=True)]
-        first, second = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (
-            (second >> half) ^ c1 ^ np.uint64(key[0]),
-            second & low,
-            (first >> half) ^ c3 ^ np.uint64(key[1]),
-            first & low,
-        )
-    return [c.astype(np.int64) for c in (c0, c1, c2, c3)]
-
-
 def test_known_answers_of_philox() -> None:
     """The answers that Random123, the library of the authors, gives for Philox4x32-10."""
     known = [
@@ -121,11 +106,7 @@ def test_dropout(dtype: str) -> None:
     encoded, predicted, d_hidden = _operands(dtype)
     encoded, predicted = jnp.ones_like(encoded), jnp.zeros_like(predicted)
     width = encoded.shape[-1]
-    b, t, u = (x[:, None] for x in np.unravel_index(PLACE, (B, T, P)))
-    columns = np.arange(width)[None]
-    words = np.stack(_philox(columns // 8, u, t, b))
-    own = np.take_along_axis(words, np.broadcast_to(columns % 8 // 2, words[:1].shape), axis=0)[0]
-    stays = own >> 16 * (columns % 2) & 0xFFFF >= dropped
+    stays = philox.bits_of_nodes(SEED, *np.unravel_index(PLACE, (B, T, P)), width) >= dropped
     assert 0.5 < stays.mean() < 0.85
     for form in FORMS:
         options = {"activation": "identity", "dropped": dropped, "implementation": form}

@@ -71,6 +71,7 @@ def test_a_bad_example_changes_nothing_else(spoiler: str, options: dict, impleme
     np.testing.assert_array_equal(actual.gradient[others], expected.gradient[others])
 
 
+@pytest.mark.full(implementation="lax")
 def test_the_batch_around_an_example_does_not_matter(implementation: str) -> None:
     """Runs an example alone, in an array of its own size, and all examples together in a larger one."""
     logits, targets = random_batch("batching")

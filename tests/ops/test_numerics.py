@@ -22,7 +22,8 @@ def long_batch(scale: float):
     return arrays, reference.rnnt_loss(*arrays)
 
 
-@pytest.mark.full(implementation="lax", scale=1.0)
+@pytest.mark.full(scale=1.0)
+@pytest.mark.full(implementation="lax")
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_long_utterances(scale: float, implementation: str) -> None:
     """At T = 1500 and U = 300 the cost is in the thousands. In f32 alpha + beta - cost would keep only three digits."""
