@@ -63,10 +63,9 @@ def by_diagonal(
     shear: Callable[[Array], Array] = shear,
 ) -> Diagonals:
     *batch, t_max, u1, _ = arcs.shape
-    sheared = shear(jnp.moveaxis(arcs, -1, 0))
     expand = tuple(range(1, len(batch) + 1))
     n = jnp.expand_dims(jnp.arange(t_max + u1, dtype=jnp.int32), (*expand, len(batch) + 1))
-    u = jnp.expand_dims(jnp.arange(sheared.shape[-1], dtype=jnp.int32), (0, *expand))
+    u = jnp.expand_dims(jnp.arange(u1, dtype=jnp.int32), (0, *expand))
     t = n - u
     t_b, u_b = logit_lengths[None, ..., None], target_lengths[None, ..., None]
     valid_lengths = (t_b >= 0) & (t_b <= t_max) & (u_b >= 0) & (u_b < u1)
@@ -76,7 +75,7 @@ def by_diagonal(
         lands_inside = (t + dt < t_b) & (u + du <= u_b)
         lands_at_end = (t + dt == t_b) & (u + du == u_b)
         ends.append(inside & (lands_inside | lands_at_end))
-    x = jnp.where(jnp.stack(ends, axis=1), sheared, -jnp.inf)
+    x = jnp.where(jnp.stack(ends, axis=1), shear(jnp.moveaxis(arcs, -1, 0)), -jnp.inf)
     poison = ~(x < jnp.inf)
     poisoned = ~valid_lengths[0][..., 0] | jnp.any(poison, axis=(0, 1, -1))
     opened = jnp.where(poison, -jnp.inf, x)

@@ -13,11 +13,8 @@ from jax_rnnt.ops import lax_lattice
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.lax_lattice import shift
 from jax_rnnt.ops.scaled_numbers import ZERO_EXPONENT, pow2, sum_of, times
+from jax_rnnt.xla.layouts import first_is_major
 from jax_rnnt.xla.sharding import match_manual_axes
-
-# Positions are filled up to a multiple of it. XLA does so in memory anyway; if it could save that memory by another
-# order of the dimensions, it would put the diagonals into the lanes.
-_LANES = 128
 
 
 def _moved(x: Array, by: int) -> Array:
@@ -27,33 +24,32 @@ def _moved(x: Array, by: int) -> Array:
     return jnp.concatenate([none, x[: x.shape[0] - by]] if by > 0 else [x[-by:], none])
 
 
-def _skewed(x: Array, num_positions: int, direction: int) -> Array:
+def _skewed(x: Array, direction: int) -> Array:
     """y[n, ..., u] = x[n - direction * u, ..., u]; places without a source get 0.
 
     One move along the major dimension for each bit of u. A reshape would leave the diagonals in the minor dimension.
     """
     u = np.arange(x.shape[-1])
-    for bit in range((num_positions - 1).bit_length()):
+    for bit in range((x.shape[-1] - 1).bit_length()):
         here = jnp.expand_dims(jnp.asarray((u >> bit) % 2 == 1), tuple(range(x.ndim - 1)))
         x = jnp.where(here, _moved(x, direction << bit), x)
     return x
 
 
 def shear(x: Array) -> Array:
-    """As :func:`lax_lattice.shear`, with more positions: they have no meaning."""
+    """As :func:`lax_lattice.shear`."""
     u1 = x.shape[-1]
     if not isinstance(u1, int):  # a symbol has no bits
         return lax_lattice.shear(x)
     x = jnp.moveaxis(x, -2, 0)
-    x = jnp.pad(x, [(0, u1)] + [(0, 0)] * (x.ndim - 2) + [(0, -u1 % _LANES)])
-    return _skewed(x, u1, 1)
+    return _skewed(jnp.pad(x, [(0, u1)] + [(0, 0)] * (x.ndim - 1)), 1)
 
 
-def unshear(y: Array, t: int, u1: int) -> Array:
+def unshear(y: Array, t: int) -> Array:
     """The inverse of :func:`shear`."""
-    if not isinstance(u1, int):
+    if not isinstance(y.shape[-1], int):
         return lax_lattice.unshear(y, t)
-    return jnp.moveaxis(_skewed(y, u1, -1)[:t, ..., :u1], 0, -2)
+    return jnp.moveaxis(_skewed(y, -1)[:t], 0, -2)
 
 
 def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool) -> list[Array]:
@@ -68,7 +64,7 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         return jnp.flip(x, (0, -1))
 
     def both(of_alpha: Array, of_beta: Array) -> Array:
-        return jnp.stack([of_alpha, mirrored(of_beta)] if posteriors else [mirrored(of_beta)], axis=1)
+        return first_is_major(jnp.stack([of_alpha, mirrored(of_beta)] if posteriors else [mirrored(of_beta)], axis=1))
 
     first = (diagonals.n == 0) & (diagonals.u == 0) & jnp.ones_like(diagonals.at_end)
     here = both(first, diagonals.at_end)
@@ -92,7 +88,9 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
         excess = jnp.full_like(like, -most)
         for x, far in zip(beyond, below, strict=True):
             excess = jnp.maximum(excess, jnp.where(far == 0, x, -most))  # of the terms of the largest exponent
-        return ((*now, excess), *recent[:-1]), now if posteriors else None
+        # Else the layout of a diagonal would follow from that of the costs.
+        m, high, low, excess = (first_is_major(x) for x in (*now, excess))
+        return ((m, high, low, excess), *recent[:-1]), (m, high, low) if posteriors else None
 
     recent, values = lax.scan(diagonal, ((nil, lowest, nil, nil),) * max(steps), (arcs_in, here))
     m_all, high_all, low_all, excess_all = (x[-1, ..., -1] for x in recent[0])  # beta at (0, 0)
@@ -112,5 +110,5 @@ def lattice(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: 
     by_arc = jnp.stack(through, axis=1)
     return [
         cost,
-        lax_lattice.posteriors_of(by_arc, logit_lengths, target_lengths, diagonals, lambda x: unshear(x, t_max, u1)),
+        lax_lattice.posteriors_of(by_arc, logit_lengths, target_lengths, diagonals, lambda x: unshear(x, t_max)),
     ]

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 # libtpu allows one process at a time by default, because a process would own the TPUs. pytest-xdist has several.
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
+AXIS = "data"  # the axis of the mesh that the chips make
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 
 needs_libtpu = pytest.mark.skipif(
@@ -83,8 +84,9 @@ def _parse(text: str) -> Computations:
 @dataclasses.dataclass(frozen=True)
 class Loop:
     body: str
+    carried: tuple[Array, ...]
     operations: tuple[Instruction, ...]  # of one turn: all that reads or makes arrays; scalars do not count
-    lane_slices: tuple[str, ...]  # the dynamic slices of a turn that cut along the minor dimension
+    lane_slices: tuple[str, ...]  # dynamic slices of a turn along the minor dimension of several
 
 
 class Program:
@@ -130,7 +132,7 @@ class Program:
         turn = self._computations[body].values()
         operations = [i for i in turn if i.opcode not in _VIEWS and any(a.shape for a in i.results)]
         slices = [line for name in self._reached(body) for line in self._lane_slices(name)]
-        return Loop(body, tuple(operations), tuple(slices))
+        return Loop(body, loop.results, tuple(operations), tuple(slices))
 
     def _lane_slices(self, computation: str) -> Iterator[str]:
         instructions = self._computations[computation]
@@ -138,7 +140,7 @@ class Program:
             if i.opcode == "dynamic-slice":
                 (whole,), (part,) = instructions[i.operands[0]].results, i.results
                 lanes = whole.minor_to_major[0]
-                if part.shape[lanes] != whole.shape[lanes]:
+                if part.shape[lanes] != whole.shape[lanes] and len(whole.shape) > 1:
                     yield i.line.strip()
 
     def count(self, *opcodes: str) -> int:
@@ -167,14 +169,15 @@ def compile_for(
       divided: for each argument, whether the chips divide its first dimension. None: they divide all of them.
       options: of ``jax.jit``.
     """
-    mesh = Mesh(np.array(devices(topology, chips)), ("data",))
+    mesh = Mesh(np.array(devices(topology, chips)), (AXIS,))
 
     def placed(tree: Any, is_divided: bool) -> Any:
-        place = NamedSharding(mesh, PartitionSpec("data") if is_divided else PartitionSpec())
+        place = NamedSharding(mesh, PartitionSpec(AXIS) if is_divided else PartitionSpec())
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
     types = tuple(placed(x, d) for x, d in zip(types, divided or [True] * len(types), strict=True))
-    return compiled(function, *types, **options)
+    with jax.set_mesh(mesh):
+        return compiled(function, *types, **options)
 
 
 def compiled(function: Callable, *types: Any, **options) -> Program:

@@ -1,0 +1,48 @@
+"""Which forms programs for TPUs are lowered to. Nothing is compiled, so libtpu is not needed."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jax_rnnt
+
+TYPES = [((2, 5, 4, 8), jnp.bfloat16), ((2, 3), jnp.int32), ((2,), jnp.int32), ((2,), jnp.int32)]
+
+
+def gradient(logits, *batch):
+    return jax.grad(lambda x: jax_rnnt.rnnt_loss(x, *batch, blank=0))(logits)
+
+
+def lowered(platform: str, function=gradient) -> str:
+    types = [jax.ShapeDtypeStruct(*t) for t in TYPES]
+    return jax.jit(function).trace(*types).lower(lowering_platforms=(platform,)).as_text()
+
+
+def gathers_of_logits(text: str) -> list[str]:
+    return re.findall(r"stablehlo\.gather.*\(tensor<(?:\d+x)*4x8x", text)  # U+1 = 4, V = 8
+
+
+@pytest.mark.parametrize("function", [gradient, jax.vmap(lambda *one: gradient(*(x[None] for x in one)))])
+def test_tpus_have_their_own_forms(function) -> None:
+    text = lowered("tpu", function)
+    assert text.count("stablehlo.while") == 1
+    assert not gathers_of_logits(text)
+    assert "@LayoutConstraint" in text
+
+
+def test_other_platforms_keep_theirs() -> None:
+    text = lowered("rocm")
+    assert text.count("stablehlo.while") == 2
+    assert gathers_of_logits(text)
+    assert "@LayoutConstraint" not in text
+
+
+def test_an_exported_program_has_no_constraint_of_layouts() -> None:
+    """JAX would refuse to export one."""
+    types = [jax.ShapeDtypeStruct(*t) for t in TYPES]
+    exported = jax.export.export(jax.jit(gradient), platforms=("tpu",))(*types)
+    text = exported.mlir_module()
+    assert text.count("stablehlo.while") == 1
+    assert "@LayoutConstraint" not in text
