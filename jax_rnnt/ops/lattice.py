@@ -232,6 +232,7 @@ def lattice_cost(
         ``((1, 0), (0, 1))``, the default. One label per frame: ``((1, 0), (1, 1))``. Multi-blank:
         ``((1, 0), (2, 0), (4, 0), (0, 1))``.
       implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
+        "pallas" insists on the Pallas kernels for TPUs, in float32 and of static shape; nothing chooses them by itself.
 
     Returns:
       ``cost [B]``: +inf where there is no path; NaN where an arc inside the lattice is NaN or +inf, or where a length
@@ -242,6 +243,7 @@ def lattice_cost(
     Raises:
       TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
       ValueError: if a shape does not match, a move does not advance, or ``implementation`` is unknown.
+      NotImplementedError: when the program is compiled, if there is no kernel of the asked ``implementation``.
 
     References:
       Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.

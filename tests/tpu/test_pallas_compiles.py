@@ -41,7 +41,8 @@ def test_every_chip(chip: str, name: str) -> None:
     assert program.text.count('custom_call_target="tpu_custom_call"') == KERNELS
 
 
-@pytest.mark.parametrize(("name", "depth"), [("rnnt", 16), ("tdt", 8)])
+@pytest.mark.full(name="rnnt")
+@pytest.mark.parametrize(("name", "depth"), [("rnnt", 16), ("rnnt", 8), ("tdt", 8)])
 def test_the_widest_lattice(name: str, depth: int) -> None:
     """The most columns that chunks of this depth are chosen for, on the chip with the least fast memory."""
     moves = MOVES[name]
@@ -51,6 +52,7 @@ def test_the_widest_lattice(name: str, depth: int) -> None:
     assert program.text.count('custom_call_target="tpu_custom_call"') == KERNELS
 
 
+@pytest.mark.full(check_vma=False)
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_the_gradient_in_shard_map(check_vma: bool) -> None:
     devices = tpu_programs.devices("v5e:2x2", 4)

@@ -121,8 +121,9 @@ def test_masks_within_the_range(no_races: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.once
-def test_more_than_one_tile_of_columns() -> None:
+def test_more_than_one_tile_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the cost alone, whose kernel has one direction."""
+    monkeypatch.setattr(pallas_recursion, "_DEPTHS", (8,))
     arrays = batch(reference.RNNT, 6, 140)
     arrays[1][:] = np.minimum(arrays[1], 7)
     cost_only = functools.partial(pallas_lattice.cost, moves=reference.RNNT, interpret=True)
@@ -142,7 +143,8 @@ def test_a_jump_that_lands_on_few_diagonals(monkeypatch: pytest.MonkeyPatch) -> 
     log_probs = np.full((1, t, 1, 2), -0.34, np.float32)  # a factor of 0.71 each time, and no exponent
     log_probs[..., 1] = -np.inf
     arrays = log_probs, np.array([t], np.int32), np.array([0], np.int32)
-    check(compiled(moves)(*arrays), reference.lattice_cost(*arrays, moves), 1, count)
+    (cost,) = jax.jit(functools.partial(pallas_lattice.cost, moves=moves, interpret=True))(*arrays)
+    np.testing.assert_allclose(cost, reference.lattice_cost(*arrays, moves)[0], rtol=1e-6)
 
 
 def test_the_gradient_of_a_loss(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
