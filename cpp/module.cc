@@ -5,6 +5,7 @@
 #include "simd.h"
 #if defined(JAX_RNNT_CUDA)
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "../cuda/handlers.h"
@@ -64,19 +65,14 @@ NB_MODULE(_native, m) {
   m.def(
       "traits", traits, nb::sig("def traits() -> dict[str, list[str]]"),
       "What the kernels of a platform need from the custom call. in_place: results may overwrite the first operands.\n"
-      "workspace: a further result to work in, where an utterance needs more memory than the kernel has.");
+      "workspace: a further result to work in.");
 
 #if defined(JAX_RNNT_CUDA)
-  m.def("lattice_memory", &jax_rnnt::cuda::Memory, nb::arg("num_arcs"), nb::arg("longest_step"),
-        "How many numbers the CUDA lattice kernel keeps for each position, and how many bytes of memory it has for "
-        "them.");
-  m.def("lattice_fast_workspace",
-        nb::overload_cast<int64_t, int64_t, const std::vector<std::pair<int64_t, int64_t>>&, bool>(
-            &jax_rnnt::cuda::FastWorkspaceSize),
-        nb::arg("num_frames"), nb::arg("num_positions"), nb::arg("moves"), nb::arg("with_posteriors"),
-        nb::sig("def lattice_fast_workspace(num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...], "
-                "with_posteriors: bool) -> int"),
-        "How many numbers the workspace of an utterance has with which float32 is fastest, or 0.");
+  m.def("lattice_workspace", &jax_rnnt::cuda::WorkspaceRule, nb::arg("moves"), nb::arg("is_float32"),
+        nb::arg("with_posteriors"),
+        nb::sig("def lattice_workspace(moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool) -> "
+                "tuple[int, int, int, int]"),
+        "How many numbers an utterance's workspace has: of each node, diagonal and position, and the rest.");
 #endif
 
   const auto build_info = [] {

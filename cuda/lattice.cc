@@ -12,42 +12,39 @@ int64_t Depth(int64_t longest_step) {
   return depth;
 }
 
+// Of a walk's rings: products of each arc and a value, each of two numbers, for each diagonal that the walk keeps.
+int64_t WalkSizeOfPosition(int64_t num_arcs, int64_t longest_step) { return 2 * (num_arcs + 1) * Depth(longest_step); }
+
 }  // namespace
 
-std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step) {
-  return {2 * (num_arcs + 1) * Depth(longest_step), static_cast<int64_t>(kSharedBytes)};
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors) {
+  WorkspaceSize size = is_float32 && AreShort(moves) ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
+  int64_t span = 1;
+  for (const Move& move : moves) span = std::max(span, move.step());
+  size.of_position += WalkSizeOfPosition(static_cast<int64_t>(moves.size()), span);
+  return size;
 }
 
-int64_t WalkWorkspaceSize(const LatticeShape& shape) {
-  return Memory(shape.num_arcs(), shape.span).first * shape.num_positions;
-}
-
-int64_t FastWorkspaceSize(const LatticeShape& shape, bool with_posteriors) {
-  return IsShort(shape) ? ShortWorkspaceSize(shape, with_posteriors) : 0;
-}
-
-int64_t FastWorkspaceSize(int64_t num_frames, int64_t num_positions,
-                          const std::vector<std::pair<int64_t, int64_t>>& moves, bool with_posteriors) {
-  LatticeShape shape{num_frames, num_positions, {}, 1};
-  for (const auto& [dt, du] : moves) {
-    shape.moves.push_back({dt, du});
-    shape.span = std::max(shape.span, dt + du);
-  }
-  return FastWorkspaceSize(shape, with_posteriors);
+std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
+                                                             bool is_float32, bool with_posteriors) {
+  std::vector<Move> all;
+  for (const auto& [dt, du] : moves) all.push_back({dt, du});
+  const WorkspaceSize size = WorkspaceOf(all, is_float32, with_posteriors);
+  return {size.of_node, size.of_diagonal, size.of_position, size.rest};
 }
 
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
                          const int32_t* logit_lengths, const int32_t* target_lengths, R* cost, R* posteriors,
-                         R* workspace, int64_t each) {
+                         R* workspace) {
   Utterances<R> utterances{};
   utterances.arcs = arcs;
   utterances.logit_lengths = logit_lengths;
   utterances.target_lengths = target_lengths;
   utterances.cost = cost;
   utterances.posteriors = posteriors;
-  utterances.workspace = each > 0 ? workspace : nullptr;
-  utterances.workspace_size = each > 0 ? each : WalkWorkspaceSize(shape);
+  utterances.workspace = workspace;
+  utterances.workspace_size = WorkspaceOf(shape.moves, std::is_same_v<R, float>, posteriors != nullptr).For(shape);
   utterances.num_frames = static_cast<int32_t>(shape.num_frames);
   utterances.num_positions = static_cast<int32_t>(shape.num_positions);
   utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
@@ -57,19 +54,21 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
   }
   if constexpr (std::is_same_v<R, float>) {
-    const bool has_workspace = each == FastWorkspaceSize(shape, posteriors != nullptr);
-    if (IsShort(shape) && (posteriors == nullptr || has_workspace)) {
-      bool fits = false;
-      auto result = LaunchShort(stream, shape, batch, utterances, has_workspace, fits);
-      if (fits) return result;
-    }
+    bool fits = false;
+    auto result = LaunchShort(stream, shape, batch, utterances, fits);
+    if (fits) return result;
+  }
+  const int64_t of_walk = WalkSizeOfPosition(shape.num_arcs(), shape.span) * shape.num_positions;
+  if (static_cast<size_t>(of_walk) * sizeof(R) <= kSharedBytes) {  // shared memory is enough, and faster
+    utterances.workspace = nullptr;
+    utterances.workspace_size = of_walk;
   }
   return LaunchGeneral(stream, batch, utterances);
 }
 
 #define JAX_RNNT_INSTANTIATE(R)                                                                              \
   template LaunchResult LatticeSums<R>(cudaStream_t, const LatticeShape&, int64_t, const R*, const int32_t*, \
-                                       const int32_t*, R*, R*, R*, int64_t);
+                                       const int32_t*, R*, R*, R*);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE

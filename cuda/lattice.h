@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -17,24 +18,26 @@ constexpr int64_t kMaxSide = int64_t{1} << 30;  // of T and of U + 1, for the sa
 constexpr size_t kWarpBytes = 512;              // of shared memory, for sums over the warps of a block
 constexpr size_t kSharedBytes = kSharedEverywhere - kWarpBytes;  // the rest of it
 
-// How many numbers of type R the walk over an utterance keeps for each position, and how many bytes of shared memory it
-// has for them. If those are too few, it needs a workspace.
-std::pair<int64_t, int64_t> Memory(int64_t num_arcs, int64_t longest_step);
+// How many numbers of its type an utterance's workspace has. Each T and U + 1 has the same rule, because XLA may need
+// it before it knows them.
+struct WorkspaceSize {
+  int64_t of_node, of_diagonal, of_position, rest;
 
-// How many numbers of type R the walk over an utterance keeps. That many are enough for any moves (lattice_walk.cuh).
-int64_t WalkWorkspaceSize(const LatticeShape& shape);
+  int64_t For(const LatticeShape& shape) const {
+    const int64_t diagonals = shape.num_frames + shape.num_positions;
+    return (of_node * shape.num_positions + of_diagonal) * diagonals + of_position * shape.num_positions + rest;
+  }
+};
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors);
 
-// The numbers of an utterance's workspace with which the fast kernel computes costs, or costs and posteriors, in float.
-// 0: that kernel does not take the lattice, or needs none.
-int64_t FastWorkspaceSize(const LatticeShape& shape, bool with_posteriors);
-int64_t FastWorkspaceSize(int64_t num_frames, int64_t num_positions,
-                          const std::vector<std::pair<int64_t, int64_t>>& moves, bool with_posteriors);
+// The rule as four numbers, for Python.
+std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
+                                                             bool is_float32, bool with_posteriors);
 
-// posteriors may be null. workspace is [batch, each]. `each` is FastWorkspaceSize, or WalkWorkspaceSize, or 0 where
-// shared memory is enough for WalkWorkspaceSize.
+// posteriors may be null. workspace is that of each utterance, one behind the other.
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
                          const int32_t* logit_lengths, const int32_t* target_lengths, R* cost, R* posteriors,
-                         R* workspace, int64_t each);
+                         R* workspace);
 
 }  // namespace jax_rnnt::cuda

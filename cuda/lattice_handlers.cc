@@ -18,7 +18,7 @@ ffi::Error CheckLimits(const char* operation, const LatticeShape& shape) {
 
 ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
                     ffi::AnyBuffer target_lengths, ffi::AnyBuffer cost, ffi::AnyBuffer* posteriors,
-                    ffi::RemainingRets workspace, ffi::Span<const int64_t> moves) {
+                    ffi::AnyBuffer workspace, ffi::Span<const int64_t> moves) {
   LatticeShape shape;
   int64_t batch = 0;
   if (auto e = CheckLattice(operation, arcs, logit_lengths, target_lengths, cost, moves, shape, batch); e.failure())
@@ -26,26 +26,14 @@ ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer a
   if (auto e = CheckLimits(operation, shape); e.failure()) return e;
   const auto run = [&](auto tag) -> ffi::Error {
     using R = typename decltype(tag)::Type;
-    const int64_t walk_size = WalkWorkspaceSize(shape), fast_size = FastWorkspaceSize(shape, posteriors != nullptr);
-    R* memory = nullptr;
-    int64_t each = 0;
-    if (workspace.size() > 0) {
-      auto buffer = workspace.get<ffi::AnyBuffer>(0);
-      if (!buffer.has_value()) return buffer.error();
-      const auto count = static_cast<int64_t>((*buffer)->element_count());
-      each = fast_size > 0 && count == batch * fast_size ? fast_size : walk_size;
-      if (auto e = CheckCount(operation, "workspace", static_cast<size_t>(batch * each), static_cast<size_t>(count));
-          e.failure()) {
-        return e;
-      }
-      memory = static_cast<R*>((*buffer)->untyped_data());
-    } else if (static_cast<size_t>(walk_size) * sizeof(R) > kSharedBytes) {
-      return ffi::Error::InvalidArgument(std::string(operation) + ": a workspace of " + std::to_string(walk_size) +
-                                         " numbers an utterance is needed, got none");
+    const int64_t each = WorkspaceOf(shape.moves, std::is_same_v<R, float>, posteriors != nullptr).For(shape);
+    if (auto e = CheckCount(operation, "workspace", static_cast<size_t>(batch * each), workspace.element_count());
+        e.failure()) {
+      return e;
     }
     return FromLaunch(LatticeSums(stream, shape, batch, Data<const R>(arcs), Data<const int32_t>(logit_lengths),
                                   Data<const int32_t>(target_lengths), Data<R>(cost),
-                                  posteriors == nullptr ? nullptr : Data<R>(*posteriors), memory, each));
+                                  posteriors == nullptr ? nullptr : Data<R>(*posteriors), Data<R>(workspace)));
   };
   if (arcs.element_type() == ffi::F32) return run(Tag<float>{});
   if (arcs.element_type() == ffi::F64) return run(Tag<double>{});
@@ -53,18 +41,18 @@ ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer a
 }
 
 ffi::Error CostImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
-                    ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost, ffi::RemainingRets workspace,
-                    ffi::Span<const int64_t> moves) {
-  return Dispatch("lattice_cost", stream, arcs, logit_lengths, target_lengths, *cost, nullptr, workspace, moves);
+                    ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost,
+                    ffi::Result<ffi::AnyBuffer> workspace, ffi::Span<const int64_t> moves) {
+  return Dispatch("lattice_cost", stream, arcs, logit_lengths, target_lengths, *cost, nullptr, *workspace, moves);
 }
 
 ffi::Error PosteriorsImpl(cudaStream_t stream, ffi::AnyBuffer arcs, ffi::AnyBuffer logit_lengths,
                           ffi::AnyBuffer target_lengths, ffi::Result<ffi::AnyBuffer> cost,
-                          ffi::Result<ffi::AnyBuffer> posteriors, ffi::RemainingRets workspace,
+                          ffi::Result<ffi::AnyBuffer> posteriors, ffi::Result<ffi::AnyBuffer> workspace,
                           ffi::Span<const int64_t> moves) {
   constexpr const char* kName = "lattice_posteriors";
   if (auto e = CheckPosteriors(kName, arcs, *posteriors, moves); e.failure()) return e;
-  return Dispatch(kName, stream, arcs, logit_lengths, target_lengths, *cost, &*posteriors, workspace, moves);
+  return Dispatch(kName, stream, arcs, logit_lengths, target_lengths, *cost, &*posteriors, *workspace, moves);
 }
 
 }  // namespace
@@ -76,7 +64,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaLatticeCostHandler, CostImpl,
                                   .Arg<ffi::AnyBuffer>()  // logit_lengths [...]
                                   .Arg<ffi::AnyBuffer>()  // target_lengths [...]
                                   .Ret<ffi::AnyBuffer>()  // cost [...]
-                                  .RemainingRets()        // workspace [..., each], where it is needed
+                                  .Ret<ffi::AnyBuffer>()  // workspace [..., each]
                                   .Attr<ffi::Span<const int64_t>>("moves"),
                               {ffi::Traits::kCmdBufferCompatible});
 
@@ -88,7 +76,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CudaLatticePosteriorsHandler, PosteriorsImpl,
                                   .Arg<ffi::AnyBuffer>()  // target_lengths [...]
                                   .Ret<ffi::AnyBuffer>()  // cost [...]
                                   .Ret<ffi::AnyBuffer>()  // posteriors [..., T, U+1, K]
-                                  .RemainingRets()        // workspace [..., each], where it is needed
+                                  .Ret<ffi::AnyBuffer>()  // workspace [..., each]
                                   .Attr<ffi::Span<const int64_t>>("moves"),
                               {ffi::Traits::kCmdBufferCompatible});
 

@@ -30,12 +30,12 @@ size_t SharedOfWalk(const Utterances<R>& utterances) {
 template <class R>
 LaunchResult LaunchGeneral(cudaStream_t stream, int64_t batch, const Utterances<R>& utterances);
 
-// Different moves of up to 8 frames, with at most one label. Posteriors, and costs of lattices that need several
-// strips, need a workspace of ShortWorkspaceSize numbers an utterance. If it is missing, or the GPU has too little
-// shared memory, or the batch is too large, nothing is launched and `fits` is false.
-bool IsShort(const LatticeShape& shape);
-int64_t ShortWorkspaceSize(const LatticeShape& shape, bool with_posteriors);
+// Different moves of up to 8 frames, with at most one label.
+bool AreShort(const std::vector<Move>& moves);
+WorkspaceSize ShortWorkspace(bool with_posteriors);  // what their kernels need
+// If the moves are not short, the lattice or the batch is too large, or the GPU has too little shared memory, nothing
+// is launched and `fits` is false.
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
-                         const Utterances<float>& utterances, bool has_workspace, bool& fits);
+                         const Utterances<float>& utterances, bool& fits);
 
 }  // namespace jax_rnnt::cuda

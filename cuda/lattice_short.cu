@@ -141,18 +141,17 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
 
 template <int kOwn, int kWithLabel>
 LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
-                      bool has_workspace, bool& fits) {
+                      bool& fits) {
   using S = Slots<kOwn, kWithLabel>;
   const int32_t warps = NumWarps<S>(utterances.num_positions);
   const bool with_posteriors = utterances.posteriors != nullptr;
-  const bool divided = utterances.num_positions > warps * static_cast<int32_t>(kWarp);
   const size_t most = SharedOfBlock();
   int32_t ahead = kMostAhead;
   while (ahead > 1 && SharedOfSums<S>(warps, ahead) > most) --ahead;
   const size_t shared = std::max(SharedOfSums<S>(warps, ahead), SharedOfWalk(utterances));
   const PosteriorShape tiled = Tiled(utterances);
   const int64_t blocks = with_posteriors ? batch * std::max<int64_t>(tiled.num_tiles, 2) : batch;
-  fits = shared <= most && blocks <= kMaxBlocks && (has_workspace || !divided);
+  fits = shared <= most && blocks <= kMaxBlocks;
   if (!fits) return {};
   const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
   auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
@@ -163,50 +162,49 @@ LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batc
 }
 
 template <int kOwn, int kWithLabel>
-bool Takes(const LatticeShape& shape) {
+bool Takes(const std::vector<Move>& moves) {
   using S = Slots<kOwn, kWithLabel>;
-  return std::all_of(shape.moves.begin(), shape.moves.end(), [](const Move& m) { return S::Has(m.dt, m.du); });
+  return std::all_of(moves.begin(), moves.end(), [](const Move& m) { return S::Has(m.dt, m.du); });
 }
 
 // Calls f with the numbers of slots that fit the moves best: two arcs a node, few and many blanks, TDT, all others.
 // Gives f's result, or `none` if no kernel takes the moves.
 template <class Result, class F>
-Result WithSlots(const LatticeShape& shape, const F& f, Result none) {
-  if (Takes<1, 1>(shape)) return f(Slots<1, 1>{});
-  if (Takes<1, 2>(shape)) return f(Slots<1, 2>{});
-  if (Takes<4, 1>(shape)) return f(Slots<4, 1>{});
-  if (Takes<8, 1>(shape)) return f(Slots<8, 1>{});
-  if (Takes<4, 5>(shape)) return f(Slots<4, 5>{});
-  if (Takes<8, 9>(shape)) return f(Slots<8, 9>{});
+Result WithSlots(const std::vector<Move>& moves, const F& f, Result none) {
+  if (Takes<1, 1>(moves)) return f(Slots<1, 1>{});
+  if (Takes<1, 2>(moves)) return f(Slots<1, 2>{});
+  if (Takes<4, 1>(moves)) return f(Slots<4, 1>{});
+  if (Takes<8, 1>(moves)) return f(Slots<8, 1>{});
+  if (Takes<4, 5>(moves)) return f(Slots<4, 5>{});
+  if (Takes<8, 9>(moves)) return f(Slots<8, 9>{});
   return none;
 }
 
 }  // namespace
 
-bool IsShort(const LatticeShape& shape) {
-  if (shape.num_positions > kWidest || shape.num_frames + shape.num_positions > kLongest) return false;
-  for (size_t k = 0; k < shape.moves.size(); ++k) {
+bool AreShort(const std::vector<Move>& moves) {
+  for (size_t k = 0; k < moves.size(); ++k) {
     for (size_t j = 0; j < k; ++j) {
-      if (shape.moves[j].dt == shape.moves[k].dt && shape.moves[j].du == shape.moves[k].du) return false;
+      if (moves[j].dt == moves[k].dt && moves[j].du == moves[k].du) return false;
     }
   }
-  return WithSlots(shape, [](auto) { return true; }, false);
+  return WithSlots(moves, [](auto) { return true; }, false);
 }
 
-int64_t ShortWorkspaceSize(const LatticeShape& shape, bool with_posteriors) {
+WorkspaceSize ShortWorkspace(bool with_posteriors) {
   constexpr int64_t kNumbers = sizeof(Power) / sizeof(float);
-  const int64_t diagonals = shape.num_frames + shape.num_positions, directions = with_posteriors ? 2 : 1;
-  const int64_t columns = shape.num_positions > kWarp ? directions * kColumns * (diagonals + kColumnMargin) : 0;
-  const int64_t values = with_posteriors ? directions * diagonals * shape.num_positions : 0;
-  if (values + columns == 0) return 0;
-  return std::max(kNumbers * (values + columns), WalkWorkspaceSize(shape)) + kUtteranceSumsSize;
+  const int64_t directions = with_posteriors ? 2 : 1, columns = directions * kColumns;
+  return {with_posteriors ? kNumbers * directions : 0, kNumbers * columns, 0,
+          kNumbers * columns * kColumnMargin + kUtteranceSumsSize};
 }
 
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
-                         const Utterances<float>& utterances, bool has_workspace, bool& fits) {
+                         const Utterances<float>& utterances, bool& fits) {
+  fits = false;
+  if (shape.num_positions > kWidest || shape.num_frames + shape.num_positions > kLongest) return {};
+  if (!AreShort(shape.moves)) return {};
   return WithSlots(
-      shape, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, has_workspace, fits); },
-      LaunchResult());
+      shape.moves, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
 }
 
 }  // namespace jax_rnnt::cuda

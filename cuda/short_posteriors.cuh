@@ -10,7 +10,7 @@ namespace jax_rnnt::cuda {
 constexpr int kPosteriorThreads = 256, kPosteriorBlocks = 4;  // of a multiprocessor: at most 64 registers a thread
 
 // An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, the columns between strips,
-// if the lattice has several, and UtteranceSums at the end. Without posteriors there are only the columns. The walk of
+// and UtteranceSums at the end. Without posteriors there are only alpha's columns and UtteranceSums. The walk of
 // lattice_walk.cuh may use all of it but UtteranceSums.
 struct UtteranceSums {
   Power total;                        // the probability of all paths

@@ -6,19 +6,14 @@ def handlers() -> dict[str, dict[str, object]]:
 def traits() -> dict[str, list[str]]:
     """
     What the kernels of a platform need from the custom call. in_place: results may overwrite the first operands.
-    workspace: a further result to work in, where an utterance needs more memory than the kernel has.
+    workspace: a further result to work in.
     """
 
-def lattice_memory(num_arcs: int, longest_step: int) -> tuple[int, int]:
+def lattice_workspace(
+    moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool
+) -> tuple[int, int, int, int]:
     """
-    How many numbers the CUDA lattice kernel keeps for each position, and how many bytes of memory it has for them.
-    """
-
-def lattice_fast_workspace(
-    num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...], with_posteriors: bool
-) -> int:
-    """
-    How many numbers the workspace of an utterance has with which float32 is fastest, or 0.
+    How many numbers an utterance's workspace has: of each node, diagonal and position, and the rest.
     """
 
 def build_info() -> dict[str, object]:

@@ -51,23 +51,12 @@ def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
     return [*per_example(arcs), *_per_arc(arcs)]
 
 
-def _walk_workspace(arcs, *_, moves: Moves) -> jax.ShapeDtypeStruct | None:
-    """The workspace for the last diagonals, where they do not fit into a kernel's own memory."""
-    *batch, _, num_positions, k = arcs.shape
-    per_position, own_bytes = native.lattice_memory(k, max(dt + du for dt, du in moves))
-    numbers = per_position * num_positions
-    if isinstance(num_positions, int) and numbers * arcs.dtype.itemsize <= own_bytes:
-        return None
-    return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
-
-
-def _fast_workspace(arcs, *lengths, moves: Moves, with_posteriors: bool = True) -> jax.ShapeDtypeStruct | None:
-    """The workspace for values of nodes, where a kernel is faster with it; else that for the last diagonals."""
+def _workspace(arcs, *_, moves: Moves, with_posteriors: bool) -> jax.ShapeDtypeStruct:
+    """What CUDA kernels keep of an utterance. T and U + 1 may be symbolic."""
     *batch, num_frames, num_positions, _ = arcs.shape
-    known = isinstance(num_frames, int) and isinstance(num_positions, int) and arcs.dtype == np.float32
-    numbers = native.lattice_fast_workspace(num_frames, num_positions, moves, with_posteriors) if known else 0
-    if not numbers:
-        return _walk_workspace(arcs, *lengths, moves=moves)
+    of_node, of_diagonal, of_position, rest = native.lattice_workspace(moves, arcs.dtype == np.float32, with_posteriors)
+    diagonals = num_frames + num_positions
+    numbers = (of_node * num_positions + of_diagonal) * diagonals + of_position * num_positions + rest
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
@@ -87,7 +76,7 @@ _cost = Operation(
     "lattice_cost",
     per_example,
     batch_ndim=lattice_ndim,
-    workspace=functools.partial(_fast_workspace, with_posteriors=False),
+    workspace=functools.partial(_workspace, with_posteriors=False),
     pallas_kernels=_pallas_cost,
     **_forms(_cost_only),
 )
@@ -95,7 +84,7 @@ _posteriors = Operation(
     "lattice_posteriors",
     _per_example_and_arc,
     batch_ndim=lattice_ndim,
-    workspace=_fast_workspace,
+    workspace=functools.partial(_workspace, with_posteriors=True),
     pallas_kernels=_pallas_posteriors,
     **_forms(_with_posteriors),
 )

@@ -3,7 +3,6 @@
 from typing import Any
 
 from jax import Array
-from jax.experimental import layout
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -18,6 +17,8 @@ def first_is_major(x: Array) -> Array:
 
 
 def _constrained(x: Array) -> Array:
+    from jax.experimental import layout  # only programs for TPUs need it
+
     return layout.with_layout_constraint(x, layout.Layout(major_to_minor=tuple(range(x.ndim))))
 
 

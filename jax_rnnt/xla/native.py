@@ -84,16 +84,13 @@ def traits(platform: str) -> list[str]:
     return _module.traits()[platform]
 
 
-def lattice_memory(num_arcs: int, longest_step: int) -> tuple[int, int]:
-    """How many numbers the lattice kernel keeps for each position, and how many bytes of memory it has for them."""
-    return _module.lattice_memory(num_arcs, longest_step)
-
-
-def lattice_fast_workspace(
-    num_frames: int, num_positions: int, moves: tuple[tuple[int, int], ...], with_posteriors: bool
-) -> int:
-    """The size of an utterance's workspace with which float32 is fastest, or 0 where none is faster."""
-    return _module.lattice_fast_workspace(num_frames, num_positions, moves, with_posteriors)
+def lattice_workspace(
+    moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool
+) -> tuple[int, int, int, int]:
+    """How many numbers an utterance's workspace has: for each of (T + U + 1) (U + 1) nodes, T + U + 1 diagonals and
+    U + 1 positions, and the rest.
+    """
+    return _module.lattice_workspace(moves, is_float32, with_posteriors)
 
 
 def ffi_targets() -> list[str]:

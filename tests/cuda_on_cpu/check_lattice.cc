@@ -1,5 +1,5 @@
 // check_lattice.cc: operation 2 in one type, CHECK_TYPE: lengths out of range, masks, NaN and infinities, several
-// topologies up to as many moves as there may be, with and without a workspace.
+// topologies up to as many moves as there may be.
 #include "../../cuda/lattice.h"
 #include "check.h"
 
@@ -7,6 +7,10 @@ namespace jax_rnnt::check {
 namespace {
 
 using R = CHECK_TYPE;
+
+int64_t Numbers(const LatticeShape& shape, bool with_posteriors) {
+  return cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors).For(shape);
+}
 
 void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<Move>& moves, std::mt19937& random) {
   std::normal_distribution<double> normal(-2, 3);
@@ -43,28 +47,17 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
   std::snprintf(what, sizeof what, "lattice of " CHECK_NAME ", T %d, U+1 %d, moves %d, ", t,
                 static_cast<int>(num_positions), static_cast<int>(moves.size()));
   const double tolerance = sizeof(R) == 8 ? 1e-11 : 2e-5;
-  std::vector<int64_t> sizes = {cuda::WalkWorkspaceSize(shape)};  // of an utterance's workspace
-  if (static_cast<size_t>(sizes[0]) * sizeof(R) <= cuda::kSharedBytes) sizes.push_back(0);
-  const int64_t fast_size = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape, true) : 0;
-  const int64_t fast_cost_size = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape, false) : 0;
-  if (fast_size > 0) sizes.push_back(fast_size);
-  for (const int64_t each : sizes) {
-    Array<R> workspace(each > 0 ? batch * each : 1);
-    R* memory = each > 0 ? workspace.get() : nullptr;
-    std::fill(got.get(), got.get() + batch * shape.size(), R(77));
-    std::fill(cost.get(), cost.get() + batch, R(77));
-    std::fill(cost_alone.get(), cost_alone.get() + batch, R(77));
-    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
-                             got.get(), memory, each));
-    Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(),
-                             cost_alone.get(), nullptr, memory,
-                             each == fast_size && fast_cost_size > 0 ? fast_cost_size : each));
-    Compare(cost.get(), cpu_cost.get(), batch, tolerance, std::string(what) + "cost");
-    const bool same_kernel = fast_size == 0 || each == fast_size;
-    Compare(cost_alone.get(), cost.get(), batch, same_kernel ? 0 : tolerance,
-            std::string(what) + "cost without posteriors");
-    Compare(got.get(), expected.get(), batch * shape.size(), tolerance, std::string(what) + "posteriors");
-  }
+  std::fill(got.get(), got.get() + batch * shape.size(), R(77));
+  std::fill(cost.get(), cost.get() + batch, R(77));
+  std::fill(cost_alone.get(), cost_alone.get() + batch, R(77));
+  Array<R> workspace(batch * Numbers(shape, true)), workspace_of_cost(batch * Numbers(shape, false));
+  Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
+                           got.get(), workspace.get()));
+  Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(),
+                           cost_alone.get(), nullptr, workspace_of_cost.get()));
+  Compare(cost.get(), cpu_cost.get(), batch, tolerance, std::string(what) + "cost");
+  Compare(cost_alone.get(), cost.get(), batch, 0, std::string(what) + "cost without posteriors");
+  Compare(got.get(), expected.get(), batch * shape.size(), tolerance, std::string(what) + "posteriors");
 }
 
 // Utterances without extreme scores, with NaN beyond their lengths: the fast kernel must not leave them to the walk,
@@ -72,12 +65,13 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
 void CheckNotWalked(int64_t num_frames, int64_t num_positions, const std::vector<Move>& moves, std::mt19937& random) {
   LatticeShape shape{num_frames, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  const int64_t each = sizeof(R) == 4 ? cuda::FastWorkspaceSize(shape, true) : 0;
-  if (each == 0) return;
+  const cuda::WorkspaceSize size = cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, true);
+  if (size.of_node == 0) return;  // it would be walked
   const auto t = static_cast<int32_t>(num_frames), u = static_cast<int32_t>(num_positions - 1);
   const std::pair<int32_t, int32_t> lengths[] = {{t, u}, {t / 2 + 1, u / 2}, {t / 2 + 2, 3}, {t / 2 + 3, 0}};
   const auto batch = static_cast<int64_t>(std::size(lengths));
-  Array<R> arcs(batch * shape.size()), posteriors(batch * shape.size()), cost(batch), workspace(batch * each);
+  Array<R> arcs(batch * shape.size()), posteriors(batch * shape.size()), cost(batch),
+      workspace(batch * size.For(shape));
   Array<int32_t> logit_lengths(batch), target_lengths(batch);
   std::normal_distribution<double> normal(-2, 3);
   for (int64_t b = 0; b < batch; ++b) {
@@ -93,7 +87,7 @@ void CheckNotWalked(int64_t num_frames, int64_t num_positions, const std::vector
     int64_t barriers[2];
     cuda_on_cpu_barriers(barriers, 0);
     Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(), p,
-                             workspace.get(), cuda::FastWorkspaceSize(shape, p != nullptr)));
+                             workspace.get()));
     const int64_t launches = cuda_on_cpu_barriers(barriers, 2);
     ++comparisons;
     if (barriers[0] > (num_frames + num_positions) / 2 || (launches == 2 && barriers[1] > 1)) {
@@ -114,15 +108,20 @@ void Check() {
                                                      {{0, 1}, {8, 0}, {3, 0}, {8, 1}, {2, 1}},
                                                      {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 2}},
                                                      {{2, 0}, {3, 2}}};
-  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},   {1, 5},   {9, 1},    {7, 4},   {12, 32}, {5, 33},
-                                               {40, 70}, {300, 9}, {60, 140}, {7, 300}, {20, 600}};
+  const std::pair<int64_t, int64_t> sizes[] = {{1, 1},  {1, 5},   {9, 1},   {7, 4},    {12, 32},
+                                               {5, 33}, {40, 70}, {300, 9}, {60, 140}, {7, 300}};
   for (const auto& moves : topologies) {
     for (const auto& [num_frames, num_positions] : sizes) CheckLattice(num_frames, num_positions, moves, random);
     CheckNotWalked(40, 20, moves, random);
-    if (moves[1].du != 1 || moves[1].dt == 0) CheckNotWalked(30, 540, moves, random);  // monotonic paths are too short
   }
-  cuda_on_cpu_shared(static_cast<int>(cuda::kSharedEverywhere));
-  CheckLattice(20, 140, kTdt, random);
+  for (const size_t i : {0, 6}) CheckLattice(3, 600, topologies[i], random);
+  // Strips: shared memory for two warps, or for one.
+  const int kilobytes[] = {9, 13, 48, 20, 36, 48};
+  for (size_t i = 0; sizeof(R) == 4 && i < std::size(kilobytes); ++i) {
+    cuda_on_cpu_shared(kilobytes[i] << 10);
+    CheckLattice(40, 100, topologies[i], random);
+    CheckNotWalked(104, 100, topologies[i], random);
+  }
   cuda_on_cpu_shared(99 << 10);
   std::vector<Move> most;
   for (int64_t k = 0; k < cuda::kMaxMoves; ++k) most.push_back({1 + k % 9, k / 9});

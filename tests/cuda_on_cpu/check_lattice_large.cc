@@ -18,15 +18,14 @@ LatticeShape Shape(int64_t num_frames, int64_t num_positions, const std::vector<
   return shape;
 }
 
-// each: numbers of an utterance's workspace, or 0 for none.
-void CheckLarge(const LatticeShape& shape, int64_t batch, int64_t each, bool with_posteriors) {
+void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_posteriors) {
   const OnlyEnds ends(4);
   std::mt19937 random(5);
   std::normal_distribution<double> normal(-2, 1);
   const int64_t size = shape.size(), row = kNumPositions * shape.num_arcs();
   Array<R> arcs(batch * size, true), posteriors(with_posteriors ? batch * size : 1, true), cost(batch, true);
   Array<int32_t> logit_lengths(batch, true), target_lengths(batch, true);
-  Array<R> workspace(each > 0 ? batch * each : 1, true);
+  Array<R> workspace(batch * cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors).For(shape), true);
   const LatticeShape small = Shape(kNumFrames, kNumPositions, shape.moves);
   const auto for_compared = [&](const auto& f) {
     for (const int64_t first : {int64_t{0}, batch - kCompared}) {
@@ -43,7 +42,7 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, int64_t each, bool wit
     }
   });
   Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
-                           with_posteriors ? posteriors.get() : nullptr, each > 0 ? workspace.get() : nullptr, each));
+                           with_posteriors ? posteriors.get() : nullptr, workspace.get()));
   for_compared([&](int64_t b) {
     Array<R> of_utterance(small.size()), expected(small.size());
     for (int64_t t = 0; t < kNumFrames; ++t) {
@@ -69,16 +68,11 @@ void Check() {
   for (const auto& moves : {std::vector<Move>{{1, 0}, {0, 1}}, {{1, 0}, {2, 0}, {0, 1}}}) {
     const auto n = static_cast<int64_t>(moves.size());
     const LatticeShape small = Shape(kNumFrames, kNumPositions, moves);
-    CheckLarge(small, kMost / small.size() + 9, 0, true);
+    CheckLarge(small, kMost / small.size() + 9, true);
     // The last utterance's place in the workspace is in 32 bits one of the first's.
-    CheckLarge(small, kMost / cuda::WalkWorkspaceSize(small) + 2, cuda::WalkWorkspaceSize(small), true);
-    if constexpr (sizeof(R) == 4) {
-      if (const int64_t size = cuda::FastWorkspaceSize(small, true); size > 0)
-        CheckLarge(small, kMost / size + 2, size, true);
-    }
-    CheckLarge(Shape(kMost / n / 40, 50, moves), 3, 0, false);  // the second begins behind 2^32 entries
-    const LatticeShape wide = Shape(kNumFrames, kMost / 2 / n / 2 + 99, moves);
-    CheckLarge(wide, 2, cuda::WalkWorkspaceSize(wide), false);  // its last frame begins behind 2^31
+    CheckLarge(small, kMost / cuda::WorkspaceOf(moves, sizeof(R) == 4, true).For(small) + 2, true);
+    CheckLarge(Shape(kMost / n / 40, 50, moves), 3, false);                  // the second begins behind 2^32 entries
+    CheckLarge(Shape(kNumFrames, kMost / 2 / n / 2 + 99, moves), 2, false);  // its last frame begins behind 2^31
   }
 }
 

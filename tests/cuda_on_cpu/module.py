@@ -28,31 +28,22 @@ def load(library: str) -> types.ModuleType:
     module.ffi_api_minor = 0  # built with the oldest headers, which every version takes
     module.handlers = lambda: {"cpu": handlers}
     module.traits = lambda: {"cpu": ["in_place", "workspace"]}
-    module.lattice_memory = functools.partial(_lattice_memory, code)
-    module.lattice_fast_workspace = functools.partial(_lattice_fast_workspace, code)
+    module.lattice_workspace = functools.partial(_lattice_workspace, code)
     module.build_info = lambda: {"simd": None}
     module.fail_launch = lambda nth: code.cuda_on_cpu_fail(ctypes.c_int(nth))  # the nth from now on
     module.shared_of_block = lambda size: code.cuda_on_cpu_shared(ctypes.c_int(size))  # bytes, at most
     return module
 
 
-def _lattice_memory(code: ctypes.CDLL, num_arcs: int, longest_step: int) -> tuple[int, int]:
-    numbers = np.zeros(2, np.int64)
-    code.cuda_on_cpu_lattice_memory(
-        ctypes.c_int64(num_arcs), ctypes.c_int64(longest_step), numbers.ctypes.data_as(ctypes.c_void_p)
-    )
-    return int(numbers[0]), int(numbers[1])
-
-
-def _lattice_fast_workspace(
-    code: ctypes.CDLL, num_frames: int, num_positions: int, moves: Sequence[tuple[int, int]], with_posteriors: bool
-) -> int:
-    pairs = np.array(moves, np.int64)
-    code.cuda_on_cpu_lattice_fast_workspace.restype = ctypes.c_int64
-    return code.cuda_on_cpu_lattice_fast_workspace(
-        ctypes.c_int64(num_frames),
-        ctypes.c_int64(num_positions),
+def _lattice_workspace(
+    code: ctypes.CDLL, moves: Sequence[tuple[int, int]], is_float32: bool, with_posteriors: bool
+) -> tuple[int, ...]:
+    pairs, numbers = np.array(moves, np.int64), np.zeros(4, np.int64)
+    code.cuda_on_cpu_lattice_workspace(
         pairs.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(len(pairs)),
+        ctypes.c_bool(is_float32),
         ctypes.c_bool(with_posteriors),
+        numbers.ctypes.data_as(ctypes.c_void_p),
     )
+    return tuple(int(n) for n in numbers)

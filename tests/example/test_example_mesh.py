@@ -85,6 +85,7 @@ def test_as_a_user_runs_it_with_a_batch_that_does_not_divide(corpus, one_device,
     assert_same_curve(losses_of(tmp_path), one_device)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_divided_step_exchanges_neither_audio_nor_logits() -> None:
     """The audio of all rows and the logits of all classes are larger than any array that crosses the mesh.

@@ -145,8 +145,7 @@ def test_a_batch_on_four_devices_is_not_gathered():
     assert f"[{B // 4},{T},{U + 1},{V}]" in backward
 
 
-def test_a_long_lattice_gets_a_workspace():
-    """The last diagonals of these utterances do not fit into a block's shared memory."""
+def test_a_cost_gets_a_workspace():
     arcs = jax.ShapeDtypeStruct((2, 50, 3001, 2), jnp.float32)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
     place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
@@ -154,7 +153,9 @@ def test_a_long_lattice_gets_a_workspace():
     lowered = jax.jit(jax_rnnt.lattice_cost).trace(*types).lower(lowering_platforms=("cuda",))
     text = lowered.compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_cost"' in line)
-    assert f"f32[2,{2 * 3 * 2 * 3001}]" in call  # factors: pairs; two arcs and beta; two diagonals
+    columns = 2 * 2 * (50 + 3001 + 8)  # two columns of the diagonals, two numbers each
+    last_diagonals = 2 * 3 * 2 * 3001  # factors: pairs; two arcs and beta; two diagonals
+    assert f"f32[2,{columns + last_diagonals + 6}]" in call
 
 
 def test_posteriors_get_a_workspace_for_alpha_and_beta():
@@ -168,7 +169,9 @@ def test_posteriors_get_a_workspace_for_alpha_and_beta():
     text = jax.jit(posteriors).trace(*types).lower(lowering_platforms=("cuda",)).compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_posteriors"' in line)
     values = 2 * 2 * (num_frames + num_positions) * num_positions  # alpha and beta, two numbers each, of each diagonal
-    assert f"f32[2,{values + 6}]" in call  # and six numbers more
+    columns = 2 * 2 * 2 * (num_frames + num_positions + 8)  # two columns between strips, for each of both
+    last_diagonals = 2 * (k + 1) * 8 * num_positions  # of a walk by the general kernel
+    assert f"f32[2,{values + columns + last_diagonals + 6}]" in call
 
 
 def test_a_joint_network_in_tiles():

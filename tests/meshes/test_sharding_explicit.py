@@ -30,7 +30,7 @@ def _spec(x) -> tuple:
 INTEGERS = {"all": (True, True, True), "none": (False, False, False), "lengths": (False, True, True)}
 
 
-@pytest.mark.full(implementation="lax", divided="lengths")
+@pytest.mark.full(implementation="lax", divided=["none", "lengths"])
 @pytest.mark.parametrize("divided", INTEGERS)
 def test_shardings_propagate(divided: str, implementation: str) -> None:
     """Shardings are in the types while JAX traces, and in the results. Still only a scalar crosses the mesh."""

@@ -172,6 +172,7 @@ def test_log_probabilities_with_nan_where_nothing_is_read(implementation: str) -
     _assert_is_oracle(_run("checked", implementation, arrays, fused=False), arrays, fused=False)
 
 
+@pytest.mark.full(implementation="lax", mode=["checked", "unchecked"])
 @MODES
 def test_what_crosses_the_mesh(mode: str, implementation: str) -> None:
     """Only sums of arrays of size [B, T, U+1] cross the mesh, and no gather. Each kernel reads its part of the rows."""

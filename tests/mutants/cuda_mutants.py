@@ -213,11 +213,27 @@ BY_CHECK = (
         "shape.cost + b",
     ),
     Mutant(
-        "short: more shared memory than there is",
+        "short: strips for more shared memory than there is",
         "cuda/lattice_short.cu",
-        "fits = shared <= SharedOfBlock() && ",
-        "fits = ",
+        "SharedOfSums<S>(most, 1) > memory",
+        "SharedOfSums<S>(1, 1) > memory",
     ),
+    Mutant(
+        "short: copies further ahead than there is memory for",
+        "cuda/lattice_short.cu",
+        "  while (ahead > 1 && SharedOfSums<S>(warps, ahead) > most) --ahead;\n",
+        "",
+    ),
+    Mutant(
+        "short: a strip reads another column", "cuda/lattice_short.cu", "(strip - 1) % kColumns", "strip % kColumns"
+    ),
+    Mutant(
+        "short: values between strips taken too early",
+        "cuda/short_sums.cuh",
+        "give(chunk - ahead)",
+        "give(chunk - ahead + 1)",
+    ),
+    Mutant("short: the last values of a strip left out", "cuda/short_sums.cuh", "  give(chunks.end);\n", ""),
 )
 
 # Caught by tests/cuda_on_cpu/test_launches.py.

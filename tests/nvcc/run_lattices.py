@@ -163,16 +163,15 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
 
 
 def depth_and_workspace_size(lattice: Lattice, with_posteriors: bool) -> tuple[int, int]:
-    """Depth of cuda/lattice.cc, and ShortWorkspaceSize of cuda/lattice_short.cu."""
+    """Depth of cuda/lattice.cc, and WorkspaceOf."""
     _, num_frames, num_positions, num_arcs = lattice.scores.shape
     depth = 2
     while depth <= max(dt + du for dt, du in lattice.moves):
         depth *= 2
     diagonals, directions = num_frames + num_positions, 2 if with_posteriors else 1
     values = directions * diagonals * num_positions if with_posteriors else 0
-    columns = directions * 2 * (diagonals + COLUMN_MARGIN) if num_positions > LANES else 0
-    of_walk = 2 * (num_arcs + 1) * depth * num_positions
-    return depth, max(2 * (values + columns), of_walk) + SUMS_SIZE
+    columns = directions * 2 * (diagonals + COLUMN_MARGIN)
+    return depth, 2 * (values + columns) + 2 * (num_arcs + 1) * depth * num_positions + SUMS_SIZE
 
 
 def _has(own: int, with_label: int, dt: int, du: int) -> bool:
