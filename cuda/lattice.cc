@@ -17,8 +17,10 @@ int64_t WalkSizeOfPosition(int64_t num_arcs, int64_t longest_step) { return 2 * 
 
 }  // namespace
 
-WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors) {
-  WorkspaceSize size = is_float32 && AreShort(moves) ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors, int64_t num_frames,
+                          int64_t num_positions) {
+  const bool is_short = is_float32 && AreShort(moves) && !AreTooMany(num_frames, num_positions);
+  WorkspaceSize size = is_short ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
   int64_t span = 1;
   for (const Move& move : moves) span = std::max(span, move.step());
   size.of_position += WalkSizeOfPosition(static_cast<int64_t>(moves.size()), span);
@@ -26,17 +28,18 @@ WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool 
 }
 
 std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
-                                                             bool is_float32, bool with_posteriors) {
+                                                             bool is_float32, bool with_posteriors, int64_t num_frames,
+                                                             int64_t num_positions) {
   std::vector<Move> all;
   for (const auto& [dt, du] : moves) all.push_back({dt, du});
-  const WorkspaceSize size = WorkspaceOf(all, is_float32, with_posteriors);
+  const WorkspaceSize size = WorkspaceOf(all, is_float32, with_posteriors, num_frames, num_positions);
   return {size.of_node, size.of_diagonal, size.of_position, size.rest};
 }
 
 template <class R>
 LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const R* arcs,
                          const int32_t* logit_lengths, const int32_t* target_lengths, R* cost, R* posteriors,
-                         R* workspace) {
+                         R* workspace, int64_t workspace_size) {
   Utterances<R> utterances{};
   utterances.arcs = arcs;
   utterances.logit_lengths = logit_lengths;
@@ -44,7 +47,7 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
   utterances.cost = cost;
   utterances.posteriors = posteriors;
   utterances.workspace = workspace;
-  utterances.workspace_size = WorkspaceOf(shape.moves, std::is_same_v<R, float>, posteriors != nullptr).For(shape);
+  utterances.workspace_size = workspace_size;
   utterances.num_frames = static_cast<int32_t>(shape.num_frames);
   utterances.num_positions = static_cast<int32_t>(shape.num_positions);
   utterances.num_arcs = static_cast<int32_t>(shape.num_arcs());
@@ -68,7 +71,7 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
 
 #define JAX_RNNT_INSTANTIATE(R)                                                                              \
   template LaunchResult LatticeSums<R>(cudaStream_t, const LatticeShape&, int64_t, const R*, const int32_t*, \
-                                       const int32_t*, R*, R*, R*);
+                                       const int32_t*, R*, R*, R*, int64_t);
 JAX_RNNT_INSTANTIATE(float)
 JAX_RNNT_INSTANTIATE(double)
 #undef JAX_RNNT_INSTANTIATE

@@ -183,12 +183,17 @@ Result WithSlots(const std::vector<Move>& moves, const F& f, Result none) {
 }  // namespace
 
 bool AreShort(const std::vector<Move>& moves) {
+  if (moves.empty()) return false;
   for (size_t k = 0; k < moves.size(); ++k) {
     for (size_t j = 0; j < k; ++j) {
       if (moves[j].dt == moves[k].dt && moves[j].du == moves[k].du) return false;
     }
   }
   return WithSlots(moves, [](auto) { return true; }, false);
+}
+
+bool AreTooMany(int64_t num_frames, int64_t num_positions) {
+  return num_positions > kWidest || num_frames + num_positions > kLongest;
 }
 
 WorkspaceSize ShortWorkspace(bool with_posteriors) {
@@ -201,8 +206,7 @@ WorkspaceSize ShortWorkspace(bool with_posteriors) {
 LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
                          const Utterances<float>& utterances, bool& fits) {
   fits = false;
-  if (shape.num_positions > kWidest || shape.num_frames + shape.num_positions > kLongest) return {};
-  if (!AreShort(shape.moves)) return {};
+  if (AreTooMany(shape.num_frames, shape.num_positions) || !AreShort(shape.moves)) return {};
   return WithSlots(
       shape.moves, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
 }

@@ -65,7 +65,10 @@ def _per_example_and_arc(arcs, *_, **__) -> list[jax.ShapeDtypeStruct]:
 def _workspace(arcs, *_, moves: Moves, with_posteriors: bool) -> jax.ShapeDtypeStruct:
     """What CUDA kernels keep of an utterance. T and U + 1 may be symbolic."""
     *batch, num_frames, num_positions, _ = arcs.shape
-    of_node, of_diagonal, of_position, rest = native.lattice_workspace(moves, arcs.dtype == np.float32, with_posteriors)
+    known = (n if isinstance(n, int) else -1 for n in (num_frames, num_positions))
+    of_node, of_diagonal, of_position, rest = native.lattice_workspace(
+        moves, arcs.dtype == np.float32, with_posteriors, *known
+    )
     diagonals = num_frames + num_positions
     numbers = (of_node * num_positions + of_diagonal) * diagonals + of_position * num_positions + rest
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
@@ -182,7 +185,7 @@ def for_the_kernels(arcs: Array, moves: Moves) -> tuple[Array, Moves]:
     *_, t_max, u1, _ = arcs.shape
     # A move that is longer than the lattice is never taken. It is shortened, because the recursion remembers as many
     # diagonals as the longest move has.
-    too_long = [isinstance(t_max, int) and (dt > t_max or du >= u1) for dt, du in moves]
+    too_long = [(isinstance(t_max, int) and dt > t_max) or (isinstance(u1, int) and du >= u1) for dt, du in moves]
     if any(too_long):
         arcs = jnp.where(np.array(too_long), -jnp.inf, arcs)
         moves = tuple((1, 0) if never else move for move, never in zip(moves, too_long, strict=True))

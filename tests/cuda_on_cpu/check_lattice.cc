@@ -9,6 +9,12 @@ namespace {
 using R = CHECK_TYPE;
 
 int64_t Numbers(const LatticeShape& shape, bool with_posteriors) {
+  return cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors, shape.num_frames, shape.num_positions)
+      .For(shape);
+}
+
+// For a program that was lowered before its sizes were known.
+int64_t NumbersOfAny(const LatticeShape& shape, bool with_posteriors) {
   return cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors).For(shape);
 }
 
@@ -50,11 +56,12 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
   std::fill(got.get(), got.get() + batch * shape.size(), R(77));
   std::fill(cost.get(), cost.get() + batch, R(77));
   std::fill(cost_alone.get(), cost_alone.get() + batch, R(77));
-  Array<R> workspace(batch * Numbers(shape, true)), workspace_of_cost(batch * Numbers(shape, false));
+  const int64_t each = Numbers(shape, true), each_of_cost = NumbersOfAny(shape, false);
+  Array<R> workspace(batch * each), workspace_of_cost(batch * each_of_cost);
   Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
-                           got.get(), workspace.get()));
+                           got.get(), workspace.get(), each));
   Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(),
-                           cost_alone.get(), nullptr, workspace_of_cost.get()));
+                           cost_alone.get(), nullptr, workspace_of_cost.get(), each_of_cost));
   Compare(cost.get(), cpu_cost.get(), batch, tolerance, std::string(what) + "cost");
   Compare(cost_alone.get(), cost.get(), batch, 0, std::string(what) + "cost without posteriors");
   Compare(got.get(), expected.get(), batch * shape.size(), tolerance, std::string(what) + "posteriors");
@@ -87,7 +94,7 @@ void CheckNotWalked(int64_t num_frames, int64_t num_positions, const std::vector
     int64_t barriers[2];
     cuda_on_cpu_barriers(barriers, 0);
     Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(), p,
-                             workspace.get()));
+                             workspace.get(), size.For(shape)));
     const int64_t launches = cuda_on_cpu_barriers(barriers, 2);
     ++comparisons;
     if (barriers[0] > (num_frames + num_positions) / 2 || (launches == 2 && barriers[1] > 1)) {

@@ -25,7 +25,9 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_posteriors) 
   const int64_t size = shape.size(), row = kNumPositions * shape.num_arcs();
   Array<R> arcs(batch * size, true), posteriors(with_posteriors ? batch * size : 1, true), cost(batch, true);
   Array<int32_t> logit_lengths(batch, true), target_lengths(batch, true);
-  Array<R> workspace(batch * cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors).For(shape), true);
+  const int64_t each =
+      cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors, shape.num_frames, shape.num_positions).For(shape);
+  Array<R> workspace(batch * each, true);
   const LatticeShape small = Shape(kNumFrames, kNumPositions, shape.moves);
   const auto for_compared = [&](const auto& f) {
     for (const int64_t first : {int64_t{0}, batch - kCompared}) {
@@ -42,7 +44,7 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_posteriors) 
     }
   });
   Run(cuda::LatticeSums<R>(stream, shape, batch, arcs.get(), logit_lengths.get(), target_lengths.get(), cost.get(),
-                           with_posteriors ? posteriors.get() : nullptr, workspace.get()));
+                           with_posteriors ? posteriors.get() : nullptr, workspace.get(), each));
   for_compared([&](int64_t b) {
     Array<R> of_utterance(small.size()), expected(small.size());
     for (int64_t t = 0; t < kNumFrames; ++t) {

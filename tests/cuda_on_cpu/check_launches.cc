@@ -79,7 +79,7 @@ const Part part("launches of hidden_rows", Check);
 cuda::LaunchResult Launch(int64_t batch, int64_t num_positions, const std::vector<Move>& moves, float* workspace) {
   LatticeShape shape{4, num_positions, moves, 1};
   for (const Move& move : moves) shape.span = std::max(shape.span, move.step());
-  return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace);
+  return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace, 0);
 }
 
 void Check() {

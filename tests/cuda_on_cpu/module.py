@@ -36,7 +36,12 @@ def load(library: str) -> types.ModuleType:
 
 
 def _lattice_workspace(
-    code: ctypes.CDLL, moves: Sequence[tuple[int, int]], is_float32: bool, with_posteriors: bool
+    code: ctypes.CDLL,
+    moves: Sequence[tuple[int, int]],
+    is_float32: bool,
+    with_posteriors: bool,
+    num_frames: int,
+    num_positions: int,
 ) -> tuple[int, ...]:
     pairs, numbers = np.array(moves, np.int64), np.zeros(4, np.int64)
     code.cuda_on_cpu_lattice_workspace(
@@ -44,6 +49,8 @@ def _lattice_workspace(
         ctypes.c_int64(len(pairs)),
         ctypes.c_bool(is_float32),
         ctypes.c_bool(with_posteriors),
+        ctypes.c_int64(num_frames),
+        ctypes.c_int64(num_positions),
         numbers.ctypes.data_as(ctypes.c_void_p),
     )
     return tuple(int(n) for n in numbers)
