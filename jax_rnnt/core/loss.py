@@ -75,7 +75,7 @@ class Loss(abc.ABC):
       zero_infinity: whether a cost of +inf counts as 0 and has a gradient of 0, as in ``torch.nn.CTCLoss``. A cost of
         NaN stays NaN.
       implementation: None chooses by platform (compiled kernels where they exist, otherwise the ``lax`` form); "native"
-        requires the kernels; "lax" is the ``lax`` form.
+        requires the kernels; "lax" is the ``lax`` form; "pallas" requires the lattice's Pallas kernels, on a TPU.
       vocab_axis_name: the mesh axis over which the vocabulary is divided (a tensor-parallel joint network). Inside
         ``shard_map``, ``logits`` are this device's ``[B, T, U+1, V / devices]``. Elsewhere ``logits`` are the global
         array, divided along that axis of a mesh set by ``jax.set_mesh``. ``blank`` and ``targets`` are indices into the

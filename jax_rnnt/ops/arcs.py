@@ -121,6 +121,7 @@ def arc_log_probs(
         whole row. (0, 0): nothing, because ``logits`` are log-probabilities already; then only the picked entries are
         read and have a gradient. Columns and labels may lie inside and outside.
       implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
+        There are no Pallas kernels for it, so "pallas", which :func:`lattice_cost` has, means None here.
 
     Returns:
       ``[..., K]`` with ``K = len(columns) + 1``: the static columns in their order, then the label. float64 for float64

@@ -15,7 +15,7 @@ from jax_rnnt.ops import lax_lattice, lax_lattice_stacked
 from jax_rnnt.ops.dtypes import compute_dtype
 from jax_rnnt.ops.labels import RNNT_MOVES, Moves, check_moves
 from jax_rnnt.ops.masking import scaled
-from jax_rnnt.xla import native
+from jax_rnnt.xla import native, pallas
 from jax_rnnt.xla.primitive import Implementation, Operation, check_implementation
 
 
@@ -28,7 +28,18 @@ Form = Callable[..., list[Array]]
 
 def _forms(parts: Callable[[Form], Form]) -> dict[str, Any]:
     """The ``lax`` forms of an operation that is made of the lattice."""
-    return {"lax_form": parts(lax_lattice.lattice), "lax_forms": {"tpu": parts(lax_lattice_stacked.lattice)}}
+    on_gpus = parts(_lattice_on_gpus)
+    return {
+        "lax_form": parts(lax_lattice.lattice),
+        "lax_forms": {"tpu": parts(lax_lattice_stacked.lattice), "cuda": on_gpus, "rocm": on_gpus},
+    }
+
+
+def _lattice_on_gpus(arcs: Array, t_b: Array, u_b: Array, *, moves: Moves, posteriors: bool) -> list[Array]:
+    # A diagonal of RNN-T takes 8 kernels in the stacked form and 17 in the other. With longer moves each of the last
+    # diagonals is copied in every turn, and a diagonal of TDT takes 36 in place of 22.
+    form = lax_lattice_stacked if all(dt + du == 1 for dt, du in moves) else lax_lattice
+    return form.lattice(arcs, t_b, u_b, moves=moves, posteriors=posteriors)
 
 
 def _cost_only(lattice: Form) -> Form:
@@ -60,11 +71,24 @@ def _workspace(arcs, *_, moves: Moves, with_posteriors: bool) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
+def _pallas_cost() -> pallas.Kernels:
+    from jax_rnnt.ops import pallas_lattice  # it imports Pallas, which few programs need
+
+    return pallas.Kernels(pallas_lattice.cost, pallas_lattice.refusal)
+
+
+def _pallas_posteriors() -> pallas.Kernels:
+    from jax_rnnt.ops import pallas_lattice
+
+    return pallas.Kernels(pallas_lattice.cost_and_posteriors, pallas_lattice.refusal)
+
+
 _cost = Operation(
     "lattice_cost",
     per_example,
     batch_ndim=lattice_ndim,
     workspace=functools.partial(_workspace, with_posteriors=False),
+    pallas_kernels=_pallas_cost,
     **_forms(_cost_only),
 )
 _posteriors = Operation(
@@ -72,6 +96,7 @@ _posteriors = Operation(
     _per_example_and_arc,
     batch_ndim=lattice_ndim,
     workspace=functools.partial(_workspace, with_posteriors=True),
+    pallas_kernels=_pallas_posteriors,
     **_forms(_with_posteriors),
 )
 
@@ -207,6 +232,7 @@ def lattice_cost(
         ``((1, 0), (0, 1))``, the default. One label per frame: ``((1, 0), (1, 1))``. Multi-blank:
         ``((1, 0), (2, 0), (4, 0), (0, 1))``.
       implementation: None chooses by platform; "native" insists on the compiled kernel; "lax" is the ``lax`` form.
+        "pallas" insists on the Pallas kernels for TPUs, in float32 and of static shape; nothing chooses them by itself.
 
     Returns:
       ``cost [B]``: +inf where there is no path; NaN where an arc inside the lattice is NaN or +inf, or where a length
@@ -217,6 +243,7 @@ def lattice_cost(
     Raises:
       TypeError: if a dtype is wrong or ``moves`` are not pairs of integers.
       ValueError: if a shape does not match, a move does not advance, or ``implementation`` is unknown.
+      NotImplementedError: when the program is compiled, if there is no kernel of the asked ``implementation``.
 
     References:
       Graves, Sequence Transduction with Recurrent Neural Networks, 2012 (arXiv:1211.3711), equations 12-20.

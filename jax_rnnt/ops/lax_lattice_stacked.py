@@ -1,8 +1,8 @@
-"""The ``lax`` form of operation 2 for TPUs: few operations for each diagonal, and diagonals in the major dimension.
+"""The ``lax`` form of operation 2 for TPUs, and for short moves on GPUs: few operations for each diagonal.
 
 A TPU takes some time for every operation, however small, and reads slowly along the minor dimension of an array. So
 both recursions are one: beta is the alpha of the mirrored lattice, and the two stand side by side on an axis of their
-own. All posteriors are products of whole arrays, after the scan.
+own, in arrays whose major dimension is the diagonal. All posteriors are products of whole arrays, after the scan.
 """
 
 import jax.numpy as jnp

@@ -15,13 +15,13 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jax_rnnt.xla import native, sharding
+from jax_rnnt.xla import native, pallas, sharding
 from jax_rnnt.xla.in_place import worth_overwriting
 
 _LOWERING_OPTIONS = inspect.signature(mlir.register_lowering).parameters
 
-Implementation = Literal["native", "lax"] | None
-IMPLEMENTATIONS = (None, "native", "lax")
+Implementation = Literal["native", "lax", "pallas"] | None
+IMPLEMENTATIONS = (None, "native", "lax", "pallas")
 
 
 def check_implementation(implementation: object) -> None:
@@ -45,6 +45,8 @@ class Operation:
         asked where the kernels do need it.
       lax_forms: by platform, the ``lax`` form there, where it is a better one than ``lax_form``. Derivatives that JAX
         takes of a ``lax`` form are those of ``lax_form`` everywhere.
+      pallas_kernels: loads the form with Pallas kernels for TPUs, where there is one. Only implementation="pallas"
+        takes it, and on other platforms that is an error. For an operation without such kernels "pallas" means None.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Operation:
         in_place: int = 0,
         workspace: Callable[..., jax.ShapeDtypeStruct | None] | None = None,
         lax_forms: Mapping[str, Callable[..., list[Array]]] | None = None,
+        pallas_kernels: Callable[[], pallas.Kernels] | None = None,
     ):
         self.name = name
         self._results = results
@@ -66,6 +69,7 @@ class Operation:
         self._has_kernel = has_kernel
         self._workspace = workspace
         self._lax_forms = dict(lax_forms or {})
+        self._pallas_kernels = pallas_kernels
         self._kernels = native.platforms_with(name) if has_kernel else frozenset()
         self.primitive = Primitive(f"jax_rnnt_{name}")
         self.primitive.multiple_results = True
@@ -84,7 +88,7 @@ class Operation:
             where_it_stands: dict[str, Any] = {"cacheable": False} if "cacheable" in _LOWERING_OPTIONS else {}
             mlir.register_lowering(self.primitive, self._lower_placed, **where_it_stands)
         mlir.register_lowering(lowered, functools.partial(self._lower, None))
-        for platform in self._kernels.union(self._lax_forms):
+        for platform in self._kernels.union(self._lax_forms, () if pallas_kernels is None else pallas.PLATFORMS):
             mlir.register_lowering(lowered, functools.partial(self._lower, platform), platform=platform)
 
     def __call__(self, *args: Array, implementation: str | None, **parameters) -> list[Array]:
@@ -140,6 +144,9 @@ class Operation:
         return mlir.lower_fun(placed, multiple_results=True)(ctx, *args)
 
     def _lower(self, platform, ctx, *args, implementation, in_place=False, **parameters):
+        lax_form = functools.partial(self._lax_forms.get(platform, self._lax_form), **parameters)
+        if implementation == "pallas" and self._pallas_kernels is not None:
+            return pallas.lowered(ctx, platform, self.name, self._pallas_kernels(), lax_form, *args, **parameters)
         if platform not in self._kernels or implementation == "lax":
             if implementation == "native" and self._has_kernel:
                 names = ctx.platforms if ctx.platforms is not None else ctx.module_context.platforms
@@ -147,8 +154,7 @@ class Operation:
                     f"implementation='native' was asked for, and {self.name} has no kernel for {', '.join(names)}: "
                     f"{native.missing_reason(self.name)}. implementation=None uses the lax form there."
                 )
-            lax_form = self._lax_forms.get(platform, self._lax_form)
-            return mlir.lower_fun(functools.partial(lax_form, **parameters), multiple_results=True)(ctx, *args)
+            return mlir.lower_fun(lax_form, multiple_results=True)(ctx, *args)
         traits, batch_ndim = native.traits(platform), self._batch_ndim(*ctx.avals_in)
         results = len(ctx.avals_out)
         extra = self._workspace(*ctx.avals_in, **parameters) if self._workspace and "workspace" in traits else None

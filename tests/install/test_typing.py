@@ -43,7 +43,7 @@ OPERATIONS = (
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_implementation_is_one_of_its_names(operation) -> None:
-    assert typing.get_type_hints(operation)["implementation"] == typing.Literal["native", "lax"] | None
+    assert typing.get_type_hints(operation)["implementation"] == typing.Literal["native", "lax", "pallas"] | None
 
 
 @pytest.mark.slow

@@ -176,7 +176,13 @@ def compile_for(
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
     types = tuple(placed(x, d) for x, d in zip(types, divided or [True] * len(types), strict=True))
-    with _users_settings(), jax.set_mesh(mesh):
+    with jax.set_mesh(mesh):
+        return compiled(function, *types, **options)
+
+
+def compiled(function: Callable, *types: Any, **options) -> Program:
+    """``function`` compiled for the chips that the types say (``jax.ShapeDtypeStruct`` with a sharding)."""
+    with _users_settings():
         lowered = jax.jit(function, **options).trace(*types).lower(lowering_platforms=("tpu",))
         return Program(lowered.compile())
 

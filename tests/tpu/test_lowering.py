@@ -1,4 +1,4 @@
-"""Which forms programs for TPUs are lowered to. Nothing is compiled, so libtpu is not needed."""
+"""The forms that programs for TPUs, and for GPUs without kernels, are lowered to. libtpu is not needed."""
 
 import re
 
@@ -32,9 +32,10 @@ def test_tpus_have_their_own_forms(function) -> None:
     assert "@LayoutConstraint" in text
 
 
-def test_other_platforms_keep_theirs() -> None:
-    text = lowered("rocm")
-    assert text.count("stablehlo.while") == 2
+@pytest.mark.parametrize(("loss", "loops"), [(jax_rnnt.rnnt_loss, 1), (jax_rnnt.monotonic_rnnt_loss, 2)])
+def test_gpus_have_one_loop_if_moves_are_short(loss, loops: int) -> None:
+    text = lowered("rocm", lambda logits, *batch: jax.grad(lambda x: loss(x, *batch, blank=0))(logits))
+    assert text.count("stablehlo.while") == loops
     assert gathers_of_logits(text)
     assert "@LayoutConstraint" not in text
 
