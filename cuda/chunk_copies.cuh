@@ -151,7 +151,7 @@ struct ChunkCopies {
                     CopyLater(place, address, wanted, g, active);
                   });
     } else {                                                         // many loads before the first store
-      constexpr int kHeld = kSlots > 3 && kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
+      constexpr int kHeld = kSlots < 4 ? 1 : kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
 #pragma unroll
       for (int first = 0; first < kSlots; first += kHeld) {
         const int last = first + kHeld < kSlots ? first + kHeld : kSlots;
