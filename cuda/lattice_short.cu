@@ -26,8 +26,9 @@ constexpr int64_t kWarps = S::kCount <= 3   ? 16
 template <class S>
 constexpr int kThreads = static_cast<int>(2 * kWarps<S> * kWarp);  // a warp that computes has another one that copies
 
-// Shared memory: that for sums over a block, then the ring of each warp, then the values that the first warp gets and
-// those that each warp hands on, then the counts of chunks. ahead: how far copies are ahead of the steps.
+// Shared memory: that for sums over a block, where Columns stand before, then the ring of each warp, then the values
+// that the first warp gets and those that each warp hands on, then the counts of chunks. ahead: how far copies are
+// ahead of the steps.
 template <class S>
 size_t SharedOfSums(int32_t warps, int32_t ahead) {
   const int64_t ring = (S::kNeeded + ahead) * kChunkSize<S::kCount>;
@@ -75,26 +76,33 @@ __device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float
   float* ring = rings + warp * ring_size;
   Power* of_warp_before = handed_on + warp * kHandedOn;
   if (thread < kHandedOn) handed_on[thread] = kImpossible;
-  SumsEnd end{kImpossible, false};
-  for (int32_t first = 0, strip = 0; first <= length_u; first += half, ++strip) {
+  SumsEnd end{};
+  for (int32_t first = 0; first <= length_u; first += half) {  // strips
     const int32_t u = first + of_strip;
     const WarpChunks chunks(warp, u - lane, length_t, length_u);
     const bool is_last = first + half > length_u;
     if (!copies && lane == 0) counts.Begin(chunks, warps, is_last);
     __syncthreads();
     if (copies) {
+      Columns* columns = reinterpret_cast<Columns*>(shared) + warp;
+      if (lane == 0) {
+        const int32_t strip = first / half;
+        *columns = {warp == 0 && first > 0 ? ColumnOf(shape, b, kBeta, (strip - 1) % kColumns) : nullptr,
+                    warp == warps - 1 && !is_last ? ColumnOf(shape, b, kBeta, strip % kColumns) : nullptr};
+      }
+      __syncwarp();
       const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
       ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
                                                  u - lane, chunks.begin, lane, slot);
-      const Columns columns{warp == 0 && first > 0 ? ColumnOf(shape, b, kBeta, (strip - 1) % kColumns) : nullptr,
-                            warp == warps - 1 && !is_last ? ColumnOf(shape, b, kBeta, strip % kColumns) : nullptr};
       CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, chunks, counts, all.ahead, lane, ring, of_warp_before, columns);
+      end.total = kImpossible;
     } else {
       ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
                                                             ring + ring_size, of_warp_before,
                                                             kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
       sums.Run(chunks, counts);
       const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
+      end.total = kImpossible;
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
       end.special |=

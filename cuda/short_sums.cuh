@@ -89,6 +89,7 @@ __device__ __forceinline__ int32_t PlaceHandedOn(int32_t chunk) {
 }
 
 // Values of the last position of a strip, at each step from the first one on. Null: this warp has nothing to do there.
+// They are in shared memory, because a warp that copies has no register to spare on sm_75.
 struct Columns {
   const Power* before;  // of the strip before; a copying warp brings them to the first warp of the block
   Power* after;         // of this one; a copying warp takes them from the last warp of the block
@@ -99,7 +100,7 @@ struct Columns {
 template <int kOwn, int kWithLabel, bool kBeta>
 __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCount, kBeta>& chunk_copies,
                                         const WarpChunks& chunks, const ChunkCounts& counts, int32_t ahead,
-                                        int32_t lane, float* ring, Power* handed_on, const Columns& columns) {
+                                        int32_t lane, float* ring, Power* handed_on, const Columns* columns) {
   using S = Slots<kOwn, kWithLabel>;
   float* const ring_end = ring + (S::kNeeded + ahead) * kChunkSize<S::kCount>;
   for (float* p = ring + lane; p < ring_end; p += kWarp) *p = -std::numeric_limits<float>::infinity();
@@ -110,27 +111,26 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCo
     if (end - under_way > chunks.begin) Publish(counts.filled, end - under_way, lane);
   };
   const int32_t late = kAsyncCopies ? ahead - 1 : 0;  // how many chunks later than its copies a chunk is waited for
-  int32_t given = chunks.begin;
-  const auto give = [&](int32_t end) {  // the chunks before `end`
-    if (columns.after == nullptr || end <= given) return;
-    for (; given < end; ++given) {
-      if (lane < kChunk)
-        Write(columns.after + given * kChunk + lane, handed_on[kHandedOn + PlaceHandedOn(given) + lane]);
+  const auto give = [&](int32_t chunk) {
+    Power* const after = columns->after;
+    if (after == nullptr || chunk < chunks.begin) return;
+    if (lane < kChunk) {
+      WriteIf(true, after + chunk * kChunk + lane, handed_on[kHandedOn + PlaceHandedOn(chunk) + lane]);
     }
-    Publish(counts.taken + 1, end, lane);
+    Publish(counts.taken + 1, chunk + 1, lane);
   };
   float* to = ring;
   for (int32_t chunk = chunks.begin; chunk < chunks.end + late; ++chunk) {
     if (chunk < chunks.end) {
       taken.Wait(chunk - ahead);
-      give(chunk - ahead);
+      give(chunk - ahead - 1);
     }
     if (late > 0) publish(chunk, late - 1);
     if (chunk < chunks.end) {
       chunk_copies.Fill(to);
-      if (columns.before != nullptr) {
+      if (columns->before != nullptr) {
         CopyNumbers(reinterpret_cast<float*>(handed_on + PlaceHandedOn(chunk)),
-                    reinterpret_cast<const float*>(columns.before + chunk * kChunk),
+                    reinterpret_cast<const float*>(columns->before + chunk * kChunk),
                     kChunk * static_cast<int32_t>(sizeof(Power) / sizeof(float)), lane);
       }
       to += kChunkSize<S::kCount>;
@@ -139,8 +139,9 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCo
     EndGroup();
     if (late == 0) publish(chunk + 1, 0);
   }
-  if (columns.after != nullptr) taken.Wait(chunks.end);
-  give(chunks.end);
+  if (columns->after == nullptr) return;
+  taken.Wait(chunks.end);
+  for (int32_t chunk = chunks.end - ahead - 1; chunk < chunks.end; ++chunk) give(chunk);
 }
 
 // One lane's part of one direction.

@@ -235,10 +235,15 @@ BY_CHECK = (
     Mutant(
         "short: values between strips taken too early",
         "cuda/short_sums.cuh",
+        "give(chunk - ahead - 1)",
         "give(chunk - ahead)",
-        "give(chunk - ahead + 1)",
     ),
-    Mutant("short: the last values of a strip left out", "cuda/short_sums.cuh", "  give(chunks.end);\n", ""),
+    Mutant(
+        "short: the last values of a strip left out",
+        "cuda/short_sums.cuh",
+        "chunk < chunks.end; ++chunk) give",
+        "chunk < 0; ++chunk) give",
+    ),
 )
 
 # Caught by tests/cuda_on_cpu/test_launches.py.
