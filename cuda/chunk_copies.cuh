@@ -150,8 +150,8 @@ struct ChunkCopies {
                   [](int, int g, float* place, const float* address, uint32_t wanted, bool active) {
                     CopyLater(place, address, wanted, g, active);
                   });
-    } else {                                                         // many loads before the first store
-      constexpr int kHeld = kSlots > 3 && kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
+    } else {                                                            // many loads before the first store
+      constexpr int kHeld = kSlots < 4 ? 1 : kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
 #pragma unroll
       for (int first = 0; first < kSlots; first += kHeld) {
         const int last = first + kHeld < kSlots ? first + kHeld : kSlots;
