@@ -152,7 +152,12 @@ BY_CHECK = (
     ),
     Mutant("stale diagonal", "cuda/lattice.cc", "while (depth <= longest_step)", "while (depth < longest_step)"),
     Mutant("short: copies not waited for", "cuda/short_sums.cuh", "    FinishCopies(under_way == 1);\n", ""),
-    Mutant("short: a group too many under way", "cuda/short_sums.cuh", "publish(chunk, late - 1)", "publish(chunk, 0)"),
+    Mutant(
+        "short: a chunk in use while its copies are under way",
+        "cuda/short_sums.cuh",
+        "Publish(counts.filled, end - under_way, lane)",
+        "Publish(counts.filled, end, lane)",
+    ),
     Mutant("short: a chunk too few in the ring", "cuda/short_sums.cuh", "kNeeded = 1 +", "kNeeded = 0 +"),
     Mutant(
         "short: copies into chunks in use",
