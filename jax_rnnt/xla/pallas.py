@@ -3,12 +3,14 @@
 Nothing here imports Pallas: the functions that do are called when a program is lowered.
 """
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.experimental
 from jax import Array
 from jax.interpreters import mlir
 
@@ -73,7 +75,14 @@ def lowered(
     def form(*arrays: Array) -> list[Array]:
         return kernels.form(*arrays, interpret=not is_compiled and interpreted, **parameters)
 
-    return mlir.lower_fun(form, multiple_results=True)(_without_manual_axes(ctx), *operands)
+    with _without_64_bits():
+        return mlir.lower_fun(form, multiple_results=True)(_without_manual_axes(ctx), *operands)
+
+
+def _without_64_bits() -> contextlib.AbstractContextManager:
+    """Integers of Python become int32, which is all that a kernel can have."""
+    place = jax if hasattr(jax, "enable_x64") else jax.experimental  # where it was until jax 0.8
+    return getattr(place, "enable_x64")(False)  # noqa: B009  (mypy does not know it in one of them)
 
 
 def _without_manual_axes(ctx: mlir.LoweringRuleContext) -> mlir.LoweringRuleContext:

@@ -161,6 +161,14 @@ def test_the_gradient_of_a_loss(interpreted: None, monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_programs_for_tpus_have_the_kernels() -> None:
+    """Also with 64 bits, as the suite has them, and under vmap. A program needs neither a TPU nor libtpu."""
+    run = jax.vmap(functools.partial(jax_rnnt.lattice_posteriors, implementation="pallas"))
+    lengths = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+    traced = jax.jit(run).trace(jax.ShapeDtypeStruct((2, 3, 5, 4, 2), jnp.float32), lengths, lengths)
+    assert traced.lower(lowering_platforms=("tpu",)).as_text().count("@tpu_custom_call") == 3
+
+
 def test_on_other_platforms_it_is_an_error() -> None:
     arrays = jnp.zeros((1, 2, 3, 2), jnp.float32), jnp.array([2]), jnp.array([2])
     for function in (jax_rnnt.lattice_cost, jax_rnnt.lattice_posteriors):
