@@ -62,11 +62,11 @@ struct WarpChunks {
 
 // A warp's counts of chunks (progress.cuh), beside those of its neighbours.
 struct ChunkCounts {
-  int32_t* filled;  // by the warp that copies: chunks up to this number are in the ring
-  int32_t* taken;   // by the warp that computes: it is done with chunks up to this number
+  int32_t* filled;  // by the warp that copies: chunks before this number are in the ring
+  int32_t* taken;   // by the warp that computes: it is done with chunks before this number
 
-  // Those of one warp of `warps`. An end of the block counts as a warp that has finished, but behind the last warp of a
-  // strip that is not the last one: there it is the warp that takes the values.
+  // Those of one warp of `warps`. An end of the block counts as a warp that has finished, except behind the last warp of
+  // a strip that is not the last one: there it is the warp that takes the values.
   __device__ __forceinline__ ChunkCounts(int32_t* counts, int32_t warps, int32_t warp)
       : filled(counts + warp), taken(counts + warps + 1 + warp) {}
   static constexpr int32_t Size(int32_t warps) { return 2 * warps + 2; }
@@ -79,7 +79,7 @@ struct ChunkCounts {
   }
 };
 
-constexpr int kChunksHandedOn = 4;  // a warp may be this far ahead of the next one
+constexpr int kChunksHandedOn = 4;  // places for the chunks of values that a warp is ahead of the next one
 constexpr int kHandedOn = kChunksHandedOn * kChunk;
 static_assert(kMostAhead < kChunksHandedOn);  // what CopyAll copies or takes then has its place
 

@@ -43,7 +43,7 @@ gc.set_threshold(200_000, 50, 100)
 
 
 # Tests of these folders say nothing of a GPU.
-FOLDERS_OF_THE_HOST = {"cuda_on_cpu", "docs", "example", "install"}
+FOLDERS_OF_THE_HOST = {"cuda_on_cpu", "docs", "example", "install", "tpu"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

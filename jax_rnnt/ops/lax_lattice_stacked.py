@@ -19,9 +19,9 @@ from jax_rnnt.xla.sharding import match_manual_axes
 
 def _moved(x: Array, by: int) -> Array:
     """y[n] = x[n - by]; places without a source get 0."""
-    by = max(-x.shape[0], min(by, x.shape[0]))
-    none = jnp.zeros_like(x[: abs(by)])
-    return jnp.concatenate([none, x[: x.shape[0] - by]] if by > 0 else [x[-by:], none])
+    size = min(abs(by), x.shape[0])  # with a symbolic size, other comparisons may be undecided
+    none = jnp.zeros_like(x[:size])
+    return jnp.concatenate([none, x[: x.shape[0] - size]] if by > 0 else [x[size:], none])
 
 
 def _skewed(x: Array, direction: int) -> Array:

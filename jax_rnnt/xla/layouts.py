@@ -11,7 +11,8 @@ def first_is_major(x: Array) -> Array:
     """``x``. On a TPU its dimensions stand in memory in their order, from the major one to the minor one.
 
     Elsewhere, and in an exported program, XLA chooses the order: an exported program must not hold this constraint,
-    because XLA gives no promise that later versions read it.
+    because XLA gives no promise that later versions read it. It chooses the order of numbers of 64 bits too: XLA makes
+    pairs of them on a TPU, and does not know how to do so here.
     """
     return _first_is_major.bind(x)
 
@@ -23,7 +24,7 @@ def _constrained(x: Array) -> Array:
 
 
 def _lower_on_tpu(ctx: mlir.LoweringRuleContext, x: Any) -> Any:
-    if ctx.module_context.lowering_parameters.for_export:
+    if ctx.module_context.lowering_parameters.for_export or ctx.avals_in[0].dtype.itemsize == 8:
         return [x]
     return mlir.lower_fun(_constrained, multiple_results=False)(ctx, x)
 
