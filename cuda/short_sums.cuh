@@ -65,8 +65,8 @@ struct ChunkCounts {
   int32_t* filled;  // by the warp that copies: chunks before this number are in the ring
   int32_t* taken;   // by the warp that computes: it is done with chunks before this number
 
-  // Those of one warp of `warps`. An end of the block counts as a warp that has finished, except behind the last warp of
-  // a strip that is not the last one: there it is the warp that takes the values.
+  // Those of one warp of `warps`. An end of the block counts as a warp that has finished, except behind the last warp
+  // of a strip that is not the last one: there it is the warp that takes the values.
   __device__ __forceinline__ ChunkCounts(int32_t* counts, int32_t warps, int32_t warp)
       : filled(counts + warp), taken(counts + warps + 1 + warp) {}
   static constexpr int32_t Size(int32_t warps) { return 2 * warps + 2; }
