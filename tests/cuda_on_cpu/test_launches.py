@@ -1,11 +1,13 @@
-"""Launches of the CUDA kernels built for the CPU that fail: JAX must raise an error that names the kernel."""
+"""Launches of the CUDA kernels built for the CPU: an error names the kernel, and the workspace suits the sizes."""
 
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from implementations import CUDA_ON_CPU
+from jax import export
 
 import jax_rnnt
 
@@ -60,3 +62,25 @@ def test_as_many_positions_as_shared_memory_holds_and_one_more(beyond):
     arcs = jnp.zeros((1, 1, num_positions, len(moves)), jnp.float32).at[..., 1].set(-jnp.inf)
     lengths = jnp.array([1], jnp.int32), jnp.array([num_positions - 1], jnp.int32)
     assert jax_rnnt.lattice_cost(arcs, *lengths, moves, implementation="native") == 0  # there is one path, of zeros
+
+
+@pytest.mark.parametrize("known_frames", [False, True])
+def test_a_program_of_symbolic_sizes_has_memory_enough(known_frames):
+    """Also for more positions than the kernels of short moves take. There a program of known sizes needs less of it."""
+    frames, names = 2, ("b", "u") if known_frames else ("b", "u", "t")
+    b, u, *t = export.symbolic_shape(", ".join(names))
+    lattice = jax.jit(lambda *arrays: jax_rnnt.lattice_posteriors(*arrays, implementation="native"))
+
+    def types(b, t, u):
+        return [((b, t, u + 1, 2), jnp.float32), ((b,), jnp.int32), ((b,), jnp.int32)]
+
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
+    exported = export.export(lattice, disabled_checks=checks)(
+        *(jax.ShapeDtypeStruct(*x) for x in types(b, t[0] if t else frames, u))
+    )
+    for labels in (3, 2100):
+        scores = -np.random.default_rng(labels).exponential(size=(2, frames, labels + 1, 2)).astype(np.float32)
+        arrays = scores, np.array([frames, 1], np.int32), np.array([labels, 2], np.int32)
+        for got, wanted in zip(jax.jit(exported.call)(*arrays), lattice(*arrays), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        assert np.isfinite(lattice(*arrays)[0]).all()
