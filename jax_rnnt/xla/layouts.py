@@ -24,7 +24,8 @@ def _constrained(x: Array) -> Array:
 
 
 def _lower_on_tpu(ctx: mlir.LoweringRuleContext, x: Any) -> Any:
-    if ctx.module_context.lowering_parameters.for_export or ctx.avals_in[0].dtype.itemsize == 8:
+    aval: Any = ctx.avals_in[0]
+    if ctx.module_context.lowering_parameters.for_export or aval.dtype.itemsize == 8:
         return [x]
     return mlir.lower_fun(_constrained, multiple_results=False)(ctx, x)
 
