@@ -11,6 +11,6 @@ cd "$(dirname "$0")/.."
 python=${1:-python}
 export JAX_PLATFORMS=cpu  # else JAX looks for a TPU
 "$python" -c "import libtpu"  # without it all these tests are skipped
-"$python" -P -m pytest --quiet -n auto --dist worksteal tests/tpu -k "not values"
+"$python" -P -m pytest --quiet -n auto --dist worksteal --full tests/tpu
 JAX_RNNT_LAX_FORMS_OF=tpu "$python" -P -m pytest --quiet -n auto --dist worksteal \
   tests/ops/test_{arcs,lattice}.py tests/losses/test_{gradients,masks}.py

@@ -28,7 +28,7 @@ def run(page: str) -> dict:
     return names
 
 
-@pytest.mark.full  # the build of the site runs it, too
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("Agg")
@@ -46,6 +46,7 @@ def test_alignments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("lattice.png", "alignment.png", "spectrogram.png"))
 
 
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_coming_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run("coming-from.md")
@@ -154,7 +155,7 @@ def test_pages_of_losses() -> None:
             assert (names["best"].frames >= 0).all()
 
 
-@pytest.mark.full  # the build of the site runs it, too
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_first_transducer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optax")
     pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -198,6 +199,7 @@ def test_hybrid() -> None:
     assert all((np.asarray(g) != 0).any() for g in names["gradient"].values())
 
 
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_sharding() -> None:
     names = run("sharding.md")
     cost, gradient = names["alone"]
@@ -253,6 +255,7 @@ def test_the_reference_has_every_public_name() -> None:
     assert sorted(listed) == sorted(public)
 
 
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("flax")
     monkeypatch.chdir(tmp_path)
@@ -290,7 +293,7 @@ def test_cuda() -> None:
     assert jnp.allclose(names["logits"], hidden @ names["kernel"], rtol=1e-5)
 
 
-@pytest.mark.full  # the build of the site runs it, too
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_two_models() -> None:
     pytest.importorskip("optax")
     names = run("two-models.md")
@@ -306,6 +309,7 @@ def test_two_models() -> None:
     assert errors["teacher"] < errors["distilled"] < 0.75 * errors["plain"]
 
 
+@pytest.mark.full  # CI runs it beside the build of the site
 def test_sources() -> None:
     names = run("sources.md")
     assert names["rows"] == 50 * 11 + 40 * 8

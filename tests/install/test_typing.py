@@ -46,8 +46,8 @@ def test_implementation_is_one_of_its_names(operation) -> None:
     assert typing.get_type_hints(operation)["implementation"] == typing.Literal["native", "lax", "pallas"] | None
 
 
-@pytest.mark.slow
 @pytest.mark.once
+@pytest.mark.full  # CI's step of types accepts the script with mypy
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_strict_checker(checker: str, tmp_path: Path) -> None:
     """The checker accepts the script and the docstring's example. An unknown implementation is an error."""

@@ -82,7 +82,7 @@ def check(actual, expected, scale: float, steps: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.once
-@pytest.mark.full(name=["monotonic", "multi_blank"])
+@pytest.mark.full(name=["monotonic", "multi_blank", "tdt"])
 @pytest.mark.parametrize("name", MOVES)
 def test_good_and_bad_examples(name: str, no_races: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of RNN-T strictly and in long chunks, as small lattices have them; the others in short ones."""
@@ -121,6 +121,7 @@ def test_masks_within_the_range(no_races: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.once
+@pytest.mark.full
 def test_more_than_one_tile_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the cost alone, whose kernel has one direction."""
     monkeypatch.setattr(pallas_recursion, "_DEPTHS", (8,))
@@ -135,6 +136,7 @@ def test_more_than_one_tile_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.once
+@pytest.mark.full
 def test_a_jump_that_lands_on_few_diagonals(monkeypatch: pytest.MonkeyPatch) -> None:
     """All paths go by one move of 8 frames: numbers must be brought back to their range on the way."""
     monkeypatch.setattr(pallas_recursion, "_DEPTHS", (8,))
@@ -147,6 +149,7 @@ def test_a_jump_that_lands_on_few_diagonals(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(cost, reference.lattice_cost(*arrays, moves)[0], rtol=1e-6)
 
 
+@pytest.mark.full
 def test_the_gradient_of_a_loss(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pallas_recursion, "_DEPTHS", (8,))
     logits = jax.random.normal(jax.random.key(0), (2, 3, 3, 5), jnp.float32)
