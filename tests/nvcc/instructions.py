@@ -115,6 +115,12 @@ class Instructions(Operands):
 
     do_s2ur = do_s2r
 
+    def do_r2ur(self, m, x):
+        values = self.value(x[1])[self.active]
+        if m or (values != values[0]).any():
+            raise NotImplementedError(f"R2UR.{m} of {values}")
+        self.put(x[0], np.full(LANES, values[0]))
+
     def do_cs2r(self, m, x):
         self.put_pair(x[0], np.zeros(LANES, np.uint64))
 
