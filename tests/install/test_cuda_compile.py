@@ -145,17 +145,19 @@ def test_a_batch_on_four_devices_is_not_gathered():
     assert f"[{B // 4},{T},{U + 1},{V}]" in backward
 
 
-def test_a_cost_gets_a_workspace():
-    arcs = jax.ShapeDtypeStruct((2, 50, 3001, 2), jnp.float32)
+@pytest.mark.parametrize("num_positions", [1501, 3001])
+def test_a_cost_gets_a_workspace(num_positions):
+    """Too many positions for the kernels of short moves need no columns between strips."""
+    arcs = jax.ShapeDtypeStruct((2, 50, num_positions, 2), jnp.float32)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
     place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
     types = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place) for a in (arcs, lengths, lengths)]
     lowered = jax.jit(jax_rnnt.lattice_cost).trace(*types).lower(lowering_platforms=("cuda",))
     text = lowered.compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_cost"' in line)
-    columns = 2 * 2 * (50 + 3001 + 8)  # two columns of the diagonals, two numbers each
-    last_diagonals = 2 * 3 * 2 * 3001  # factors: pairs; two arcs and beta; two diagonals
-    assert f"f32[2,{columns + last_diagonals + 6}]" in call
+    columns = 2 * 2 * (50 + num_positions + 8) + 6  # two columns of the diagonals, two numbers each; and the rest
+    last_diagonals = 2 * 3 * 2 * num_positions  # factors: pairs; two arcs and beta; two diagonals
+    assert f"f32[2,{last_diagonals + (columns if num_positions <= 2048 else 0)}]" in call
 
 
 def test_posteriors_get_a_workspace_for_alpha_and_beta():
