@@ -74,16 +74,10 @@ def _workspace(arcs, *_, moves: Moves, with_posteriors: bool) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)
 
 
-def _pallas_cost() -> pallas.Kernels:
+def _pallas_kernels(*, posteriors: bool) -> pallas.Kernels:
     from jax_rnnt.ops import pallas_lattice  # it imports Pallas, which few programs need
 
-    return pallas.Kernels(pallas_lattice.cost, pallas_lattice.refusal)
-
-
-def _pallas_posteriors() -> pallas.Kernels:
-    from jax_rnnt.ops import pallas_lattice
-
-    return pallas.Kernels(pallas_lattice.cost_and_posteriors, pallas_lattice.refusal)
+    return pallas.Kernels(functools.partial(pallas_lattice.lattice, posteriors=posteriors), pallas_lattice.refusal)
 
 
 _cost = Operation(
@@ -91,7 +85,7 @@ _cost = Operation(
     per_example,
     batch_ndim=lattice_ndim,
     workspace=functools.partial(_workspace, with_posteriors=False),
-    pallas_kernels=_pallas_cost,
+    pallas_kernels=functools.partial(_pallas_kernels, posteriors=False),
     **_forms(_cost_only),
 )
 _posteriors = Operation(
@@ -99,7 +93,7 @@ _posteriors = Operation(
     _per_example_and_arc,
     batch_ndim=lattice_ndim,
     workspace=functools.partial(_workspace, with_posteriors=True),
-    pallas_kernels=_pallas_posteriors,
+    pallas_kernels=functools.partial(_pallas_kernels, posteriors=True),
     **_forms(_with_posteriors),
 )
 

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax_rnnt.ops import lax_lattice_stacked
 from jax_rnnt.ops.labels import Moves
 from jax_rnnt.ops.pallas_recursion import ARC_RANGE, PATH_RANGE, chunk_depth, memory_limits, recursion
-from jax_rnnt.ops.pallas_skew import LANES, SUBLANES, block_rows, posteriors, skewed
+from jax_rnnt.ops.pallas_skew import LANES, SUBLANES, block_rows, products, skewed
 
 _LN2 = float(np.log(2.0))
 
@@ -34,27 +34,18 @@ def refusal(arcs, *_, moves: Moves) -> str | None:
     return None
 
 
-def cost(arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, interpret: Any) -> list[Array]:
-    """``cost [...]`` of ``arcs [..., T, U+1, K]`` in float32.
+def lattice(
+    arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, posteriors: bool, interpret: Any
+) -> list[Array]:
+    """As :func:`lax_lattice.lattice`, in float32.
 
     An arc that is finite and beyond the range of the kernels' exponents makes the whole batch run the ``lax`` form.
     """
-    return _lattice(arcs, logit_lengths, target_lengths, moves, False, interpret)
-
-
-def cost_and_posteriors(
-    arcs: Array, logit_lengths: Array, target_lengths: Array, *, moves: Moves, interpret: Any
-) -> list[Array]:
-    """:func:`cost`, and the posterior of each arc ``[..., T, U+1, K]``."""
-    return _lattice(arcs, logit_lengths, target_lengths, moves, True, interpret)
-
-
-def _lattice(arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret: Any) -> list[Array]:
     if arcs.size == 0:
-        return lax_lattice_stacked.lattice(arcs, t_b, u_b, moves=moves, posteriors=with_posteriors)
+        return lax_lattice_stacked.lattice(arcs, logit_lengths, target_lengths, moves=moves, posteriors=posteriors)
     *batch, t_max, u1, k = arcs.shape
-    one_batch = arcs.reshape(-1, t_max, u1, k), t_b.reshape(-1), u_b.reshape(-1)
-    return [x.reshape(*batch, *x.shape[1:]) for x in _one_batch(*one_batch, moves, with_posteriors, interpret)]
+    one_batch = arcs.reshape(-1, t_max, u1, k), logit_lengths.reshape(-1), target_lengths.reshape(-1)
+    return [x.reshape(*batch, *x.shape[1:]) for x in _one_batch(*one_batch, moves, posteriors, interpret)]
 
 
 def _one_batch(arcs: Array, t_b: Array, u_b: Array, moves: Moves, with_posteriors: bool, interpret: Any) -> list[Array]:
@@ -138,5 +129,5 @@ def by_kernels(
     inverse, exponent, last = (
         jnp.broadcast_to(y[:, None], column.shape) for y in (jnp.where(impossible, 0, 1 / m), e, end_n)
     )
-    p = posteriors(alpha, terms, inverse, exponent, last, frames, rows, interpret)
+    p = products(alpha, terms, inverse, exponent, last, frames, rows, interpret)
     return [cost, jnp.transpose(p[:t_max, :, :batch, :u1], (2, 0, 3, 1))]

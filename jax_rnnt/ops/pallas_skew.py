@@ -107,7 +107,7 @@ def _product_kernel(*refs, blocks: int):
     out[:, 0] = window[:rows]
 
 
-def posteriors(alpha, terms, inverse, exponent, last, frames: int, rows: int, interpret) -> Array:
+def products(alpha, terms, inverse, exponent, last, frames: int, rows: int, interpret) -> Array:
     """``[T, K, B, C]`` of diagonals: alpha ``(m, e)`` of the nodes, and beta's terms ``(m, e)`` of the arcs.
 
     ``inverse [B, C]`` and ``exponent [B, C]`` divide by the sum of all paths. Nodes of diagonals from ``last [B, C]``

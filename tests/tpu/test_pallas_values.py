@@ -69,7 +69,7 @@ def batch(moves: reference.Moves, t: int = FRAMES, u: int = LABELS) -> tuple[np.
 @functools.cache
 def compiled(moves: reference.Moves, strictly: bool = False):
     interpret = strict() if strictly else True
-    return jax.jit(functools.partial(pallas_lattice.cost_and_posteriors, moves=moves, interpret=interpret))
+    return jax.jit(functools.partial(pallas_lattice.lattice, moves=moves, posteriors=True, interpret=interpret))
 
 
 def check(actual, expected, scale: float, steps: int) -> None:
@@ -127,7 +127,7 @@ def test_more_than_one_tile_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pallas_recursion, "_DEPTHS", (8,))
     arrays = batch(reference.RNNT, 6, 140)
     arrays[1][:] = np.minimum(arrays[1], 7)
-    cost_only = functools.partial(pallas_lattice.cost, moves=reference.RNNT, interpret=True)
+    cost_only = functools.partial(pallas_lattice.lattice, moves=reference.RNNT, posteriors=False, interpret=True)
     (cost,) = jax.jit(cost_only)(*arrays)
     expected = reference.lattice_cost(*arrays)
     np.testing.assert_allclose(cost, expected[0], rtol=1e-6)
@@ -145,7 +145,7 @@ def test_a_jump_that_lands_on_few_diagonals(monkeypatch: pytest.MonkeyPatch) -> 
     log_probs = np.full((1, t, 1, 2), -0.34, np.float32)  # a factor of 0.71 each time, and no exponent
     log_probs[..., 1] = -np.inf
     arrays = log_probs, np.array([t], np.int32), np.array([0], np.int32)
-    (cost,) = jax.jit(functools.partial(pallas_lattice.cost, moves=moves, interpret=True))(*arrays)
+    (cost,) = jax.jit(functools.partial(pallas_lattice.lattice, moves=moves, posteriors=False, interpret=True))(*arrays)
     np.testing.assert_allclose(cost, reference.lattice_cost(*arrays, moves)[0], rtol=1e-6)
 
 
