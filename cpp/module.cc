@@ -68,9 +68,9 @@ NB_MODULE(_native, m) {
       "workspace: a further result to work in.");
 
 #if defined(JAX_RNNT_CUDA)
-  m.def("lattice_workspace", &jax_rnnt::cuda::WorkspaceRule, nb::arg("moves"), nb::arg("is_float32"),
-        nb::arg("with_posteriors"), nb::arg("num_frames"), nb::arg("num_positions"),
-        nb::sig("def lattice_workspace(moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool, "
+  m.def("lattice_workspace", &jax_rnnt::cuda::WorkspaceRule, nb::arg("moves"), nb::arg("with_posteriors"),
+        nb::arg("num_frames"), nb::arg("num_positions"),
+        nb::sig("def lattice_workspace(moves: tuple[tuple[int, int], ...], with_posteriors: bool, "
                 "num_frames: int, num_positions: int) -> tuple[int, int, int, int]"),
         "How many numbers an utterance's workspace has: of each node, diagonal and position, and the rest.");
 #endif

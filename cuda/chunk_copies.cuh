@@ -26,21 +26,24 @@ constexpr bool kAsyncCopies = true;
 
 // Copies a number to shared memory if `active`. If bit `bit` of `wanted` is 0, the copy is 0. The copy may end as late
 // as FinishCopies().
-__device__ __forceinline__ void CopyLater(float* to, const float* from, uint32_t wanted, int bit, bool active) {
+template <class R>
+__device__ __forceinline__ void CopyLater(R* to, const R* from, uint32_t wanted, int bit, bool active) {
 #if defined(JAX_RNNT_CUDA_ON_CPU)
-  if (active) ::cuda_on_cpu::CopyLater(to, from, (wanted >> bit & 1) != 0);
+  if (active) ::cuda_on_cpu::CopyLater(to, from, sizeof(R), (wanted >> bit & 1) != 0);
 #else
   asm volatile(
       "{.reg .pred ignored, active; .reg .u32 is_wanted; and.b32 is_wanted, %2, %3; setp.eq.u32 ignored, is_wanted, 0;"
-      "setp.ne.u32 active, %4, 0; @active cp.async.ca.shared.global [%0], [%1], 4, ignored;}" ::"r"(
+      "setp.ne.u32 active, %4, 0; @active cp.async.ca.shared.global [%0], [%1], %5, ignored;}" ::"r"(
           static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-      "l"(__cvta_generic_to_global(from)), "r"(wanted), "r"(1u << bit), "r"(static_cast<uint32_t>(active))
+      "l"(__cvta_generic_to_global(from)), "r"(wanted), "r"(1u << bit), "r"(static_cast<uint32_t>(active)),
+      "n"(sizeof(R))
       : "memory");
 #endif
 }
 
 // Copies numbers that lie together, at most as many as a warp has lanes.
-__device__ __forceinline__ void CopyNumbers(float* to, const float* from, int32_t count, int32_t lane) {
+template <class R>
+__device__ __forceinline__ void CopyNumbers(R* to, const R* from, int32_t count, int32_t lane) {
   if constexpr (kAsyncCopies) {
     CopyLater(to + lane, from + lane, 1, 0, lane < count);
   } else if (lane < count) {
@@ -83,9 +86,9 @@ template <int kSlots>
 constexpr int kChunkSize = Place<kSlots>(kChunk, -kMargin, 0);  // numbers
 
 // One lane's part of the copies. t' and u' count from the beginning of the direction (short_sums.cuh).
-template <int kSlots, bool kBeta>
+template <class R, int kSlots, bool kBeta>
 struct ChunkCopies {
-  const float* from;            // of request 0 of group 0 in the next chunk
+  const R* from;                // of request 0 of group 0 in the next chunk
   int64_t to_chunk, to_group;   // distances in the array
   int32_t places[kSlots];       // of a request, in a chunk of the ring, of group 0
   uint32_t in_lattice[kSlots];  // a bit for each group of a request: whether its position is one of the lattice
@@ -95,7 +98,7 @@ struct ChunkCopies {
 
   // arcs: of the utterance; first: u' of the warp's first position; chunk: the first one; slot(k): the slot of arc k.
   template <class Slot>
-  __device__ __forceinline__ ChunkCopies(const float* arcs, int32_t num_positions, int32_t num_arcs, int32_t length_t,
+  __device__ __forceinline__ ChunkCopies(const R* arcs, int32_t num_positions, int32_t num_arcs, int32_t length_t,
                                          int32_t length_u, int32_t first, int32_t chunk, int32_t lane, const Slot& slot)
       : length_t(length_t), requests(num_arcs), in_last(lane / kChunk < kLastRuns) {
     const int32_t run = lane / kChunk, entry = lane % kChunk;
@@ -130,7 +133,7 @@ struct ChunkCopies {
   // Calls f(q, g, place, address, groups that are wanted, whether the lane has this run) for the requests from first
   // on.
   template <class F>
-  __device__ __forceinline__ void ForRequests(int first, int last, float* to, uint32_t with_frames, const F& f) const {
+  __device__ __forceinline__ void ForRequests(int first, int last, R* to, uint32_t with_frames, const F& f) const {
 #pragma unroll
     for (int q = first; q < last; ++q) {
       if (q >= requests) break;
@@ -143,24 +146,23 @@ struct ChunkCopies {
   }
 
   // Begins to copy the next chunk.
-  __device__ __forceinline__ void Fill(float* to) {
+  __device__ __forceinline__ void Fill(R* to) {
     const uint32_t with_frames = WithFrames();
     if constexpr (kAsyncCopies) {
-      ForRequests(0, kSlots, to, with_frames,
-                  [](int, int g, float* place, const float* address, uint32_t wanted, bool active) {
-                    CopyLater(place, address, wanted, g, active);
-                  });
+      ForRequests(0, kSlots, to, with_frames, [](int, int g, R* place, const R* address, uint32_t wanted, bool active) {
+        CopyLater(place, address, wanted, g, active);
+      });
     } else {                                                            // many loads before the first store
       constexpr int kHeld = kSlots < 4 ? 1 : kSlots < 10 ? kSlots : 2;  // requests of a group: as registers allow
 #pragma unroll
       for (int first = 0; first < kSlots; first += kHeld) {
         const int last = first + kHeld < kSlots ? first + kHeld : kSlots;
-        float held[kHeld][kGroups];
+        R held[kHeld][kGroups];
         ForRequests(first, last, to, with_frames,
-                    [&](int q, int g, float*, const float* address, uint32_t wanted, bool active) {
-                      held[q - first][g] = active && (wanted >> g & 1) != 0 ? Read(address) : 0.0f;
+                    [&](int q, int g, R*, const R* address, uint32_t wanted, bool active) {
+                      held[q - first][g] = active && (wanted >> g & 1) != 0 ? Read(address) : R(0);
                     });
-        ForRequests(first, last, to, with_frames, [&](int q, int g, float* place, const float*, uint32_t, bool active) {
+        ForRequests(first, last, to, with_frames, [&](int q, int g, R* place, const R*, uint32_t, bool active) {
           if (active) *place = held[q - first][g];
         });
       }

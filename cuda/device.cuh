@@ -93,6 +93,8 @@ __device__ __forceinline__ double ExpApprox(double x) { return Exp(x); }
 // The larger one. If one of them is NaN, the other one.
 __device__ __forceinline__ float MaxOf(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double MaxOf(double a, double b) { return b > a ? b : a; }
+__device__ __forceinline__ float MinOf(float a, float b) { return fminf(a, b); }
+__device__ __forceinline__ double MinOf(double a, double b) { return b < a ? b : a; }
 __device__ __forceinline__ int32_t MaxOf(int32_t a, int32_t b) { return b > a ? b : a; }
 __device__ __forceinline__ int32_t MinOf(int32_t a, int32_t b) { return b < a ? b : a; }
 

@@ -17,9 +17,9 @@ int64_t WalkSizeOfPosition(int64_t num_arcs, int64_t longest_step) { return 2 * 
 
 }  // namespace
 
-WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors, int64_t num_frames,
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool with_posteriors, int64_t num_frames,
                           int64_t num_positions) {
-  const bool is_short = is_float32 && AreShort(moves) && !AreTooMany(num_frames, num_positions);
+  const bool is_short = AreShort(moves) && !AreTooMany(num_frames, num_positions);
   WorkspaceSize size = is_short ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
   int64_t span = 1;
   for (const Move& move : moves) span = std::max(span, move.step());
@@ -28,11 +28,11 @@ WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool 
 }
 
 std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
-                                                             bool is_float32, bool with_posteriors, int64_t num_frames,
+                                                             bool with_posteriors, int64_t num_frames,
                                                              int64_t num_positions) {
   std::vector<Move> all;
   for (const auto& [dt, du] : moves) all.push_back({dt, du});
-  const WorkspaceSize size = WorkspaceOf(all, is_float32, with_posteriors, num_frames, num_positions);
+  const WorkspaceSize size = WorkspaceOf(all, with_posteriors, num_frames, num_positions);
   return {size.of_node, size.of_diagonal, size.of_position, size.rest};
 }
 
@@ -56,11 +56,9 @@ LaunchResult LatticeSums(cudaStream_t stream, const LatticeShape& shape, int64_t
     utterances.dt[k] = static_cast<int32_t>(shape.moves[k].dt);
     utterances.du[k] = static_cast<int32_t>(shape.moves[k].du);
   }
-  if constexpr (std::is_same_v<R, float>) {
-    bool fits = false;
-    auto result = LaunchShort(stream, shape, batch, utterances, fits);
-    if (fits) return result;
-  }
+  bool fits = false;
+  auto result = LaunchShort(stream, shape, batch, utterances, fits);
+  if (fits) return result;
   const int64_t of_walk = WalkSizeOfPosition(shape.num_arcs(), shape.span) * shape.num_positions;
   if (static_cast<size_t>(of_walk) * sizeof(R) <= kSharedBytes) {  // shared memory is enough, and faster
     utterances.workspace = nullptr;

@@ -28,12 +28,12 @@ struct WorkspaceSize {
   }
 };
 constexpr int64_t kUnknown = -1;  // T or U + 1. Then the size is enough for each value of it.
-WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool is_float32, bool with_posteriors,
-                          int64_t num_frames = kUnknown, int64_t num_positions = kUnknown);
+WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool with_posteriors, int64_t num_frames = kUnknown,
+                          int64_t num_positions = kUnknown);
 
 // The same as four numbers, for Python.
 std::tuple<int64_t, int64_t, int64_t, int64_t> WorkspaceRule(const std::vector<std::pair<int64_t, int64_t>>& moves,
-                                                             bool is_float32, bool with_posteriors, int64_t num_frames,
+                                                             bool with_posteriors, int64_t num_frames,
                                                              int64_t num_positions);
 
 // posteriors may be null. workspace is that of each utterance, one behind the other: workspace_size numbers, an even

@@ -27,8 +27,7 @@ ffi::Error Dispatch(const char* operation, cudaStream_t stream, ffi::AnyBuffer a
   const auto run = [&](auto tag) -> ffi::Error {
     using R = typename decltype(tag)::Type;
     const int64_t least =
-        WorkspaceOf(shape.moves, std::is_same_v<R, float>, posteriors != nullptr, shape.num_frames, shape.num_positions)
-            .For(shape);
+        WorkspaceOf(shape.moves, posteriors != nullptr, shape.num_frames, shape.num_positions).For(shape);
     // A program that was lowered for all T and U + 1 may give more than these need.
     const auto given = static_cast<int64_t>(workspace.element_count());
     if (given < batch * least) {

@@ -36,7 +36,8 @@ bool AreTooMany(int64_t num_frames, int64_t num_positions);  // for their kernel
 WorkspaceSize ShortWorkspace(bool with_posteriors);          // what their kernels need
 // If the moves are not short, the lattice or the batch is too large, or the GPU has too little shared memory, nothing
 // is launched and `fits` is false.
-LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
-                         const Utterances<float>& utterances, bool& fits);
+template <class R>
+LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const Utterances<R>& utterances,
+                         bool& fits);
 
 }  // namespace jax_rnnt::cuda

@@ -1,4 +1,4 @@
-// lattice_short.cu: a lattice of short moves in float: RNN-T, HAT, monotonic RNN-T, multi-blank and TDT.
+// lattice_short.cu: a lattice of short moves: RNN-T, HAT, monotonic RNN-T, multi-blank and TDT.
 //
 // Alpha and beta of an utterance have a block each (short_sums.cuh), which run over the whole lattice and keep their
 // values in the workspace. A second kernel computes the posteriors from them (short_posteriors.cuh). The cost alone
@@ -14,69 +14,76 @@
 namespace jax_rnnt::cuda {
 namespace {
 
-constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1
 constexpr int64_t kWidest = 2048;  // the largest U + 1: PosteriorKernel divides by num_arcs exactly up to it
 
 // The largest number of warps. Nodes of many slots need registers, and shared memory: for 17 slots no GPU has enough
-// for more warps.
-template <class S>
+// for more warps. A double takes twice as much of both.
+template <class R, class S>
 constexpr int64_t kWarps = S::kCount <= 3   ? 16
                            : S::kCount <= 9 ? 8
                                             : 5;
 template <class S>
-constexpr int kThreads = static_cast<int>(2 * kWarps<S> * kWarp);  // a warp that computes has another one that copies
+constexpr int64_t kWarps<double, S> = S::kCount <= 2   ? 8
+                                      : S::kCount <= 3 ? 7
+                                      : S::kCount <= 9 ? 4
+                                                       : 2;
+template <class R, class S>
+constexpr int kThreads =
+    static_cast<int>(2 * kWarps<R, S> * kWarp);  // a warp that computes has another one that copies
 
 // Shared memory: that for sums over a block, where Columns stand before, then the ring of each warp, then the values
 // that the first warp gets and those that each warp hands on, then the counts of chunks. ahead: how far copies are
 // ahead of the steps.
-template <class S>
+template <class R, class S>
 size_t SharedOfSums(int32_t warps, int32_t ahead) {
   const int64_t ring = (S::kNeeded + ahead) * kChunkSize<S::kCount>;
-  return kWarpBytes + static_cast<size_t>(warps * ring) * sizeof(float) +
-         static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power) +
+  return kWarpBytes + static_cast<size_t>(warps * ring) * sizeof(R) +
+         static_cast<size_t>((warps + 1) * kHandedOn) * sizeof(Power<R>) +
          static_cast<size_t>(ChunkCounts::Size(warps)) * sizeof(int32_t);
 }
 
 // The warps that compute, as many as there is shared memory for. A wider lattice has strips of equally many warps.
-template <class S>
+template <class R, class S>
 int32_t NumWarps(int32_t num_positions) {
   constexpr auto kLanes = static_cast<int32_t>(kWarp);
   const size_t memory = SharedOfBlock();
-  int32_t most = kWarps<S>;
-  while (most > 1 && SharedOfSums<S>(most, 1) > memory) --most;
+  int32_t most = kWarps<R, S>;
+  while (most > 1 && SharedOfSums<R, S>(most, 1) > memory) --most;
   const int32_t all = (num_positions + kLanes - 1) / kLanes, strips = (all + most - 1) / most;
   return (all + strips - 1) / strips;
 }
 
+template <class R>
 struct SumsShape {
-  Utterances<float> utterances;
+  Utterances<R> utterances;
   int32_t ahead;  // of SharedOfSums
 };
 
+template <class R>
 struct SumsEnd {
-  Power total;            // of the thread that has the last position, of other threads nothing of use
+  Power<R> total;         // of the thread that has the last position, of other threads nothing of use
   bool special;           // the general kernel must walk the lattice; of every thread
   bool has_last = false;  // position U_b, in the last strip
 };
 
-template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
-__device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float, false>& walk, int64_t b,
-                                          unsigned char* shared) {
+template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues, class R>
+__device__ __forceinline__ SumsEnd<R> SumsOf(const SumsShape<R>& all, const Walk<R, false>& walk, int64_t b,
+                                             unsigned char* shared) {
   using S = Slots<kOwn, kWithLabel>;
-  const Utterances<float>& shape = all.utterances;
+  const Utterances<R>& shape = all.utterances;
   const auto half = static_cast<int32_t>(blockDim.x / 2), thread = static_cast<int32_t>(threadIdx.x);
   const bool copies = thread >= half;  // the second half of the warps
   const int32_t of_strip = copies ? thread - half : thread, lane = of_strip % static_cast<int32_t>(kWarp);
   const int32_t warps = half / static_cast<int32_t>(kWarp), length_t = walk.length_t, length_u = walk.length_u;
   const int32_t ring_size = (S::kNeeded + all.ahead) * kChunkSize<S::kCount>,
                 warp = of_strip / static_cast<int32_t>(kWarp);
-  auto* rings = reinterpret_cast<float*>(shared + kWarpBytes);
-  auto* handed_on = reinterpret_cast<Power*>(rings + warps * ring_size);
+  auto* rings = reinterpret_cast<R*>(shared + kWarpBytes);
+  auto* handed_on = reinterpret_cast<Power<R>*>(rings + warps * ring_size);
   const ChunkCounts counts(reinterpret_cast<int32_t*>(handed_on + (warps + 1) * kHandedOn), warps, warp);
-  float* ring = rings + warp * ring_size;
-  Power* of_warp_before = handed_on + warp * kHandedOn;
-  if (thread < kHandedOn) handed_on[thread] = kImpossible;
-  SumsEnd end{};
+  R* ring = rings + warp * ring_size;
+  Power<R>* of_warp_before = handed_on + warp * kHandedOn;
+  if (thread < kHandedOn) handed_on[thread] = kImpossible<R>;
+  SumsEnd<R> end{};
   for (int32_t first = 0; first <= length_u; first += half) {  // strips
     const int32_t u = first + of_strip;
     const WarpChunks chunks(warp, u - lane, length_t, length_u);
@@ -84,7 +91,7 @@ __device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float
     if (!copies && lane == 0) counts.Begin(chunks, warps, is_last);
     __syncthreads();
     if (copies) {
-      Columns* columns = reinterpret_cast<Columns*>(shared) + warp;
+      Columns<R>* columns = reinterpret_cast<Columns<R>*>(shared) + warp;
       if (lane == 0) {
         const int32_t strip = first / half;
         *columns = {warp == 0 && first > 0 ? ColumnOf(shape, b, kBeta, (strip - 1) % kColumns) : nullptr,
@@ -92,21 +99,21 @@ __device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float
       }
       __syncwarp();
       const auto slot = [&](int32_t k) { return S::Of(shape.dt[k], shape.du[k]); };
-      ChunkCopies<S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
-                                                 u - lane, chunks.begin, lane, slot);
-      CopyAll<kOwn, kWithLabel, kBeta>(chunk_copies, chunks, counts, all.ahead, lane, ring, of_warp_before, columns);
-      end.total = kImpossible;
+      ChunkCopies<R, S::kCount, kBeta> chunk_copies(walk.arcs, shape.num_positions, shape.num_arcs, length_t, length_u,
+                                                    u - lane, chunks.begin, lane, slot);
+      CopyAll<S>(chunk_copies, chunks, counts, all.ahead, lane, ring, of_warp_before, columns);
+      end.total = kImpossible<R>;
     } else {
-      ShortSums<kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
-                                                            ring + ring_size, of_warp_before,
-                                                            kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
+      ShortSums<R, kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
+                                                               ring + ring_size, of_warp_before,
+                                                               kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
       sums.Run(chunks, counts);
       const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
-      end.total = kImpossible;
+      end.total = kImpossible<R>;
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
-      end.special |=
-          sums.special || sums.highest > kHighestPower || (u == length_u && !(end.total.e > -kFarthestPower));
+      end.special |= sums.special || sums.highest > Bounds<R>::kHighest ||
+                     (u == length_u && !(end.total.e > -Bounds<R>::kFarthest));
     }
     end.special = __syncthreads_or(end.special);
   }
@@ -114,21 +121,21 @@ __device__ __forceinline__ SumsEnd SumsOf(const SumsShape& all, const Walk<float
   return end;
 }
 
-template <int kOwn, int kWithLabel, bool kStoreValues>
-__global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
-    ShortKernel(const __grid_constant__ SumsShape all) {
+template <class R, int kOwn, int kWithLabel, bool kStoreValues>
+__global__ void __launch_bounds__(kThreads<R, Slots<kOwn, kWithLabel>>, 1)
+    ShortKernel(const __grid_constant__ SumsShape<R> all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
-  const Utterances<float>& shape = all.utterances;
+  const Utterances<R>& shape = all.utterances;
   const int64_t b = kStoreValues ? blockIdx.x / 2 : blockIdx.x;
   const bool beta = kStoreValues && blockIdx.x % 2 == 1;
   auto walk = WalkOf<false>(shape, b, kStoreValues, shared);
-  float* cost = shape.cost + b;
-  const auto outcome = FromLengths<float>(shape.num_frames, shape.num_positions, walk.length_t, walk.length_u);
+  R* cost = shape.cost + b;
+  const auto outcome = FromLengths<R>(shape.num_frames, shape.num_positions, walk.length_t, walk.length_u);
   if (outcome.known) {
     if (!beta) walk.Finish(outcome, cost);
     return;
   }
-  SumsEnd end;
+  SumsEnd<R> end;
   if (beta) {
     end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(all, walk, b, shared);
   } else {
@@ -137,35 +144,36 @@ __global__ void __launch_bounds__(kThreads<Slots<kOwn, kWithLabel>>, 1)
   if (!kStoreValues && end.special) return WalkThrough<false>(walk, cost);
   const bool last = end.has_last;
   if (!beta && last && !end.special) {
-    const double minus_log = MinusLog(Scaled<float>{end.total.m, static_cast<int64_t>(end.total.e)});
-    Write(cost, static_cast<float>(minus_log));
+    const double minus_log = MinusLog(Scaled<R>{end.total.m, static_cast<int64_t>(end.total.e)});
+    Write(cost, static_cast<R>(minus_log));
   }
   if constexpr (kStoreValues) {
-    UtteranceSums* sums = UtteranceSumsOf(shape, b);
+    UtteranceSums<R>* sums = UtteranceSumsOf(shape, b);
     if (last && !beta) Write(&sums->total, end.total);
-    if (last) Write(beta ? &sums->beta_special : &sums->alpha_special, end.special ? 1.0f : 0.0f);
+    if (last) Write(beta ? &sums->beta_special : &sums->alpha_special, R(end.special ? 1 : 0));
   }
 }
 
-template <int kOwn, int kWithLabel>
-LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<float>& utterances,
+template <class R, int kOwn, int kWithLabel>
+LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<R>& utterances,
                       bool& fits) {
   using S = Slots<kOwn, kWithLabel>;
-  const int32_t warps = NumWarps<S>(utterances.num_positions);
+  const int32_t warps = NumWarps<R, S>(utterances.num_positions);
   const bool with_posteriors = utterances.posteriors != nullptr;
   const size_t most = SharedOfBlock();
   int32_t ahead = kMostAhead;
-  while (ahead > 1 && SharedOfSums<S>(warps, ahead) > most) --ahead;
-  const size_t shared = std::max(SharedOfSums<S>(warps, ahead), SharedOfWalk(utterances));
-  const PosteriorShape tiled = Tiled(utterances);
+  while (ahead > 1 && SharedOfSums<R, S>(warps, ahead) > most) --ahead;
+  const size_t shared = std::max(SharedOfSums<R, S>(warps, ahead), SharedOfWalk(utterances));
+  const PosteriorShape<R> tiled = Tiled(utterances);
   const int64_t blocks = with_posteriors ? batch * std::max<int64_t>(tiled.num_tiles, 2) : batch;
   fits = shared <= most && blocks <= kMaxBlocks;
   if (!fits) return {};
-  const auto kernel = with_posteriors ? &ShortKernel<kOwn, kWithLabel, true> : &ShortKernel<kOwn, kWithLabel, false>;
+  const auto kernel =
+      with_posteriors ? &ShortKernel<R, kOwn, kWithLabel, true> : &ShortKernel<R, kOwn, kWithLabel, false>;
   auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
-                       2 * static_cast<unsigned>(warps) * kWarp, shared, stream, SumsShape{utterances, ahead});
+                       2 * static_cast<unsigned>(warps) * kWarp, shared, stream, SumsShape<R>{utterances, ahead});
   if (!result.empty() || !with_posteriors) return result;
-  return Launch("LatticePosteriors", &PosteriorKernel, batch * tiled.num_tiles, kPosteriorThreads,
+  return Launch("LatticePosteriors", &PosteriorKernel<R>, batch * tiled.num_tiles, kPosteriorThreads,
                 SharedOfWalk(utterances), stream, tiled);
 }
 
@@ -205,18 +213,21 @@ bool AreTooMany(int64_t num_frames, int64_t num_positions) {
 }
 
 WorkspaceSize ShortWorkspace(bool with_posteriors) {
-  constexpr int64_t kNumbers = sizeof(Power) / sizeof(float);
   const int64_t directions = with_posteriors ? 2 : 1, columns = directions * kColumns;
-  return {with_posteriors ? kNumbers * directions : 0, kNumbers * columns, 0,
-          kNumbers * columns * kColumnMargin + kUtteranceSumsSize};
+  return {with_posteriors ? kPowerSize * directions : 0, kPowerSize * columns, 0,
+          kPowerSize * columns * kColumnMargin + kUtteranceSumsSize};
 }
 
-LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch,
-                         const Utterances<float>& utterances, bool& fits) {
+template <class R>
+LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t batch, const Utterances<R>& utterances,
+                         bool& fits) {
   fits = false;
   if (AreTooMany(shape.num_frames, shape.num_positions) || !AreShort(shape.moves)) return {};
   return WithSlots(
       shape.moves, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
 }
+
+template LaunchResult LaunchShort<float>(cudaStream_t, const LatticeShape&, int64_t, const Utterances<float>&, bool&);
+template LaunchResult LaunchShort<double>(cudaStream_t, const LatticeShape&, int64_t, const Utterances<double>&, bool&);
 
 }  // namespace jax_rnnt::cuda

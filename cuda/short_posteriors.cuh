@@ -7,35 +7,45 @@
 
 namespace jax_rnnt::cuda {
 
-constexpr int kPosteriorThreads = 256, kPosteriorBlocks = 4;  // of a multiprocessor: at most 64 registers a thread
+constexpr int kPosteriorThreads = 256;
+template <class R>
+constexpr int kPosteriorBlocks = 16 / sizeof(R);  // of a multiprocessor: at most 64 registers a thread, or 128
 
 // An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, the columns between strips,
 // and UtteranceSums at the end. Without posteriors there are only alpha's columns and UtteranceSums. The walk of
 // lattice_walk.cuh may use all of it but UtteranceSums.
+template <class R>
 struct UtteranceSums {
-  Power total;                        // the probability of all paths
-  float alpha_special, beta_special;  // not 0: the general kernel must walk the utterance
-  float other_cost;                   // of that walk, if alpha has found the cost
-  float unused;
+  Power<R> total;                 // the probability of all paths
+  R alpha_special, beta_special;  // not 0: the general kernel must walk the utterance
+  R other_cost;                   // of that walk, if alpha has found the cost
+  R unused;
 };
-constexpr int64_t kUtteranceSumsSize = sizeof(UtteranceSums) / sizeof(float);
+// Sizes in numbers of type R, equal for both types.
+constexpr int64_t kPowerSize = sizeof(Power<float>) / sizeof(float);
+constexpr int64_t kUtteranceSumsSize = sizeof(UtteranceSums<float>) / sizeof(float);
+static_assert(kPowerSize == sizeof(Power<double>) / sizeof(double));
+static_assert(kUtteranceSumsSize == sizeof(UtteranceSums<double>) / sizeof(double));
 
-__device__ __forceinline__ Power* ValuesOf(const Utterances<float>& shape, int64_t b, bool beta) {
+template <class R>
+__device__ __forceinline__ Power<R>* ValuesOf(const Utterances<R>& shape, int64_t b, bool beta) {
   const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
-  return reinterpret_cast<Power*>(shape.workspace + b * shape.workspace_size) +
+  return reinterpret_cast<Power<R>*>(shape.workspace + b * shape.workspace_size) +
          (beta ? diagonals * shape.num_positions : 0);
 }
 // The values of the last position of a strip, of each diagonal. A direction has two columns: a strip reads one and
 // writes the other. kColumnMargin: whole chunks of steps may reach so far behind the last diagonal.
 constexpr int64_t kColumns = 2, kColumnMargin = 8;
-__device__ __forceinline__ Power* ColumnOf(const Utterances<float>& shape, int64_t b, bool beta, int32_t column) {
+template <class R>
+__device__ __forceinline__ Power<R>* ColumnOf(const Utterances<R>& shape, int64_t b, bool beta, int32_t column) {
   const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
   const int64_t values = shape.posteriors == nullptr ? 0 : 2 * diagonals * shape.num_positions;
-  return reinterpret_cast<Power*>(shape.workspace + b * shape.workspace_size) + values +
+  return reinterpret_cast<Power<R>*>(shape.workspace + b * shape.workspace_size) + values +
          ((beta ? kColumns : 0) + column) * (diagonals + kColumnMargin);
 }
-__device__ __forceinline__ UtteranceSums* UtteranceSumsOf(const Utterances<float>& shape, int64_t b) {
-  return reinterpret_cast<UtteranceSums*>(shape.workspace + (b + 1) * shape.workspace_size - kUtteranceSumsSize);
+template <class R>
+__device__ __forceinline__ UtteranceSums<R>* UtteranceSumsOf(const Utterances<R>& shape, int64_t b) {
+  return reinterpret_cast<UtteranceSums<R>*>(shape.workspace + (b + 1) * shape.workspace_size - kUtteranceSumsSize);
 }
 
 // A block has a tile of the array: kTileFrames frames, and kTileEntries neighbouring arcs of each. In memory a run of
@@ -45,30 +55,33 @@ __device__ __forceinline__ UtteranceSums* UtteranceSumsOf(const Utterances<float
 constexpr uint32_t kTileEntries = 64, kWarpEntries = 16;
 constexpr int32_t kTurnFrames = kPosteriorThreads / kTileEntries, kTurns = 4, kTileFrames = kTurns * kTurnFrames;
 
+template <class R>
 struct PosteriorShape {
-  Utterances<float> utterances;
+  Utterances<R> utterances;
   uint32_t num_tiles, num_tiles_of_row;  // of an utterance, and of those next to each other
   uint32_t reciprocal;                   // of num_arcs, times 2^20 and rounded up: exact enough for a row's entries
 };
 
-inline PosteriorShape Tiled(const Utterances<float>& utterances) {
+template <class R>
+PosteriorShape<R> Tiled(const Utterances<R>& utterances) {
   const auto tiles = [](int32_t n, uint32_t of) { return (static_cast<uint32_t>(n) + of - 1) / of; };
   const uint32_t of_row = tiles(utterances.num_positions * utterances.num_arcs, kTileEntries);
   return {utterances, tiles(utterances.num_frames, kTileFrames) * of_row, of_row,
           (1u << 20) / static_cast<uint32_t>(utterances.num_arcs) + 1};
 }
 
-__global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks)
-    PosteriorKernel(const __grid_constant__ PosteriorShape all) {
+template <class R>
+__global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks<R>)
+    PosteriorKernel(const __grid_constant__ PosteriorShape<R> all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
-  const Utterances<float>& shape = all.utterances;
+  const Utterances<R>& shape = all.utterances;
   const int64_t b = blockIdx.x / all.num_tiles;
   const uint32_t tile = blockIdx.x % all.num_tiles, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int32_t length_t = Read(shape.logit_lengths + b), length_u = Read(shape.target_lengths + b);
-  UtteranceSums* const sums = UtteranceSumsOf(shape, b);
+  UtteranceSums<R>* const sums = UtteranceSumsOf(shape, b);
   const bool alpha_special = Read(&sums->alpha_special) > 0, beta_special = Read(&sums->beta_special) > 0;
-  const Power total = Read(&sums->total);
-  if (FromLengths<float>(shape.num_frames, shape.num_positions, length_t, length_u).known) return;
+  const Power<R> total = Read(&sums->total);
+  if (FromLengths<R>(shape.num_frames, shape.num_positions, length_t, length_u).known) return;
   if (alpha_special || beta_special) {
     if (tile > 0) return;
     auto walk = WalkOf<false>(shape, b, true, shared);
@@ -86,11 +99,11 @@ __global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks)
   const int32_t of_alpha = (t + u) * shape.num_positions + u;
   const int32_t of_beta = (length_t + length_u - to_t - to_u) * shape.num_positions + length_u - to_u;
   const int32_t turn = kTurnFrames * shape.num_positions;
-  const Power *alpha = ValuesOf(shape, b, false), *beta = ValuesOf(shape, b, true);
+  const Power<R>*alpha = ValuesOf(shape, b, false), *beta = ValuesOf(shape, b, true);
   // All loads come before the first use. An arc that does not lead on loads what is there anyway: a branch would make
   // the other loads wait.
-  float arcs[kTurns];
-  Power before[kTurns], after[kTurns];
+  R arcs[kTurns];
+  Power<R> before[kTurns], after[kTurns];
   bool leads[kTurns];
 #pragma unroll
   for (int32_t j = 0; j < kTurns; ++j) {
@@ -101,12 +114,12 @@ __global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks)
     before[j] = Read(alpha + (leads[j] ? of_alpha + j * turn : 0));
     after[j] = Read(beta + (leads[j] ? of_beta - j * turn : 0));
   }
-  const float inverse = 1 / total.m;
+  const R inverse = 1 / total.m;
 #pragma unroll
   for (int32_t j = 0; j < kTurns; ++j) {
-    const float power = fmaf(arcs[j], kPerUnit, before[j].e + after[j].e - total.e);
-    const float product = before[j].m * after[j].m * inverse * Exp2(power);
-    const float posterior = leads[j] ? fminf(product, 1.0f) : 0.0f;  // rounding may give more than 1
+    const Power<R> both{before[j].m * after[j].m * inverse, Minus(Plus(before[j].e, after[j].e), total.e)};
+    const R product = AddProduct(R(0), FactorOf(arcs[j]), both, {});
+    const R posterior = leads[j] ? MinOf(product, R(1)) : R(0);  // rounding may give more than 1
     if (t + j * kTurnFrames < shape.num_frames) {
       Write(shape.posteriors + entry + int64_t{j} * kTurnFrames * width, posterior);
     }

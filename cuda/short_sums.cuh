@@ -35,17 +35,6 @@ struct Slots {
   static constexpr int kNeeded = 1 + (kBack + kChunk - 1) / kChunk;
 };
 
-// Writes a value to global memory by a store with a predicate. The compiler would make a branch.
-__device__ __forceinline__ void WriteIf(bool wanted, Power* to, Power value) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p st.global.v2.f32 [%2], {%0, %1};}" ::"f"(value.m), "f"(value.e),
-               "l"(__cvta_generic_to_global(to)), "r"(static_cast<uint32_t>(wanted))
-               : "memory");
-#else
-  if (wanted) Write(to, value);
-#endif
-}
-
 constexpr int kMostAhead = 3;  // chunks that the copies are ahead of the steps; CopyAll takes no more
 
 // The chunks that a warp takes.
@@ -90,20 +79,20 @@ __device__ __forceinline__ int32_t PlaceHandedOn(int32_t chunk) {
 
 // Values of the last position of a strip, at each step from the first one on. Null: this warp has nothing to do there.
 // They are in shared memory, because a warp that copies has no register to spare on sm_75.
+template <class R>
 struct Columns {
-  const Power* before;  // of the strip before; a copying warp brings them to the first warp of the block
-  Power* after;         // of this one; a copying warp takes them from the last warp of the block
+  const Power<R>* before;  // of the strip before; a copying warp brings them to the first warp of the block
+  Power<R>* after;         // of this one; a copying warp takes them from the last warp of the block
 };
 
 // Copies the arcs for a warp that computes, and exchanges values with other strips. ring: kNeeded + ahead chunks;
 // handed_on: where the values of the warp before stand, and then those of the warp.
-template <int kOwn, int kWithLabel, bool kBeta>
-__device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCount, kBeta>& chunk_copies,
-                                        const WarpChunks& chunks, const ChunkCounts& counts, int32_t ahead,
-                                        int32_t lane, float* ring, Power* handed_on, const Columns* columns) {
-  using S = Slots<kOwn, kWithLabel>;
-  float* const ring_end = ring + (S::kNeeded + ahead) * kChunkSize<S::kCount>;
-  for (float* p = ring + lane; p < ring_end; p += kWarp) *p = -std::numeric_limits<float>::infinity();
+template <class S, class R, bool kBeta>
+__device__ __forceinline__ void CopyAll(ChunkCopies<R, S::kCount, kBeta>& chunk_copies, const WarpChunks& chunks,
+                                        const ChunkCounts& counts, int32_t ahead, int32_t lane, R* ring,
+                                        Power<R>* handed_on, const Columns<R>* columns) {
+  R* const ring_end = ring + (S::kNeeded + ahead) * kChunkSize<S::kCount>;
+  for (R* p = ring + lane; p < ring_end; p += kWarp) *p = -std::numeric_limits<R>::infinity();
   Awaited taken(counts.taken);
   // The chunks before `end` are in the ring, but for the last `under_way`, 0 or 1.
   const auto publish = [&](int32_t end, int32_t under_way) {
@@ -112,14 +101,14 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCo
   };
   const int32_t late = kAsyncCopies ? ahead - 1 : 0;  // how many chunks later than its copies a chunk is waited for
   const auto give = [&](int32_t chunk) {
-    Power* const after = columns->after;
+    Power<R>* const after = columns->after;
     if (after == nullptr || chunk < chunks.begin) return;
     if (lane < kChunk) {
       WriteIf(true, after + chunk * kChunk + lane, handed_on[kHandedOn + PlaceHandedOn(chunk) + lane]);
     }
     Publish(counts.taken + 1, chunk + 1, lane);
   };
-  float* to = ring;
+  R* to = ring;
   for (int32_t chunk = chunks.begin; chunk < chunks.end + late; ++chunk) {
     if (chunk < chunks.end) {
       taken.Wait(chunk - ahead);
@@ -129,9 +118,9 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCo
     if (chunk < chunks.end) {
       chunk_copies.Fill(to);
       if (columns->before != nullptr) {
-        CopyNumbers(reinterpret_cast<float*>(handed_on + PlaceHandedOn(chunk)),
-                    reinterpret_cast<const float*>(columns->before + chunk * kChunk),
-                    kChunk * static_cast<int32_t>(sizeof(Power) / sizeof(float)), lane);
+        CopyNumbers(reinterpret_cast<R*>(handed_on + PlaceHandedOn(chunk)),
+                    reinterpret_cast<const R*>(columns->before + chunk * kChunk),
+                    kChunk * static_cast<int32_t>(sizeof(Power<R>) / sizeof(R)), lane);
       }
       to += kChunkSize<S::kCount>;
       if (to == ring_end) to = ring;
@@ -145,25 +134,27 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<Slots<kOwn, kWithLabel>::kCo
 }
 
 // One lane's part of one direction.
-template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
+template <class R, int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
 struct ShortSums {
   using S = Slots<kOwn, kWithLabel>;
+  using Number = Power<R>;
+  using Exponent = decltype(Number::e);
   static constexpr int kPast = kOwn > kChunk ? kOwn : kChunk;  // a chunk's values are kept to the end
 
-  float *ring, *ring_end;              // of this warp
-  const Power* from;                   // kHandedOn values of the warp before
-  Power* to;                           // and those for the next one
-  Power* values;                       // kStoreValues: where the value of the last step stands
-  int32_t num_positions, u, lane;      // U + 1; u'
-  int32_t valid;                       // at how many frames this position has a node, or the end of all paths
-  Power own[kPast], left[kWithLabel];  // of the last steps, the latest first, at this position and at the one before
-  float highest = -std::numeric_limits<float>::infinity();
-  bool special = false;  // whether a sum was NaN or +inf
+  R *ring, *ring_end;                   // of this warp
+  const Number* from;                   // kHandedOn values of the warp before
+  Number* to;                           // and those for the next one
+  Number* values;                       // kStoreValues: where the value of the last step stands
+  int32_t num_positions, u, lane;       // U + 1; u'
+  int32_t valid;                        // at how many frames this position has a node, or the end of all paths
+  Number own[kPast], left[kWithLabel];  // of the last steps, the latest first, at this position and at the one before
+  Exponent highest = Bounds<R>::kImpossible;  // of the values
+  bool special = false;                       // whether a sum was NaN or +inf
 
   // ring: its end is ring_end; handed_on: where the values of the warp before stand, and then those of this one;
   // values: of this position at n' = 0, a row has `num_positions`; length_t, length_u: T_b, U_b.
-  __device__ __forceinline__ ShortSums(int32_t u, int32_t length_t, int32_t length_u, int32_t num_positions,
-                                       float* ring, float* ring_end, Power* handed_on, Power* values)
+  __device__ __forceinline__ ShortSums(int32_t u, int32_t length_t, int32_t length_u, int32_t num_positions, R* ring,
+                                       R* ring_end, Number* handed_on, Number* values)
       : ring(ring),
         ring_end(ring_end),
         from(handed_on),
@@ -175,10 +166,10 @@ struct ShortSums {
     const int32_t nodes = kBeta || u < length_u ? length_t : length_t + 1;
     valid = u <= length_u ? nodes : 0;
 #pragma unroll
-    for (Power& value : own) value = kImpossible;
+    for (Number& value : own) value = kImpossible<R>;
 #pragma unroll
-    for (Power& value : left) value = kImpossible;
-    constexpr Power kBegin{1, 0};
+    for (Number& value : left) value = kImpossible<R>;
+    constexpr Number kBegin{1, 0};
     if (u == 0) own[0] = kBegin;
     if (u == 1) left[0] = kBegin;
     if (kStoreValues && u == 0) Write(values, kBegin);
@@ -188,33 +179,33 @@ struct ShortSums {
   static constexpr bool IsNear(int slot) { return slot == 0 || slot == kOwn; }
   // The sum of the terms of the near or far slots, or both, and with kMore of `more`. m is not normalised.
   template <bool kNear, bool kFar, bool kMore>
-  __device__ __forceinline__ Power Add(const float (&x)[S::kCount], Power more) const {
+  __device__ __forceinline__ Number Add(const Factor<R> (&arcs)[S::kCount], Number more) const {
     const auto each = [&](const auto& f) {
 #pragma unroll
       for (int i = 0; i < S::kCount; ++i) {
-        if (IsNear(i) ? kNear : kFar) f(x[i], i < kOwn ? own[i] : left[i - kOwn]);
+        if (IsNear(i) ? kNear : kFar) f(arcs[i], i < kOwn ? own[i] : left[i - kOwn]);
       }
     };
-    float top = kMore ? more.e : kLowestPower;
-    each([&](float arc, Power value) { top = fmaxf(top, fmaf(arc, kPerUnit, value.e)); });
-    const float e = Rounded(top);
-    float m = kMore ? more.m * Exp2(more.e - e) : 0.0f;
-    each([&](float arc, Power value) { m = fmaf(value.m, Exp2(fmaf(arc, kPerUnit, value.e - e)), m); });
+    Exponent top = kMore ? more.e : Bounds<R>::kLowest;
+    each([&](Factor<R> arc, Number value) { top = MaxOf(top, ExponentOf(arc, value.e)); });
+    const Exponent e = Rounded(top);
+    R m = kMore ? more.m * TwoTo(Minus(more.e, e)) : R(0);
+    each([&](Factor<R> arc, Number value) { m = AddProduct(m, arc, value, e); });
     return {m, e};
   }
 
-  // Step n'. x: the arcs. meanwhile: what is done while the lanes wait for the shuffle.
+  // Step n'. meanwhile: what is done while the lanes wait for the shuffle.
   template <class Meanwhile>
-  __device__ __forceinline__ void Step(int32_t n, const float (&x)[S::kCount], Power handed_on, Power* hand_on,
+  __device__ __forceinline__ void Step(int32_t n, const Factor<R> (&arcs)[S::kCount], Number handed_on, Number* hand_on,
                                        const Meanwhile& meanwhile) {
     constexpr bool kApart = S::kCount > 3;  // the far terms are added while the step before runs
-    const Power far = kApart ? Add<false, true, false>(x, {}) : Power{};
-    const Power sum = Add<true, !kApart, kApart>(x, far);
+    const Number far = kApart ? Add<false, true, false>(arcs, {}) : Number{};
+    const Number sum = Add<true, !kApart, kApart>(arcs, far);
     const bool is_valid = static_cast<uint32_t>(n - u - (kBeta ? 1 : 0)) < static_cast<uint32_t>(valid);
-    special |= is_valid && !(sum.m <= std::numeric_limits<float>::max());
-    const Power value = Normalise(sum, is_valid);
-    highest = fmaxf(highest, value.e);
-    Power before{__shfl_up_sync(kWholeWarp, value.m, 1), __shfl_up_sync(kWholeWarp, value.e, 1)};
+    special |= is_valid && !(sum.m <= std::numeric_limits<R>::max());
+    const Number value = Normalise(sum, is_valid);
+    if constexpr (std::is_same_v<R, float>) highest = MaxOf(highest, value.e);  // that of a double is bounded
+    Number before{__shfl_up_sync(kWholeWarp, value.m, 1), __shfl_up_sync(kWholeWarp, value.e, 1)};
     if (lane == static_cast<int32_t>(kWarp) - 1) *hand_on = value;
     meanwhile();
     before = lane == 0 ? handed_on : before;
@@ -232,17 +223,17 @@ struct ShortSums {
 
   // What step j of a chunk reads from shared memory.
   struct Operands {
-    float arcs[S::kCount];
-    Power handed_on;
+    Factor<R> arcs[S::kCount];
+    Number handed_on;
   };
   // chunks: the step's chunk of the ring, the one before, and so on. place: that of the chunk's values among those that
   // warps hand on.
-  __device__ __forceinline__ void Read(Operands& to, int j, float* const (&chunks)[S::kNeeded], int32_t place) const {
+  __device__ __forceinline__ void Read(Operands& to, int j, R* const (&chunks)[S::kNeeded], int32_t place) const {
 #pragma unroll
     for (int i = 0; i < S::kCount; ++i) {
       const int step = i < kOwn ? i + 1 : i - kOwn + 1, diagonal = kBeta ? j : j + 1 - step;
       const int back = (kChunk - 1 - diagonal) / kChunk, position = i < kOwn || kBeta ? 1 : 0;
-      to.arcs[i] = chunks[back][Place<S::kCount>(diagonal + back * kChunk, lane + position, i)];
+      to.arcs[i] = FactorOf(chunks[back][Place<S::kCount>(diagonal + back * kChunk, lane + position, i)]);
     }
     to.handed_on = from[place + j];
   }
@@ -257,7 +248,7 @@ struct ShortSums {
     const int64_t before =
         int64_t{of_warp.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
     if constexpr (kStoreValues) values += before;
-    float* chunks[S::kNeeded];
+    R* chunks[S::kNeeded];
     chunks[0] = ring;
 #pragma unroll
     for (int i = 1; i < S::kNeeded; ++i) chunks[i] = ring_end - i * kChunkSize<S::kCount>;
@@ -269,7 +260,7 @@ struct ShortSums {
     for (int32_t chunk = of_warp.begin; chunk < of_warp.end; ++chunk) {
       const bool is_last = chunk + 1 == of_warp.end;  // then the operands of the next one are not used
       const int32_t next_place = PlaceHandedOn(chunk + 1);
-      float* next[S::kNeeded];
+      R* next[S::kNeeded];
       next[0] = chunks[0] + kChunkSize<S::kCount>;
       if (next[0] == ring_end) next[0] = ring;
 #pragma unroll

@@ -10,7 +10,7 @@ def traits() -> dict[str, list[str]]:
     """
 
 def lattice_workspace(
-    moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool, num_frames: int, num_positions: int
+    moves: tuple[tuple[int, int], ...], with_posteriors: bool, num_frames: int, num_positions: int
 ) -> tuple[int, int, int, int]:
     """
     How many numbers an utterance's workspace has: of each node, diagonal and position, and the rest.

@@ -66,9 +66,7 @@ def _workspace(arcs, *_, moves: Moves, with_posteriors: bool) -> jax.ShapeDtypeS
     """What CUDA kernels keep of an utterance. T and U + 1 may be symbolic."""
     *batch, num_frames, num_positions, _ = arcs.shape
     known = (n if isinstance(n, int) else -1 for n in (num_frames, num_positions))
-    of_node, of_diagonal, of_position, rest = native.lattice_workspace(
-        moves, arcs.dtype == np.float32, with_posteriors, *known
-    )
+    of_node, of_diagonal, of_position, rest = native.lattice_workspace(moves, with_posteriors, *known)
     diagonals = num_frames + num_positions
     numbers = (of_node * num_positions + of_diagonal) * diagonals + of_position * num_positions + rest
     return jax.ShapeDtypeStruct((*batch, numbers), arcs.dtype)

@@ -85,12 +85,12 @@ def traits(platform: str) -> list[str]:
 
 
 def lattice_workspace(
-    moves: tuple[tuple[int, int], ...], is_float32: bool, with_posteriors: bool, num_frames: int, num_positions: int
+    moves: tuple[tuple[int, int], ...], with_posteriors: bool, num_frames: int, num_positions: int
 ) -> tuple[int, int, int, int]:
     """How many numbers an utterance's workspace has: for each of (T + U + 1) (U + 1) nodes, T + U + 1 diagonals and
     U + 1 positions, and the rest. -1 stands for a T or a U + 1 that is not known.
     """
-    return _module.lattice_workspace(moves, is_float32, with_posteriors, num_frames, num_positions)
+    return _module.lattice_workspace(moves, with_posteriors, num_frames, num_positions)
 
 
 def ffi_targets() -> list[str]:

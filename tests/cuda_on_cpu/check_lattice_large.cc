@@ -26,7 +26,7 @@ void CheckLarge(const LatticeShape& shape, int64_t batch, bool with_posteriors) 
   Array<R> arcs(batch * size, true), posteriors(with_posteriors ? batch * size : 1, true), cost(batch, true);
   Array<int32_t> logit_lengths(batch, true), target_lengths(batch, true);
   const int64_t each =
-      cuda::WorkspaceOf(shape.moves, sizeof(R) == 4, with_posteriors, shape.num_frames, shape.num_positions).For(shape);
+      cuda::WorkspaceOf(shape.moves, with_posteriors, shape.num_frames, shape.num_positions).For(shape);
   Array<R> workspace(batch * each, true);
   const LatticeShape small = Shape(kNumFrames, kNumPositions, shape.moves);
   const auto for_compared = [&](const auto& f) {
@@ -72,7 +72,7 @@ void Check() {
     const LatticeShape small = Shape(kNumFrames, kNumPositions, moves);
     CheckLarge(small, kMost / small.size() + 9, true);
     // The last utterance's place in the workspace is in 32 bits one of the first's.
-    CheckLarge(small, kMost / cuda::WorkspaceOf(moves, sizeof(R) == 4, true).For(small) + 2, true);
+    CheckLarge(small, kMost / cuda::WorkspaceOf(moves, true).For(small) + 2, true);
     CheckLarge(Shape(kMost / n / 40, 50, moves), 3, false);                  // the second begins behind 2^32 entries
     CheckLarge(Shape(kNumFrames, kMost / 2 / n / 2 + 99, moves), 2, false);  // its last frame begins behind 2^31
   }

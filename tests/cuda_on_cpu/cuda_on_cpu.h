@@ -97,9 +97,10 @@ enum class Collective : uint8_t { kSync, kExchange, kFromBelow, kAny };
 void* DynamicShared();
 cudaError_t AllowShared(void (*kernel)(), int bytes);
 
-// Copies a number to shared memory, or 0. It does so when the thread calls FinishCopies; until then NaN is there.
+// Copies a number of 4 or 8 bytes to shared memory, or 0. It does so when the thread calls FinishCopies; until then NaN
+// is there.
 // FinishCopies leaves out the last `under_way` groups, and copies that are in no group.
-void CopyLater(float* to, const float* from, bool wanted);
+void CopyLater(void* to, const void* from, size_t bytes, bool wanted);
 void EndGroup();
 void FinishCopies(size_t under_way);
 

@@ -38,7 +38,6 @@ def load(library: str) -> types.ModuleType:
 def _lattice_workspace(
     code: ctypes.CDLL,
     moves: Sequence[tuple[int, int]],
-    is_float32: bool,
     with_posteriors: bool,
     num_frames: int,
     num_positions: int,
@@ -47,7 +46,6 @@ def _lattice_workspace(
     code.cuda_on_cpu_lattice_workspace(
         pairs.ctypes.data_as(ctypes.c_void_p),
         ctypes.c_int64(len(pairs)),
-        ctypes.c_bool(is_float32),
         ctypes.c_bool(with_posteriors),
         ctypes.c_int64(num_frames),
         ctypes.c_int64(num_positions),

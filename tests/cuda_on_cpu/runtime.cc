@@ -43,8 +43,9 @@ struct Lane {
   uint64_t value = 0, result = 0;  // of the collective that it waits for
   int distance = 0;
   struct Copy {
-    float* to;
-    const float* from;  // or null, for 0
+    void* to;
+    const void* from;  // or null, for 0
+    size_t bytes;
   };
   std::vector<Copy> copies;        // that it has begun
   std::vector<size_t> groups;      // their groups: where each ends
@@ -335,18 +336,27 @@ cudaError_t AllowShared(void (*kernel)(), int bytes) {
 
 namespace {
 
-void WriteShared(float* to, float value) {
+// from: or null, for `fill` in each byte
+void WriteShared(void* to, const void* from, int fill, size_t bytes) {
 #if defined(CUDA_ON_CPU_WATCHED)
-  WatchAccess(to, sizeof *to, true, __builtin_return_address(0));
+  WatchAccess(to, bytes, true, __builtin_return_address(0));
 #endif
-  *to = value;
+  if (from == nullptr) {
+    std::memset(to, fill, bytes);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
 }
 
 }  // namespace
 
-void CopyLater(float* to, const float* from, bool wanted) {
-  WriteShared(to, std::numeric_limits<float>::quiet_NaN());
-  block->running->copies.push_back({to, wanted ? from : nullptr});
+void CopyLater(void* to, const void* from, size_t bytes, bool wanted) {
+  const auto misaligned = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % bytes != 0; };
+  if ((bytes != 4 && bytes != 8) || misaligned(to) || misaligned(from)) {
+    Die("a copy to shared memory has the wrong size or alignment");
+  }
+  WriteShared(to, nullptr, 0xff, bytes);  // NaN
+  block->running->copies.push_back({to, wanted ? from : nullptr, bytes});
 }
 
 void EndGroup() { block->running->groups.push_back(block->running->copies.size()); }
@@ -356,9 +366,9 @@ void FinishCopies(size_t under_way) {
   if (lane.groups.size() <= under_way) return;
   const size_t finished = lane.groups.size() - under_way, count = lane.groups[finished - 1];
   for (size_t i = 0; i < count; ++i) {
-    const auto& [to, from] = lane.copies[i];
-    if (from != nullptr) WatchRead(from, sizeof *from);
-    WriteShared(to, from == nullptr ? 0 : *from);
+    const auto& [to, from, bytes] = lane.copies[i];
+    if (from != nullptr) WatchRead(from, bytes);
+    WriteShared(to, from, 0, bytes);
   }
   lane.copies.erase(lane.copies.begin(), lane.copies.begin() + static_cast<std::ptrdiff_t>(count));
   lane.groups.erase(lane.groups.begin(), lane.groups.begin() + static_cast<std::ptrdiff_t>(finished));

@@ -57,7 +57,7 @@ def test_a_launch_for_a_joint_network_that_fails_is_an_error(launch, kernel):
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_as_many_positions_as_shared_memory_holds_and_one_more(beyond):
     moves = ((1, 0), (1, 0), (0, 1))  # equal moves take the general kernel
-    of_position = NATIVE.lattice_workspace(moves, True, False, -1, -1)[2]
+    of_position = NATIVE.lattice_workspace(moves, False, -1, -1)[2]
     num_positions = ((48 << 10) - 512) // (4 * of_position) + beyond
     arcs = jnp.zeros((1, 1, num_positions, len(moves)), jnp.float32).at[..., 1].set(-jnp.inf)
     lengths = jnp.array([1], jnp.int32), jnp.array([num_positions - 1], jnp.int32)
