@@ -83,7 +83,7 @@ void CheckNotWalked(int64_t num_frames, int64_t num_positions, const std::vector
   for (int64_t b = 0; b < batch; ++b) {
     logit_lengths[b] = lengths[b].first;
     target_lengths[b] = lengths[b].second;
-    const double below = b == 1 ? (sizeof(R) == 8 ? 1e6 : 5e3) : 0;  // a cost near the highest one
+    const double below = b == 1 ? (sizeof(R) == 8 ? 5e5 : 5e3) : 0;  // a cost near the highest one
     for (int64_t i = 0; i < shape.size(); ++i) {
       const int64_t node = i / shape.num_arcs(), frame = node / num_positions, position = node % num_positions;
       arcs[b * shape.size() + i] =
