@@ -6,6 +6,9 @@
 //   kFarthestPower: the probability of all paths is above 2^-kFarthestPower, or else the general kernel walks it;
 //   kLowestPower: a sum is relative to at least 2^kLowestPower. A path through such a sum has less than
 //     2^(kLowestPower + kHighestPower), which is 0 in float relative to the total.
+//   kHighestCrossing, kFarthestCrossing: the same bounds for the sum over the arcs that cross the middle. Numbers
+//   within
+//     the bounds above are within these ones, whatever the rounding.
 // Rounded() needs exponents between -2^22 and 2^22. An impossible event has the exponent -inf, and a finite m.
 #pragma once
 
@@ -18,7 +21,9 @@ struct alignas(8) Power {
 };
 
 constexpr float kHighestPower = 1 << 19, kFarthestPower = 1 << 20, kLowestPower = -3.5f * (1 << 20);
+constexpr float kHighestCrossing = 4 * kHighestPower, kFarthestCrossing = kFarthestPower + 8;
 constexpr float kPerUnit = static_cast<float>(kLog2E);  // its relative error is 1.3e-8
+constexpr Power kBegin{1, 0};                           // the one path to the begin of a direction
 constexpr Power kImpossible{1, -std::numeric_limits<float>::infinity()};
 
 // The nearest integer, for |x| < 2^22.
