@@ -98,6 +98,10 @@ __device__ __forceinline__ double MinOf(double a, double b) { return b < a ? b :
 __device__ __forceinline__ int32_t MaxOf(int32_t a, int32_t b) { return b > a ? b : a; }
 __device__ __forceinline__ int32_t MinOf(int32_t a, int32_t b) { return b < a ? b : a; }
 
+// a * b + c, rounded once.
+__device__ __forceinline__ float FmaOf(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double FmaOf(double a, double b, double c) { return fma(a, b, c); }
+
 __device__ __forceinline__ float Log1pOf(float x) { return log1pf(x); }
 __device__ __forceinline__ double Log1pOf(double x) { return log1p(x); }
 

@@ -20,9 +20,9 @@ int64_t WalkSizeOfPosition(int64_t num_arcs, int64_t longest_step) { return 2 * 
 WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool with_posteriors, int64_t num_frames,
                           int64_t num_positions) {
   const bool is_short = AreShort(moves) && !AreTooMany(num_frames, num_positions);
-  WorkspaceSize size = is_short ? ShortWorkspace(with_posteriors) : WorkspaceSize{};
   int64_t span = 1;
   for (const Move& move : moves) span = std::max(span, move.step());
+  WorkspaceSize size = is_short ? ShortWorkspace(with_posteriors, Depth(span)) : WorkspaceSize{};
   size.of_position += WalkSizeOfPosition(static_cast<int64_t>(moves.size()), span);
   return size;
 }

@@ -32,8 +32,8 @@ LaunchResult LaunchGeneral(cudaStream_t stream, int64_t batch, const Utterances<
 
 // Different moves of up to 8 frames, with at most one label.
 bool AreShort(const std::vector<Move>& moves);
-bool AreTooMany(int64_t num_frames, int64_t num_positions);  // for their kernels; false if they are unknown
-WorkspaceSize ShortWorkspace(bool with_posteriors);          // what their kernels need
+bool AreTooMany(int64_t num_frames, int64_t num_positions);         // for their kernels; false if they are unknown
+WorkspaceSize ShortWorkspace(bool with_posteriors, int64_t depth);  // what their kernels need
 // If the moves are not short, the lattice or the batch is too large, or the GPU has too little shared memory, nothing
 // is launched and `fits` is false.
 template <class R>

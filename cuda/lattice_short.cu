@@ -1,8 +1,9 @@
 // lattice_short.cu: a lattice of short moves: RNN-T, HAT, monotonic RNN-T, multi-blank and TDT.
 //
-// Alpha and beta of an utterance have a block each (short_sums.cuh), which run over the whole lattice and keep their
-// values in the workspace. A second kernel computes the posteriors from them (short_posteriors.cuh). The cost alone
-// needs alpha alone, and keeps nothing. No block waits for another one.
+// Alpha and beta of an utterance have a block each (short_sums.cuh). For posteriors they run over the whole lattice and
+// keep all their values in the workspace. A second kernel computes the posteriors from them (short_posteriors.cuh), and
+// the cost. For the cost alone each of them runs to the middle, and keeps the values that arcs across the middle need.
+// Then the second kernel adds up these arcs (short_cost.cuh). No block waits for another one.
 //
 // If a lattice needs longer exponents, or an arc is NaN or +inf, lattice_walk.cuh walks it again.
 #include <algorithm>
@@ -24,7 +25,7 @@ constexpr int64_t kWarps = S::kCount <= 3   ? 16
                                             : 5;
 template <class S>
 constexpr int64_t kWarps<double, S> = S::kCount <= 2   ? 8
-                                      : S::kCount <= 3 ? 7
+                                      : S::kCount <= 3 ? 6
                                       : S::kCount <= 9 ? 4
                                                        : 2;
 template <class R, class S>
@@ -61,12 +62,13 @@ struct SumsShape {
 
 template <class R>
 struct SumsEnd {
-  Power<R> total;         // of the thread that has the last position, of other threads nothing of use
-  bool special;           // the general kernel must walk the lattice; of every thread
+  Power<R> total;  // of the thread that has the last position, of other threads nothing of use
+  bool special;    // the general kernel must walk the lattice; of every thread
+  bool special_at_middle;
   bool has_last = false;  // position U_b, in the last strip
 };
 
-template <int kOwn, int kWithLabel, bool kBeta, bool kStoreValues, class R>
+template <int kOwn, int kWithLabel, bool kBeta, class R>
 __device__ __forceinline__ SumsEnd<R> SumsOf(const SumsShape<R>& all, const Walk<R, false>& walk, int64_t b,
                                              unsigned char* shared) {
   using S = Slots<kOwn, kWithLabel>;
@@ -83,11 +85,18 @@ __device__ __forceinline__ SumsEnd<R> SumsOf(const SumsShape<R>& all, const Walk
   R* ring = rings + warp * ring_size;
   Power<R>* of_warp_before = handed_on + warp * kHandedOn;
   if (thread < kHandedOn) handed_on[thread] = kImpossible<R>;
+  const bool to_end = WithPosteriors(shape);
+  const int32_t middle = Middle(length_t, length_u).Of(kBeta);
+  const DirectionChunks of_direction{ChunksOf(middle), ChunksOf(to_end ? length_t + length_u : middle),
+                                     to_end ? 0 : FirstKept(middle, shape.depth)};
+  const int32_t reached = MinOf(length_u, of_direction.end * kChunk);  // no step has a node at a position behind this
+  Power<R>* values = ValuesOf(shape, b, kBeta);
+  if (thread == 0 && of_direction.kept == 0) Write(values, kBegin<R>);
   SumsEnd<R> end{};
-  for (int32_t first = 0; first <= length_u; first += half) {  // strips
+  for (int32_t first = 0; first <= reached; first += half) {  // strips
     const int32_t u = first + of_strip;
-    const WarpChunks chunks(warp, u - lane, length_t, length_u);
-    const bool is_last = first + half > length_u;
+    const WarpChunks chunks(warp, u - lane, length_t, length_u, of_direction);
+    const bool is_last = first + half > reached;
     if (!copies && lane == 0) counts.Begin(chunks, warps, is_last);
     __syncthreads();
     if (copies) {
@@ -104,53 +113,47 @@ __device__ __forceinline__ SumsEnd<R> SumsOf(const SumsShape<R>& all, const Walk
       CopyAll<S>(chunk_copies, chunks, counts, all.ahead, lane, ring, of_warp_before, columns);
       end.total = kImpossible<R>;
     } else {
-      ShortSums<R, kOwn, kWithLabel, kBeta, kStoreValues> sums(u, length_t, length_u, shape.num_positions, ring,
-                                                               ring + ring_size, of_warp_before,
-                                                               kStoreValues ? ValuesOf(shape, b, kBeta) + u : nullptr);
+      ShortSums<R, kOwn, kWithLabel, kBeta> sums(u, length_t, length_u, shape.num_positions, ring, ring + ring_size,
+                                                 of_warp_before, values + u);
       sums.Run(chunks, counts);
       const int32_t beyond = (kChunk - (length_t + length_u) % kChunk) % kChunk;  // steps after that of the last node
       end.total = kImpossible<R>;
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) end.total = i == beyond ? sums.own[i] : end.total;
-      end.special |= sums.special || sums.highest > Bounds<R>::kHighest ||
-                     (u == length_u && !(end.total.e > -Bounds<R>::kFarthest));
+      end.special |= sums.IsSpecial() || (to_end && u == length_u && !(end.total.e > -Bounds<R>::kFarthest));
+      end.special_at_middle |= sums.special_at_middle;
     }
     end.special = __syncthreads_or(end.special);
   }
+  end.special_at_middle = __syncthreads_or(end.special_at_middle);
   end.has_last = !copies && length_u % half == of_strip;
   return end;
 }
 
-template <class R, int kOwn, int kWithLabel, bool kStoreValues>
+template <class R, int kOwn, int kWithLabel>
 __global__ void __launch_bounds__(kThreads<R, Slots<kOwn, kWithLabel>>, 1)
     ShortKernel(const __grid_constant__ SumsShape<R> all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
   const Utterances<R>& shape = all.utterances;
-  const int64_t b = kStoreValues ? blockIdx.x / 2 : blockIdx.x;
-  const bool beta = kStoreValues && blockIdx.x % 2 == 1;
-  auto walk = WalkOf<false>(shape, b, kStoreValues, shared);
-  R* cost = shape.cost + b;
+  const int64_t b = blockIdx.x / 2;
+  const bool beta = blockIdx.x % 2 == 1;
+  auto walk = WalkOf<false>(shape, b, WithPosteriors(shape), shared);
   const auto outcome = FromLengths<R>(shape.num_frames, shape.num_positions, walk.length_t, walk.length_u);
   if (outcome.known) {
-    if (!beta) walk.Finish(outcome, cost);
+    if (!beta) walk.Finish(outcome, shape.cost + b);
     return;
   }
   SumsEnd<R> end;
   if (beta) {
-    end = SumsOf<kOwn, kWithLabel, true, kStoreValues>(all, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, true>(all, walk, b, shared);
   } else {
-    end = SumsOf<kOwn, kWithLabel, false, kStoreValues>(all, walk, b, shared);
+    end = SumsOf<kOwn, kWithLabel, false>(all, walk, b, shared);
   }
-  if (!kStoreValues && end.special) return WalkThrough<false>(walk, cost);
-  const bool last = end.has_last;
-  if (!beta && last && !end.special) {
-    const double minus_log = MinusLog(Scaled<R>{end.total.m, static_cast<int64_t>(end.total.e)});
-    Write(cost, static_cast<R>(minus_log));
-  }
-  if constexpr (kStoreValues) {
-    UtteranceSums<R>* sums = UtteranceSumsOf(shape, b);
-    if (last && !beta) Write(&sums->total, end.total);
-    if (last) Write(beta ? &sums->beta_special : &sums->alpha_special, R(end.special ? 1 : 0));
+  UtteranceSums<R>* sums = UtteranceSumsOf(shape, b);
+  if (end.has_last && !beta) Write(&sums->total, end.total);
+  if (threadIdx.x == 0) {
+    const typename UtteranceSums<R>::Special special{R(end.special_at_middle ? 1 : 0), R(end.special ? 1 : 0)};
+    Write(beta ? &sums->beta : &sums->alpha, special);
   }
 }
 
@@ -163,18 +166,18 @@ LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batc
   const size_t most = SharedOfBlock();
   int32_t ahead = kMostAhead;
   while (ahead > 1 && SharedOfSums<R, S>(warps, ahead) > most) --ahead;
-  const size_t shared = std::max(SharedOfSums<R, S>(warps, ahead), SharedOfWalk(utterances));
+  const size_t shared = SharedOfSums<R, S>(warps, ahead);
   const PosteriorShape<R> tiled = Tiled(utterances);
-  const int64_t blocks = with_posteriors ? batch * std::max<int64_t>(tiled.num_tiles, 2) : batch;
-  fits = shared <= most && blocks <= kMaxBlocks;
+  const int64_t blocks = std::max<int64_t>(with_posteriors ? tiled.BlocksOfUtterance() : 1, 2);
+  fits = shared <= most && batch * blocks <= kMaxBlocks;
   if (!fits) return {};
-  const auto kernel =
-      with_posteriors ? &ShortKernel<R, kOwn, kWithLabel, true> : &ShortKernel<R, kOwn, kWithLabel, false>;
-  auto result = Launch("LatticeSums", kernel, with_posteriors ? 2 * batch : batch,
+  auto result = Launch("LatticeSums", &ShortKernel<R, kOwn, kWithLabel>, 2 * batch,
                        2 * static_cast<unsigned>(warps) * kWarp, shared, stream, SumsShape<R>{utterances, ahead});
-  if (!result.empty() || !with_posteriors) return result;
-  return Launch("LatticePosteriors", &PosteriorKernel<R>, batch * tiled.num_tiles, kPosteriorThreads,
-                SharedOfWalk(utterances), stream, tiled);
+  if (!result.empty()) return result;
+  const size_t of_walk = SharedOfWalk(utterances);
+  if (!with_posteriors)
+    return Launch("LatticeCost", &CostKernel<R>, batch, kCostThreads, of_walk, stream, tiled.of_cost);
+  return Launch("LatticePosteriors", &PosteriorKernel<R>, batch * blocks, kPosteriorThreads, of_walk, stream, tiled);
 }
 
 template <int kOwn, int kWithLabel>
@@ -185,11 +188,13 @@ bool Takes(const std::vector<Move>& moves) {
 
 // Calls f with the numbers of slots that fit the moves best: two arcs a node, few and many blanks, TDT, all others.
 // Gives f's result, or `none` if no kernel takes the moves.
-template <class Result, class F>
+template <class R, class Result, class F>
 Result WithSlots(const std::vector<Move>& moves, const F& f, Result none) {
   if (Takes<1, 1>(moves)) return f(Slots<1, 1>{});
   if (Takes<1, 2>(moves)) return f(Slots<1, 2>{});
-  if (Takes<4, 1>(moves)) return f(Slots<4, 1>{});
+  if constexpr (std::is_same_v<R, float>) {
+    if (Takes<4, 1>(moves)) return f(Slots<4, 1>{});
+  }
   if (Takes<8, 1>(moves)) return f(Slots<8, 1>{});
   if (Takes<4, 5>(moves)) return f(Slots<4, 5>{});
   if (Takes<8, 9>(moves)) return f(Slots<8, 9>{});
@@ -205,17 +210,17 @@ bool AreShort(const std::vector<Move>& moves) {
       if (moves[j].dt == moves[k].dt && moves[j].du == moves[k].du) return false;
     }
   }
-  return WithSlots(moves, [](auto) { return true; }, false);
+  return WithSlots<float>(moves, [](auto) { return true; }, false);
 }
 
 bool AreTooMany(int64_t num_frames, int64_t num_positions) {
   return num_positions > kWidest || num_frames + num_positions > kLongest;
 }
 
-WorkspaceSize ShortWorkspace(bool with_posteriors) {
-  const int64_t directions = with_posteriors ? 2 : 1, columns = directions * kColumns;
-  return {with_posteriors ? kPowerSize * directions : 0, kPowerSize * columns, 0,
-          kPowerSize * columns * kColumnMargin + kUtteranceSumsSize};
+WorkspaceSize ShortWorkspace(bool with_posteriors, int64_t depth) {
+  constexpr int64_t kNumbers = 2 * kPowerSize, kOfColumns = kNumbers * kColumns;  // 2 directions
+  const int64_t of_values = with_posteriors ? 0 : kNumbers * (depth + kRowMargin);
+  return {with_posteriors ? kNumbers : 0, kOfColumns, of_values, kOfColumns * kColumnMargin + kUtteranceSumsSize};
 }
 
 template <class R>
@@ -223,7 +228,7 @@ LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t
                          bool& fits) {
   fits = false;
   if (AreTooMany(shape.num_frames, shape.num_positions) || !AreShort(shape.moves)) return {};
-  return WithSlots(
+  return WithSlots<R>(
       shape.moves, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
 }
 

@@ -41,16 +41,20 @@ constexpr int64_t kLongest = int64_t{1} << 17;  // the largest T + U + 1, and so
 
 // Bounds of exponents to base 2:
 //   kFarthest: the probability of all paths is above 2^-kFarthest, or else the general kernel walks the lattice;
+//   kHighest: no number may be above 2^kHighest;
+//   kFarthestCrossing, kHighestCrossing: the same for the sum over the arcs that cross the middle. Numbers within the
+//     bounds above are within these ones, whatever the rounding;
 //   kLowest: a sum is relative to at least 2^kLowest, so a value may be 2^kLowest or less where it should be 0.
 // A path through such a value must be 0 relative to the total. kImpossible stands for an impossible event; its m is
 // finite.
 template <class R>
 struct Bounds;
-// No number may be above 2^kHighest, or else the general kernel walks the lattice. So such a path has less than
-// 2^(kLowest + kHighest). Rounded() needs exponents between -2^22 and 2^22.
+// A higher number makes the general kernel walk the lattice. So such a path has less than 2^(kLowest + kHighest).
+// Rounded() needs exponents between -2^22 and 2^22.
 template <>
 struct Bounds<float> {
   static constexpr float kHighest = 1 << 19, kFarthest = 1 << 20, kLowest = -3.5f * (1 << 20);
+  static constexpr float kHighestCrossing = 4 * kHighest, kFarthestCrossing = kFarthest + 8;
   static constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 };
 // An arc of kHighestArc or more is NaN, and the general kernel walks the lattice. So all paths with the same number of
@@ -59,6 +63,7 @@ struct Bounds<float> {
 template <>
 struct Bounds<double> {
   static constexpr int32_t kFarthest = 1 << 27, kLowest = -(1 << 29), kHighest = 1 << 28;
+  static constexpr int32_t kHighestCrossing = 2 * kHighest, kFarthestCrossing = kFarthest + 8;
   static constexpr int32_t kImpossible = kLowest;
   static constexpr double kLowestArc = kLowest * kLn2, kHighestArc = 1024;
   static_assert((kHighestArc * kLog2E + 8) * kLongest < kHighest);
@@ -67,6 +72,8 @@ struct Bounds<double> {
 
 template <class R>
 constexpr Power<R> kImpossible{1, Bounds<R>::kImpossible};
+template <class R>
+constexpr Power<R> kBegin{1, 0};  // the one path to the begin of a direction
 
 // Sums of exponents. If an arc is NaN, they may be any numbers.
 __device__ __forceinline__ float Plus(float a, float b) { return a + b; }

@@ -1,52 +1,12 @@
 // short_posteriors.cuh: the posteriors of the arcs, from alpha and beta of all nodes, which lattice_short.cu has
-// computed. No arc waits for another one, so many blocks share an utterance.
+// computed. No arc waits for another one, so many blocks share an utterance. One more block writes its cost.
 #pragma once
 
-#include "lattice_walk.cuh"
-#include "power.cuh"
+#include "short_cost.cuh"
 
 namespace jax_rnnt::cuda {
 
-constexpr int kPosteriorThreads = 256;
-template <class R>
-constexpr int kPosteriorBlocks = 16 / sizeof(R);  // of a multiprocessor: at most 64 registers a thread, or 128
-
-// An utterance's part of the workspace: alpha [T + U + 1, U + 1], beta of the same shape, the columns between strips,
-// and UtteranceSums at the end. Without posteriors there are only alpha's columns and UtteranceSums. The walk of
-// lattice_walk.cuh may use all of it but UtteranceSums.
-template <class R>
-struct UtteranceSums {
-  Power<R> total;                 // the probability of all paths
-  R alpha_special, beta_special;  // not 0: the general kernel must walk the utterance
-  R other_cost;                   // of that walk, if alpha has found the cost
-  R unused;
-};
-// Sizes in numbers of type R, equal for both types.
-constexpr int64_t kPowerSize = sizeof(Power<float>) / sizeof(float);
-constexpr int64_t kUtteranceSumsSize = sizeof(UtteranceSums<float>) / sizeof(float);
-static_assert(kPowerSize == sizeof(Power<double>) / sizeof(double));
-static_assert(kUtteranceSumsSize == sizeof(UtteranceSums<double>) / sizeof(double));
-
-template <class R>
-__device__ __forceinline__ Power<R>* ValuesOf(const Utterances<R>& shape, int64_t b, bool beta) {
-  const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
-  return reinterpret_cast<Power<R>*>(shape.workspace + b * shape.workspace_size) +
-         (beta ? diagonals * shape.num_positions : 0);
-}
-// The values of the last position of a strip, of each diagonal. A direction has two columns: a strip reads one and
-// writes the other. kColumnMargin: whole chunks of steps may reach so far behind the last diagonal.
-constexpr int64_t kColumns = 2, kColumnMargin = 8;
-template <class R>
-__device__ __forceinline__ Power<R>* ColumnOf(const Utterances<R>& shape, int64_t b, bool beta, int32_t column) {
-  const int64_t diagonals = int64_t{shape.num_frames} + shape.num_positions;
-  const int64_t values = shape.posteriors == nullptr ? 0 : 2 * diagonals * shape.num_positions;
-  return reinterpret_cast<Power<R>*>(shape.workspace + b * shape.workspace_size) + values +
-         ((beta ? kColumns : 0) + column) * (diagonals + kColumnMargin);
-}
-template <class R>
-__device__ __forceinline__ UtteranceSums<R>* UtteranceSumsOf(const Utterances<R>& shape, int64_t b) {
-  return reinterpret_cast<UtteranceSums<R>*>(shape.workspace + (b + 1) * shape.workspace_size - kUtteranceSumsSize);
-}
+constexpr int kPosteriorThreads = kCostThreads;
 
 // A block has a tile of the array: kTileFrames frames, and kTileEntries neighbouring arcs of each. In memory a run of
 // neighbours is a part of a row of the array, but a part of a diagonal of alpha and beta. A warp takes 2 frames and 16
@@ -57,36 +17,35 @@ constexpr int32_t kTurnFrames = kPosteriorThreads / kTileEntries, kTurns = 4, kT
 
 template <class R>
 struct PosteriorShape {
-  Utterances<R> utterances;
+  CostShape<R> of_cost;
   uint32_t num_tiles, num_tiles_of_row;  // of an utterance, and of those next to each other
   uint32_t reciprocal;                   // of num_arcs, times 2^20 and rounded up: exact enough for a row's entries
+
+  int64_t BlocksOfUtterance() const { return int64_t{num_tiles} + 1; }
 };
 
 template <class R>
 PosteriorShape<R> Tiled(const Utterances<R>& utterances) {
   const auto tiles = [](int32_t n, uint32_t of) { return (static_cast<uint32_t>(n) + of - 1) / of; };
   const uint32_t of_row = tiles(utterances.num_positions * utterances.num_arcs, kTileEntries);
-  return {utterances, tiles(utterances.num_frames, kTileFrames) * of_row, of_row,
+  return {WithCrossings(utterances), tiles(utterances.num_frames, kTileFrames) * of_row, of_row,
           (1u << 20) / static_cast<uint32_t>(utterances.num_arcs) + 1};
 }
 
 template <class R>
-__global__ void __launch_bounds__(kPosteriorThreads, kPosteriorBlocks<R>)
+__global__ void __launch_bounds__(kPosteriorThreads, kCostBlocks<R>)
     PosteriorKernel(const __grid_constant__ PosteriorShape<R> all) {
   JAX_RNNT_DYNAMIC_SHARED(shared);
-  const Utterances<R>& shape = all.utterances;
-  const int64_t b = blockIdx.x / all.num_tiles;
-  const uint32_t tile = blockIdx.x % all.num_tiles, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const Utterances<R>& shape = all.of_cost.utterances;
+  const int64_t b = blockIdx.x / (all.num_tiles + 1);
+  const uint32_t tile = blockIdx.x % (all.num_tiles + 1), warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int32_t length_t = Read(shape.logit_lengths + b), length_u = Read(shape.target_lengths + b);
-  UtteranceSums<R>* const sums = UtteranceSumsOf(shape, b);
-  const bool alpha_special = Read(&sums->alpha_special) > 0, beta_special = Read(&sums->beta_special) > 0;
+  const UtteranceSums<R>* const sums = UtteranceSumsOf(shape, b);
+  const bool special = Read(&sums->alpha.at_end) > 0 || Read(&sums->beta.at_end) > 0;
   const Power<R> total = Read(&sums->total);
   if (FromLengths<R>(shape.num_frames, shape.num_positions, length_t, length_u).known) return;
-  if (alpha_special || beta_special) {
-    if (tile > 0) return;
-    auto walk = WalkOf<false>(shape, b, true, shared);
-    return WalkThrough<true>(walk, alpha_special ? shape.cost + b : &sums->other_cost);
-  }
+  if (tile == all.num_tiles) return WriteCost<true>(all.of_cost, b, length_t, length_u, shared);
+  if (special) return;
   constexpr uint32_t kWarpFrames = kWarp / kWarpEntries, kWarpsOfRow = kTileEntries / kWarpEntries;
   const uint32_t column = tile % all.num_tiles_of_row * kTileEntries + warp % kWarpsOfRow * kWarpEntries;
   const uint32_t row = tile / all.num_tiles_of_row * kTileFrames + warp / kWarpsOfRow * kWarpFrames;

@@ -37,15 +37,27 @@ struct Slots {
 
 constexpr int kMostAhead = 3;  // chunks that the copies are ahead of the steps; CopyAll takes no more
 
-// The chunks that a warp takes.
+__device__ __forceinline__ int32_t ChunksOf(int32_t steps) { return (steps + kChunk - 1) / kChunk; }
+
+// The chunks that a direction takes: up to the middle, and all; from which one on its values are kept.
+struct DirectionChunks {
+  int32_t middle, end, kept;
+};
+
+// The chunks that a warp takes. If there are none, the end is not behind the beginning.
 struct WarpChunks {
   int32_t warp, begin, end;  // its number in the block; its first chunk, that behind its last one
+  int32_t middle;            // that behind its last one of the first half
+  int32_t kept;              // from which one on its values are kept
 
-  __device__ __forceinline__ WarpChunks(int32_t warp, int32_t first, int32_t length_t, int32_t length_u)
-      : warp(warp), begin(first > 0 ? (first - 1) / kChunk : 0), end(0) {
-    const int32_t last =
-        first + static_cast<int32_t>(kWarp) - 1 < length_u ? first + static_cast<int32_t>(kWarp) - 1 : length_u;
-    if (first <= length_u) end = (length_t + last + kChunk - 1) / kChunk;
+  // first: u' of the warp's first position.
+  __device__ __forceinline__ WarpChunks(int32_t warp, int32_t first, int32_t length_t, int32_t length_u,
+                                        const DirectionChunks& of_direction)
+      : warp(warp), begin(first > 0 ? (first - 1) / kChunk : 0), kept(of_direction.kept) {
+    const int32_t last = MinOf(first + static_cast<int32_t>(kWarp) - 1, length_u);
+    const int32_t all = first <= length_u ? ChunksOf(length_t + last) : 0;
+    end = MinOf(all, of_direction.end);
+    middle = MinOf(all, of_direction.middle);
   }
 };
 
@@ -134,7 +146,7 @@ __device__ __forceinline__ void CopyAll(ChunkCopies<R, S::kCount, kBeta>& chunk_
 }
 
 // One lane's part of one direction.
-template <class R, int kOwn, int kWithLabel, bool kBeta, bool kStoreValues>
+template <class R, int kOwn, int kWithLabel, bool kBeta>
 struct ShortSums {
   using S = Slots<kOwn, kWithLabel>;
   using Number = Power<R>;
@@ -144,15 +156,16 @@ struct ShortSums {
   R *ring, *ring_end;                   // of this warp
   const Number* from;                   // kHandedOn values of the warp before
   Number* to;                           // and those for the next one
-  Number* values;                       // kStoreValues: where the value of the last step stands
+  Number* values;                       // where the value of the last step stands, or would stand
   int32_t num_positions, u, lane;       // U + 1; u'
   int32_t valid;                        // at how many frames this position has a node, or the end of all paths
   Number own[kPast], left[kWithLabel];  // of the last steps, the latest first, at this position and at the one before
   Exponent highest = Bounds<R>::kImpossible;  // of the values
   bool special = false;                       // whether a sum was NaN or +inf
+  bool special_at_middle = false;             // IsSpecial() then
 
   // ring: its end is ring_end; handed_on: where the values of the warp before stand, and then those of this one;
-  // values: of this position at n' = 0, a row has `num_positions`; length_t, length_u: T_b, U_b.
+  // values: row 0 of this position's values, a row has `num_positions`; length_t, length_u: T_b, U_b.
   __device__ __forceinline__ ShortSums(int32_t u, int32_t length_t, int32_t length_u, int32_t num_positions, R* ring,
                                        R* ring_end, Number* handed_on, Number* values)
       : ring(ring),
@@ -169,11 +182,12 @@ struct ShortSums {
     for (Number& value : own) value = kImpossible<R>;
 #pragma unroll
     for (Number& value : left) value = kImpossible<R>;
-    constexpr Number kBegin{1, 0};
-    if (u == 0) own[0] = kBegin;
-    if (u == 1) left[0] = kBegin;
-    if (kStoreValues && u == 0) Write(values, kBegin);
+    if (u == 0) own[0] = kBegin<R>;
+    if (u == 1) left[0] = kBegin<R>;
   }
+
+  // Whether a value was outside the bounds of power.cuh, so that the general kernel must walk the lattice.
+  __device__ __forceinline__ bool IsSpecial() const { return special || highest > Bounds<R>::kHighest; }
 
   // Whether a slot's term comes from the step before. The others are far.
   static constexpr bool IsNear(int slot) { return slot == 0 || slot == kOwn; }
@@ -194,10 +208,11 @@ struct ShortSums {
     return {m, e};
   }
 
-  // Step n'. meanwhile: what is done while the lanes wait for the shuffle.
+  // Step n'. kept: whether its value is written. meanwhile: what is done while the lanes wait for the
+  // shuffle.
   template <class Meanwhile>
   __device__ __forceinline__ void Step(int32_t n, const Factor<R> (&arcs)[S::kCount], Number handed_on, Number* hand_on,
-                                       const Meanwhile& meanwhile) {
+                                       bool kept, const Meanwhile& meanwhile) {
     constexpr bool kApart = S::kCount > 3;  // the far terms are added while the step before runs
     const Number far = kApart ? Add<false, true, false>(arcs, {}) : Number{};
     const Number sum = Add<true, !kApart, kApart>(arcs, far);
@@ -209,10 +224,8 @@ struct ShortSums {
     if (lane == static_cast<int32_t>(kWarp) - 1) *hand_on = value;
     meanwhile();
     before = lane == 0 ? handed_on : before;
-    if constexpr (kStoreValues) {
-      values += num_positions;
-      WriteIf(is_valid, values, value);
-    }
+    values += num_positions;
+    WriteIf(is_valid && kept, values, value);
 #pragma unroll
     for (int i = kPast - 1; i > 0; --i) own[i] = own[i - 1];
 #pragma unroll
@@ -245,9 +258,7 @@ struct ShortSums {
     if (of_warp.begin >= of_warp.end) return;
     Awaited awaited(lane == 0 ? counts.filled : lane == 1 ? counts.taken - 1 : counts.taken + 1);
     const int32_t lead = lane <= 1 ? 1 : 1 - kChunksHandedOn;
-    const int64_t before =
-        int64_t{of_warp.begin} * kChunk * num_positions;  // nvcc 11.8 refuses this in a discarded statement
-    if constexpr (kStoreValues) values += before;
+    values += int64_t{of_warp.begin - of_warp.kept} * kChunk * num_positions;
     R* chunks[S::kNeeded];
     chunks[0] = ring;
 #pragma unroll
@@ -274,12 +285,13 @@ struct ShortSums {
           awaited.Wait(is_last ? 0 : chunk + 1 + lead);
           Read(after, 0, next, next_place);
         }
-        Step(1 + chunk * kChunk + j, now.arcs, now.handed_on, to + place + j, [&] {
+        Step(1 + chunk * kChunk + j, now.arcs, now.handed_on, to + place + j, chunk >= of_warp.kept, [&] {
           if (j == kChunk - 2) awaited.Ask();
           if (j == kChunk - 1) Publish(counts.taken, is_last ? kFinished : chunk + 1, lane);
         });
         now = after;
       }
+      if (chunk + 1 == of_warp.middle) special_at_middle = IsSpecial();
       place = next_place;
 #pragma unroll
       for (int i = 0; i < S::kNeeded; ++i) chunks[i] = next[i];

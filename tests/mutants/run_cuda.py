@@ -44,6 +44,8 @@ LATTICE_FILES = (
     "progress.cuh",
     "chunk_copies.cuh",
     "short_sums.cuh",
+    "short_workspace.cuh",
+    "short_cost.cuh",
     "short_posteriors.cuh",
 )
 ORDERS = ("forward", "reverse", "5")

@@ -35,7 +35,7 @@ BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96
            "HiddenKernel": 80, "HiddenSumsKernel": 128,
            "LatticeKernel": 128, "LatticeKernel, one warp": 176,
            "ShortKernel": 128, "ShortKernel, one blank": 64, "ShortKernel, 17 slots": 200,
-           "PosteriorKernel": 64}  # fmt: skip
+           "PosteriorKernel": 64, "CostKernel": 64}  # fmt: skip
 
 # Of a multiprocessor: registers; warps and blocks at most, where they are not 64 and 32.
 REGISTERS = 65536
@@ -83,8 +83,9 @@ TYPES = {"f": "float", "d": "double", "NS_4HalfE": "Half", "NS_8BFloat16E": "BFl
 
 def demangle(symbol: str) -> tuple[str, str]:
     """Kind and template arguments of a kernel, from its mangled name."""
-    if "PosteriorKernel" in symbol:
-        return "PosteriorKernel", ""
+    for kind in ("PosteriorKernel", "CostKernel"):
+        if kind in symbol:
+            return kind, ""
     found = re.search(rf"\d({KINDS})I(.*?)EEv", symbol)
     if found is None:
         sys.exit(f"no kernel: {symbol}")

@@ -7,8 +7,9 @@ numbers and some -inf, and NaN beyond the lengths. Holds costs and posteriors to
 only check of the kernels' PTX: of copies, stores with a predicate, barriers and 2^x. In float32, 2^x is exact here; on
 a GPU it is right within 2 ULP. instructions.py does not know the instructions of the general walk. No case needs it.
 
-Prints the instructions of a warp that computes, and of one that copies, divided by its steps; and how many instructions
-of warps compute 32 posteriors of the array.
+Prints the instructions of a warp that computes, and of one that copies, divided by its steps; how many instructions of
+warps compute 32 posteriors of the array; and how many warps of the cost alone take for the arcs across the middle of an
+utterance.
 """
 
 import struct
@@ -19,9 +20,10 @@ import numpy as np
 import operands
 from launch import launch, require
 
-# As in cuda/lattice.h, cuda/chunk_copies.cuh, cuda/short_sums.cuh and cuda/short_posteriors.cuh.
+# As in cuda/lattice.h and the cuda/*.cuh of short moves.
 MAX_MOVES, WARP_BYTES, CHUNK, POSITIONS, MARGIN, POSTERIOR_THREADS, TILE = 64, 512, 4, 33, 3, 256, (16, 64)
-SUMS_SIZE, COLUMN_MARGIN = 6, 8
+MOST_CROSSINGS = 81  # pairs of an arc and a diagonal
+SUMS_SIZE, COLUMN_MARGIN, ROW_MARGIN = 8, 8, 6
 HANDED_ON, AHEAD = 4, 3  # in chunks
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
 LANES, WARPS = operands.LANES, 2  # warps of a block that compute, at most
@@ -59,14 +61,16 @@ class Lattice(NamedTuple):
     target_lengths: tuple[int, ...]
     scores: np.ndarray
 
-    @property
-    def steps(self) -> int:
-        """Those of all warps that compute one direction: whole chunks, of the nodes of 32 positions."""
+    def steps(self, to_end: bool) -> int:
+        """Those of all warps that compute: whole chunks, of the nodes of 32 positions. Or up to the middle."""
         total = 0
         for length_t, length_u in zip(self.logit_lengths, self.target_lengths, strict=True):
-            for first in range(0, length_u + 1, LANES):
-                begin, end = max(first - 1, 0) // CHUNK, -(-(length_t + min(first + LANES - 1, length_u)) // CHUNK)
-                total += (end - begin) * CHUNK
+            all_steps = length_t + length_u - 1
+            of_alpha = min(-(-all_steps // (2 * CHUNK)) * CHUNK, all_steps)
+            for most in [length_t + length_u] * 2 if to_end else [of_alpha, all_steps - of_alpha]:
+                for first in range(0, length_u + 1, LANES):
+                    last = min(length_t + min(first + LANES - 1, length_u), most)
+                    total += max(-(-last // CHUNK) - max(first - 1, 0) // CHUNK, 0) * CHUNK
         return total
 
 
@@ -106,11 +110,11 @@ def expected(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Counts(NamedTuple):
-    """Instructions of all warps that compute, of all that copy, and of those that compute posteriors."""
+    """Instructions of all warps that compute, of all that copy, and of those of the second launch."""
 
     compute: int
     copy: int
-    posteriors: int
+    second: int
 
 
 def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteriors: bool) -> Counts:
@@ -133,33 +137,37 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     ring = (needed + AHEAD) * CHUNK * (POSITIONS + 2 * MARGIN) * ((own + with_label) | 1)
     first_count = WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * HANDED_ON * CHUNK
     counts = range(first_count, first_count + 4 * (2 * warps + 2))
-    code = codes[f"ShortKernel<{own}, {with_label}, {str(with_posteriors).lower()}>"]
+    code = codes[f"ShortKernel<{own}, {with_label}>"]
     sums = launch(
         code,
         operand + struct.pack("<i", AHEAD),
         memory,
-        batch * (2 if with_posteriors else 1),
+        batch * 2,
         2 * warps * LANES,
         counts.stop,
         counts,
     )
+    pairs = [(k, back) for k, move in enumerate(lattice.moves) for back in range(sum(move))]
+    table = np.zeros((2, MOST_CROSSINGS), np.uint8)
+    table[:, : len(pairs)] = np.transpose(pairs)
+    operand += struct.pack("<i", len(pairs)) + table.tobytes()
+    operand += bytes(-len(operand) % 8)
+    blocks, name = batch, "CostKernel"
+    if with_posteriors:
+        of_row = -(-num_positions * num_arcs // TILE[1])
+        tiles = -(-num_frames // TILE[0]) * of_row
+        operand += struct.pack("<3i", tiles, of_row, (1 << 20) // num_arcs + 1)
+        blocks, name = batch * (tiles + 1), "PosteriorKernel"
+    second = launch(codes[name], operand, memory, blocks, POSTERIOR_THREADS, WARP_BYTES).sum()
     costs, wanted = expected(lattice)
     scale = np.maximum(np.abs(costs), 1)
     got = memory.array(memory.addresses[3], cost)
     require(f"{what}, cost", got / scale, costs / scale, COST_TOLERANCE)
-    of_compute, of_copy = sums[:, :warps].sum(), sums[:, warps:].sum()
-    if not with_posteriors:
-        return Counts(of_compute, of_copy, 0)
-
-    of_row = -(-num_positions * num_arcs // TILE[1])
-    tiles = -(-num_frames // TILE[0]) * of_row
-    operand += struct.pack("<3i", tiles, of_row, (1 << 20) // num_arcs + 1)
-    code = codes["PosteriorKernel"]
-    of_posteriors = launch(code, operand, memory, batch * tiles, POSTERIOR_THREADS, WARP_BYTES).sum()
-    scale = np.maximum(wanted, 2.0**-126)  # where a posterior is 0, it must be 0
-    got = memory.array(memory.addresses[4], posteriors)
-    require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
-    return Counts(of_compute, of_copy, of_posteriors)
+    if with_posteriors:
+        scale = np.maximum(wanted, 2.0**-126)  # where a posterior is 0, it must be 0
+        got = memory.array(memory.addresses[4], posteriors)
+        require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
+    return Counts(sums[:, :warps].sum(), sums[:, warps:].sum(), second)
 
 
 def depth_and_workspace_size(lattice: Lattice, with_posteriors: bool) -> tuple[int, int]:
@@ -168,10 +176,10 @@ def depth_and_workspace_size(lattice: Lattice, with_posteriors: bool) -> tuple[i
     depth = 2
     while depth <= max(dt + du for dt, du in lattice.moves):
         depth *= 2
-    diagonals, directions = num_frames + num_positions, 2 if with_posteriors else 1
-    values = directions * diagonals * num_positions if with_posteriors else 0
-    columns = directions * 2 * (diagonals + COLUMN_MARGIN)
-    return depth, 2 * (values + columns) + 2 * (num_arcs + 1) * depth * num_positions + SUMS_SIZE
+    diagonals = num_frames + num_positions
+    rows = diagonals if with_posteriors else depth + ROW_MARGIN
+    columns = 2 * (diagonals + COLUMN_MARGIN)
+    return depth, 4 * (rows * num_positions + columns) + 2 * (num_arcs + 1) * depth * num_positions + SUMS_SIZE
 
 
 def _has(own: int, with_label: int, dt: int, du: int) -> bool:
@@ -180,15 +188,16 @@ def _has(own: int, with_label: int, dt: int, du: int) -> bool:
 
 def main() -> None:
     codes = cubin.of_source("lattice_short")
-    print("| moves | T, U of the array | compute, a step | copy, a step | posteriors, 32 of them |")
-    print("|---|---|--:|--:|--:|")
+    print("| moves | T, U of the array | compute, a step | copy, a step | posteriors, 32 of them | middle |")
+    print("|---|---|--:|--:|--:|--:|")
     for name, logit_lengths, target_lengths, num_frames, num_positions, with_posteriors in CASES:
         what = f"{name}{'' if with_posteriors else ', the cost alone'} | {num_frames}, {num_positions - 1}"
         lattice = lattice_of(name, logit_lengths, target_lengths, num_frames, num_positions)
         counts = count(codes, what, lattice, with_posteriors)
-        steps = lattice.steps * (2 if with_posteriors else 1)
-        each = f"{counts.posteriors * LANES / lattice.scores.size:.0f}" if with_posteriors else "-"
-        print(f"| {what} | {counts.compute / steps:.0f} | {counts.copy / steps:.0f} | {each} |", flush=True)
+        steps = lattice.steps(to_end=with_posteriors)
+        each = counts.second * LANES / lattice.scores.size if with_posteriors else counts.second / len(lattice.scores)
+        seconds = f"{each:.0f} | -" if with_posteriors else f"- | {each:.0f}"
+        print(f"| {what} | {counts.compute / steps:.0f} | {counts.copy / steps:.0f} | {seconds} |", flush=True)
 
 
 if __name__ == "__main__":
