@@ -227,7 +227,9 @@ BY_CHECK = (
     Mutant("short: NaN of the second half forgotten", "cuda/short_cost.cuh", "of_beta.at_middle > 0 || ", ""),
     Mutant("short: NaN across the middle", "cuda/short_cost.cuh", "sum.m <= std::numeric_limits<float>::max()", "true"),
     Mutant("short: no path across the middle", "cuda/short_cost.cuh", "total.e > -kFarthestCrossing", "true"),
-    Mutant("short: only the last diagonal crosses", "cuda/short_cost.cuh", "back < utterances.dt[k] +", "back < 1 + 0 *"),
+    Mutant(
+        "short: only the last diagonal crosses", "cuda/short_cost.cuh", "back < utterances.dt[k] +", "back < 1 + 0 *"
+    ),
     Mutant(
         "short: an arc beyond the end crosses",
         "cuda/short_cost.cuh",

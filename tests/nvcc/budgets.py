@@ -29,13 +29,14 @@ SOURCES = ("arcs", "hidden_rows", "lattice_general", "lattice_short")
 
 # Registers per thread. Rows: 24 warps per multiprocessor forward and 20 backward. Each warp asks for at least 2 KiB at
 # once; memory is busy with 18 KiB under way. Lattices: one warp, or up to 512 threads per block, which leaves 128 per
-# thread. Short moves: 512 threads, 1024 with one blank, 320 with 17 slots. Hidden rows: 24 warps, and 16 for their
-# sums, which ask for 4 KiB each at once.
+# thread. Hidden rows: 24 warps, and 16 for their sums, which ask for 4 KiB each at once.
 BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96,
            "HiddenKernel": 80, "HiddenSumsKernel": 128,
            "LatticeKernel": 128, "LatticeKernel, one warp": 176,
-           "ShortKernel": 128, "ShortKernel, one blank": 64, "ShortKernel, 17 slots": 200,
-           "PosteriorKernel": 64, "CostKernel": 64}  # fmt: skip
+           "PosteriorKernel<float>": 64, "PosteriorKernel<double>": 128,
+           "CostKernel<float>": 64, "CostKernel<double>": 128}  # fmt: skip
+# Short moves, by type and number of slots at most: what 1024, 512 or 320 threads leave; double: 512, 384, 256 or 128.
+SHORT_BUDGETS = {"float": {3: 64, 9: 128, 17: 200}, "double": {2: 128, 3: 168, 9: 255, 17: 255}}
 
 # Of a multiprocessor: registers; warps and blocks at most, where they are not 64 and 32.
 REGISTERS = 65536
@@ -60,8 +61,11 @@ class Kernel(NamedTuple):
     @property
     def budget(self) -> int:
         if self.kind == "ShortKernel":
-            many = {"1": ", one blank", "8, 9": ", 17 slots"}
-            return BUDGETS["ShortKernel" + next((n for a, n in many.items() if self.arguments.startswith(f"{a},")), "")]
+            kind_type, own, with_label = self.arguments.split(", ")
+            budgets = SHORT_BUDGETS[kind_type]
+            return budgets[min(most for most in budgets if most >= int(own) + int(with_label))]
+        if self.name in BUDGETS:
+            return BUDGETS[self.name]
         of_architecture = f"{self.kind}, sm_{self.architecture}"
         if of_architecture in BUDGETS:
             return BUDGETS[of_architecture]
@@ -77,15 +81,14 @@ class Kernel(NamedTuple):
         return blocks * of_block, most
 
 
-KINDS = "ForwardKernel|BackwardKernel|HiddenKernel|HiddenSumsKernel|LatticeKernel|ShortKernel"
+KINDS = (
+    "ForwardKernel|BackwardKernel|HiddenKernel|HiddenSumsKernel|LatticeKernel|ShortKernel|PosteriorKernel|CostKernel"
+)
 TYPES = {"f": "float", "d": "double", "NS_4HalfE": "Half", "NS_8BFloat16E": "BFloat16"}
 
 
 def demangle(symbol: str) -> tuple[str, str]:
     """Kind and template arguments of a kernel, from its mangled name."""
-    for kind in ("PosteriorKernel", "CostKernel"):
-        if kind in symbol:
-            return kind, ""
     found = re.search(rf"\d({KINDS})I(.*?)EEv", symbol)
     if found is None:
         sys.exit(f"no kernel: {symbol}")

@@ -72,11 +72,12 @@ class Instructions(Operands):
 
     def do_ldgsts(self, m, x):
         """The predicate says whether to read: without one, every lane does. Lanes that do not read copy 0."""
-        if m != ["E"]:
+        if m not in (["E"], ["E", "64"]):
             raise NotImplementedError(f"LDGSTS.{m}")
         wanted = self.active & (self.predicate(x[2]) if len(x) > 2 else True)
-        numbers = np.where(wanted, self.memory.read(self._access(x[1], m)[0], wanted, 4), 0)
-        self.copies.begin(self._access(x[0], m)[0], self.active, numbers)
+        (to, size), (of, _) = self._access(x[0], m), self._access(x[1], m)
+        for word in range(0, size, 4):
+            self.copies.begin(to + word, self.active, np.where(wanted, self.memory.read(of + word, wanted, 4), 0))
 
     def do_ldgdepbar(self, m, x):
         self.copies.commit()

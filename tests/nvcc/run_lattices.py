@@ -43,14 +43,20 @@ MORE_FRAMES = (44, 38), (40, 33), 45, 42  # monotonic paths have at most one lab
 LONG = (130, 116), (31, 24), 131, 32  # what a launch does once weighs less
 STRIPS = (24, 15), (65, 40), 25, 67  # of two warps
 CASES = [
-    (name, *shape, with_posteriors)
+    (name, *shape, with_posteriors, np.float32)
     for name in MOVES
     for shape in (SMALL, MORE_FRAMES if name == "monotonic" else TWO_WARPS, LONG)
     for with_posteriors in (True, False)
     if shape is not LONG or not with_posteriors
-] + [(name, *STRIPS, with_posteriors) for name in ("RNN-T", "TDT") for with_posteriors in (True, False)]
-# Relative; of costs below 1, absolute.
-COST_TOLERANCE, TOLERANCE = 1e-6, 1e-5
+] + [(name, *STRIPS, with_posteriors, np.float32) for name in ("RNN-T", "TDT") for with_posteriors in (True, False)]
+CASES += [
+    ("RNN-T", *TWO_WARPS, True, np.float64),
+    ("RNN-T", *STRIPS, False, np.float64),
+    *((name, *LONG, False, np.float64) for name in ("RNN-T", "monotonic", "TDT")),
+    ("TDT to 8", *SMALL, True, np.float64),
+]
+# Relative; of costs below 1, absolute. Of costs and of posteriors.
+TOLERANCES = {np.float32: (1e-6, 1e-5), np.float64: (1e-13, 1e-12)}
 
 
 class Lattice(NamedTuple):
@@ -75,10 +81,15 @@ class Lattice(NamedTuple):
 
 
 def lattice_of(
-    name: str, logit_lengths: tuple[int, ...], target_lengths: tuple[int, ...], num_frames: int, num_positions: int
+    name: str,
+    logit_lengths: tuple[int, ...],
+    target_lengths: tuple[int, ...],
+    num_frames: int,
+    num_positions: int,
+    dtype: type,
 ) -> Lattice:
     moves, random = MOVES[name], np.random.default_rng(0)
-    scores = random.normal(-1, 1, (len(logit_lengths), num_frames, num_positions, len(moves))).astype(np.float32)
+    scores = random.normal(-1, 1, (len(logit_lengths), num_frames, num_positions, len(moves))).astype(dtype)
     scores[random.random(scores.shape) < 0.05] = -np.inf
     for b, (t, u) in enumerate(zip(logit_lengths, target_lengths, strict=True)):
         scores[b, t:] = scores[b, :, u + 1 :] = np.nan
@@ -121,9 +132,11 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     """Runs the launches of LaunchOf in cuda/lattice_short.cu, and holds their results to what is expected."""
     batch, num_frames, num_positions, num_arcs = lattice.scores.shape
     depth, workspace_size = depth_and_workspace_size(lattice, with_posteriors)
-    cost = np.full(batch, np.nan, np.float32)
-    posteriors = np.full(lattice.scores.shape, np.nan, np.float32)
-    workspace = np.full((batch, workspace_size), np.nan, np.float32)
+    dtype, size = lattice.scores.dtype.type, lattice.scores.itemsize
+    kind_type = "double" if dtype is np.float64 else "float"
+    cost = np.full(batch, np.nan, dtype)
+    posteriors = np.full(lattice.scores.shape, np.nan, dtype)
+    workspace = np.full((batch, workspace_size), np.nan, dtype)
     lengths = np.array(lattice.logit_lengths, np.int32), np.array(lattice.target_lengths, np.int32)
     memory = operands.Memory(lattice.scores, *lengths, cost, posteriors, workspace)
     pointers = memory.addresses if with_posteriors else [*memory.addresses[:4], 0, memory.addresses[5]]
@@ -135,9 +148,9 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     warps = min(-(-num_positions // LANES), WARPS)
     needed = 1 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK
     ring = (needed + AHEAD) * CHUNK * (POSITIONS + 2 * MARGIN) * ((own + with_label) | 1)
-    first_count = WARP_BYTES + 4 * warps * ring + 8 * (warps + 1) * HANDED_ON * CHUNK
+    first_count = WARP_BYTES + size * warps * ring + 2 * size * (warps + 1) * HANDED_ON * CHUNK
     counts = range(first_count, first_count + 4 * (2 * warps + 2))
-    code = codes[f"ShortKernel<{own}, {with_label}>"]
+    code = codes[f"ShortKernel<{kind_type}, {own}, {with_label}>"]
     sums = launch(
         code,
         operand + struct.pack("<i", AHEAD),
@@ -152,21 +165,21 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     table[:, : len(pairs)] = np.transpose(pairs)
     operand += struct.pack("<i", len(pairs)) + table.tobytes()
     operand += bytes(-len(operand) % 8)
-    blocks, name = batch, "CostKernel"
+    blocks, name = batch, f"CostKernel<{kind_type}>"
     if with_posteriors:
         of_row = -(-num_positions * num_arcs // TILE[1])
         tiles = -(-num_frames // TILE[0]) * of_row
         operand += struct.pack("<3i", tiles, of_row, (1 << 20) // num_arcs + 1)
-        blocks, name = batch * (tiles + 1), "PosteriorKernel"
+        blocks, name = batch * (tiles + 1), f"PosteriorKernel<{kind_type}>"
     second = launch(codes[name], operand, memory, blocks, POSTERIOR_THREADS, WARP_BYTES).sum()
     costs, wanted = expected(lattice)
     scale = np.maximum(np.abs(costs), 1)
     got = memory.array(memory.addresses[3], cost)
-    require(f"{what}, cost", got / scale, costs / scale, COST_TOLERANCE)
+    require(f"{what}, cost", got / scale, costs / scale, TOLERANCES[dtype][0])
     if with_posteriors:
-        scale = np.maximum(wanted, 2.0**-126)  # where a posterior is 0, it must be 0
+        scale = np.maximum(wanted, np.finfo(dtype).tiny)  # where a posterior is 0, it must be 0
         got = memory.array(memory.addresses[4], posteriors)
-        require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCE)
+        require(f"{what}, posteriors", got / scale, wanted / scale, TOLERANCES[dtype][1])
     return Counts(sums[:, :warps].sum(), sums[:, warps:].sum(), second)
 
 
@@ -190,9 +203,10 @@ def main() -> None:
     codes = cubin.of_source("lattice_short")
     print("| moves | T, U of the array | compute, a step | copy, a step | posteriors, 32 of them | middle |")
     print("|---|---|--:|--:|--:|--:|")
-    for name, logit_lengths, target_lengths, num_frames, num_positions, with_posteriors in CASES:
-        what = f"{name}{'' if with_posteriors else ', the cost alone'} | {num_frames}, {num_positions - 1}"
-        lattice = lattice_of(name, logit_lengths, target_lengths, num_frames, num_positions)
+    for name, logit_lengths, target_lengths, num_frames, num_positions, with_posteriors, dtype in CASES:
+        of_type = ", float64" if dtype is np.float64 else ""
+        what = f"{name}{of_type}{'' if with_posteriors else ', the cost alone'} | {num_frames}, {num_positions - 1}"
+        lattice = lattice_of(name, logit_lengths, target_lengths, num_frames, num_positions, dtype)
         counts = count(codes, what, lattice, with_posteriors)
         steps = lattice.steps(to_end=with_posteriors)
         each = counts.second * LANES / lattice.scores.size if with_posteriors else counts.second / len(lattice.scores)
