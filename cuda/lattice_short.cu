@@ -232,7 +232,10 @@ LaunchResult LaunchShort(cudaStream_t stream, const LatticeShape& shape, int64_t
       shape.moves, [&](auto slots) { return LaunchOf(slots, stream, batch, utterances, fits); }, LaunchResult());
 }
 
-template LaunchResult LaunchShort<float>(cudaStream_t, const LatticeShape&, int64_t, const Utterances<float>&, bool&);
-template LaunchResult LaunchShort<double>(cudaStream_t, const LatticeShape&, int64_t, const Utterances<double>&, bool&);
+#define JAX_RNNT_INSTANTIATE(R) \
+  template LaunchResult LaunchShort<R>(cudaStream_t, const LatticeShape&, int64_t, const Utterances<R>&, bool&);
+JAX_RNNT_INSTANTIATE(float)
+JAX_RNNT_INSTANTIATE(double)
+#undef JAX_RNNT_INSTANTIATE
 
 }  // namespace jax_rnnt::cuda
