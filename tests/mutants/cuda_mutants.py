@@ -227,7 +227,9 @@ BY_CHECK = (
     Mutant("short: NaN of the second half forgotten", "cuda/short_cost.cuh", "of_beta.at_middle > 0 || ", ""),
     Mutant("short: NaN across the middle", "cuda/short_cost.cuh", "sum.m <= std::numeric_limits<float>::max()", "true"),
     Mutant("short: no path across the middle", "cuda/short_cost.cuh", "total.e > -kFarthestCrossing", "true"),
-    Mutant("short: only the last diagonal crosses", "cuda/short_cost.cuh", "back < utterances.dt[k] +", "back < 1 + 0 *"),
+    Mutant(
+        "short: only the last diagonal crosses", "cuda/short_cost.cuh", "back < utterances.dt[k] +", "back < 1 + 0 *"
+    ),
     Mutant(
         "short: an arc beyond the end crosses",
         "cuda/short_cost.cuh",
@@ -252,8 +254,20 @@ BY_CHECK = (
     Mutant(
         "short: copies further ahead than there is memory for",
         "cuda/lattice_short.cu",
-        "  while (ahead > 1 && SharedOfSums<S>(warps, ahead) > most) --ahead;\n",
+        "  while (ahead > 1 && SharedOfSums<S>(warps, ahead) > SharedOfBlock()) --ahead;\n",
         "",
+    ),
+    Mutant(
+        "short: copies further ahead than several blocks have memory for",
+        "cuda/lattice_short.cu",
+        "  while (ahead > 1 && at_once(ahead) < least) --ahead;\n",
+        "",
+    ),
+    Mutant(
+        "short: copies less ahead for no other block",
+        "cuda/lattice_short.cu",
+        "std::min(wanted, at_once(1))",
+        "at_once(1)",
     ),
     Mutant(
         "short: a strip reads another column", "cuda/lattice_short.cu", "(strip - 1) % kColumns", "strip % kColumns"
