@@ -157,22 +157,35 @@ __global__ void __launch_bounds__(kThreads<R, Slots<kOwn, kWithLabel>>, 1)
   }
 }
 
+// How far copies are ahead: as far as shared memory allows. But where a multiprocessor has several blocks to run, each
+// of them takes less memory if one more then runs at the same time.
+template <class S, class R>
+int32_t Ahead(void (*kernel)(SumsShape<R>), int64_t blocks, unsigned threads, int32_t warps) {
+  int32_t ahead = kMostAhead;
+  while (ahead > 1 && SharedOfSums<R, S>(warps, ahead) > SharedOfBlock()) --ahead;
+  const int64_t wanted = BlocksOfMultiprocessor(blocks);
+  if (wanted <= 1 || ahead == 1) return ahead;
+  const auto at_once = [&](int32_t chunks) { return BlocksAtOnce(kernel, threads, SharedOfSums<R, S>(warps, chunks)); };
+  const int64_t least = std::min(wanted, at_once(1));
+  while (ahead > 1 && at_once(ahead) < least) --ahead;
+  return ahead;
+}
+
 template <class R, int kOwn, int kWithLabel>
 LaunchResult LaunchOf(Slots<kOwn, kWithLabel>, cudaStream_t stream, int64_t batch, const Utterances<R>& utterances,
                       bool& fits) {
   using S = Slots<kOwn, kWithLabel>;
   const int32_t warps = NumWarps<R, S>(utterances.num_positions);
   const bool with_posteriors = utterances.posteriors != nullptr;
-  const size_t most = SharedOfBlock();
-  int32_t ahead = kMostAhead;
-  while (ahead > 1 && SharedOfSums<R, S>(warps, ahead) > most) --ahead;
+  const auto kernel = &ShortKernel<R, kOwn, kWithLabel>;
+  const unsigned threads = 2 * static_cast<unsigned>(warps) * kWarp;
+  const int32_t ahead = Ahead<S>(kernel, 2 * batch, threads, warps);
   const size_t shared = SharedOfSums<R, S>(warps, ahead);
   const PosteriorShape<R> tiled = Tiled(utterances);
   const int64_t blocks = std::max<int64_t>(with_posteriors ? tiled.BlocksOfUtterance() : 1, 2);
-  fits = shared <= most && batch * blocks <= kMaxBlocks;
+  fits = shared <= SharedOfBlock() && batch * blocks <= kMaxBlocks;
   if (!fits) return {};
-  auto result = Launch("LatticeSums", &ShortKernel<R, kOwn, kWithLabel>, 2 * batch,
-                       2 * static_cast<unsigned>(warps) * kWarp, shared, stream, SumsShape<R>{utterances, ahead});
+  auto result = Launch("LatticeSums", kernel, 2 * batch, threads, shared, stream, SumsShape<R>{utterances, ahead});
   if (!result.empty()) return result;
   const size_t of_walk = SharedOfWalk(utterances);
   if (!with_posteriors)

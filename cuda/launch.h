@@ -26,6 +26,32 @@ inline size_t SharedOfBlock() {
   return error == cudaSuccess ? static_cast<size_t>(bytes) : kSharedEverywhere;
 }
 
+// Lets a kernel's blocks have so much shared memory.
+template <class Arguments>
+cudaError_t AllowShared(void (*kernel)(Arguments), size_t shared) {
+  if (shared <= kSharedEverywhere) return cudaSuccess;
+  // Always the largest size: another thread may launch the same kernel with more than this one.
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(SharedOfBlock()));
+}
+
+// How many blocks of a launch a multiprocessor of the current GPU runs, if all have equally many; rounded up.
+inline int64_t BlocksOfMultiprocessor(int64_t blocks) {
+  int device = 0, count = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess && count > 0;
+  return known ? (blocks + count - 1) / count : 1;
+}
+
+// How many of them it has room for at the same time.
+template <class Arguments>
+int64_t BlocksAtOnce(void (*kernel)(Arguments), unsigned threads, size_t shared) {
+  int blocks = 0;
+  const bool known =
+      AllowShared(kernel, shared) == cudaSuccess &&
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads), shared) == cudaSuccess;
+  return known ? blocks : 0;
+}
+
 template <class Arguments>
 LaunchResult Launch(const char* name, void (*kernel)(Arguments), int64_t blocks, unsigned threads, size_t shared,
                     cudaStream_t stream, Arguments arguments) {
@@ -34,12 +60,7 @@ LaunchResult Launch(const char* name, void (*kernel)(Arguments), int64_t blocks,
                                     std::to_string(threads) + ", " + std::to_string(shared) + " bytes>>>";
   if (blocks > kMaxBlocks) return configuration + ": more than 2^31 - 1 blocks";
   void* pointers[] = {&arguments};
-  cudaError_t error = cudaSuccess;
-  if (shared > kSharedEverywhere) {
-    // Always the largest size: another thread may launch the same kernel with more than this one.
-    const auto most = static_cast<int>(SharedOfBlock());
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-  }
+  cudaError_t error = AllowShared(kernel, shared);
   if (error == cudaSuccess) {
     error = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(threads), pointers, shared, stream);
   }

@@ -82,6 +82,36 @@ cuda::LaunchResult Launch(int64_t batch, int64_t num_positions, const std::vecto
   return cuda::LatticeSums<float>(stream, shape, batch, nullptr, nullptr, nullptr, nullptr, nullptr, workspace, 0);
 }
 
+// The bytes of shared memory that a block takes: those of a launch that is refused.
+int64_t SharedOf(int64_t batch, int64_t num_positions, const std::vector<Move>& moves, float* workspace) {
+  cuda_on_cpu_fail(1);
+  const std::string refused = Launch(batch, num_positions, moves, workspace);
+  cuda_on_cpu_fail(0);
+  const size_t from = refused.find(", ", refused.find(", ") + 1);  // LatticeSums<<<blocks, threads, bytes>>>
+  return from == std::string::npos ? 0 : std::atoll(refused.c_str() + from + 2);
+}
+
+// If there are more blocks than multiprocessors, copies are not so far ahead that one less of them fits.
+void CheckBlocksAtOnce(float* workspace) {
+  constexpr int64_t kShared = 227 << 10, kReserved = 1 << 10, kFew = 66, kMany = 67;  // two blocks each; 132 are free
+  cuda_on_cpu_shared(kShared);
+  std::vector<Move> tdt;
+  for (int64_t dt = 0; dt <= 8; ++dt) tdt.insert(tdt.end(), {{dt + 1, 0}, {dt, 1}});
+  tdt.erase(tdt.end() - 2);  // 9 frames without a label
+  const auto at_once = [&](int64_t shared) { return (kShared + kReserved) / (shared + kReserved); };
+  const int64_t few = SharedOf(kFew, 40, tdt, workspace), many = SharedOf(kMany, 40, tdt, workspace);
+  ++comparisons;
+  if (at_once(few) != 1 || at_once(many) != 2) {
+    Fail("lattice: blocks of " + std::to_string(few) + " and " + std::to_string(many) + " bytes");
+  }
+  const std::vector<Move> rnnt = {{1, 0}, {0, 1}};
+  ++comparisons;
+  if (SharedOf(kFew, 40, rnnt, workspace) != SharedOf(kMany, 40, rnnt, workspace)) {
+    Fail("lattice: copies are less ahead, though two blocks fit");
+  }
+  cuda_on_cpu_shared(99 << 10);
+}
+
 void Check() {
   Array<float> workspace(1);
   for (const int64_t num_positions : {5, 40, 600}) {
@@ -94,6 +124,7 @@ void Check() {
       ExpectRefused(Launch(kTooMany, num_positions, moves, workspace.get()), what + ", too many blocks");
     }
   }
+  CheckBlocksAtOnce(workspace.get());
   const std::vector<Move> long_moves = {{1, 0}, {0, 1}, {30, 7}};
   Run(Launch(0, 9, long_moves, workspace.get()));  // has nothing to do
 }

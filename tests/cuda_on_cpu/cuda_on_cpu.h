@@ -71,8 +71,8 @@ enum cudaError_t {
 const char* cudaGetErrorString(cudaError_t error);
 
 // The one device. A block may have 99 KiB of shared memory if the kernel has asked for them, as on sm_86 and sm_120.
-// Tests choose another size.
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+// Tests choose another size. A multiprocessor has 1 KiB more, and each of its blocks takes 1 KiB more.
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -96,6 +96,7 @@ enum class Collective : uint8_t { kSync, kExchange, kFromBelow, kAny };
 
 void* DynamicShared();
 cudaError_t AllowShared(void (*kernel)(), int bytes);
+cudaError_t BlocksAtOnce(int* blocks, void (*kernel)(), size_t shared);
 
 // Copies a number of 4 or 8 bytes to shared memory, or 0. It does so when the thread calls FinishCopies; until then NaN
 // is there.
@@ -181,6 +182,11 @@ __attribute__((no_sanitize("thread"))) void Invoke(void (*kernel)(), const void*
 template <class Argument>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Argument), cudaFuncAttribute, int value) {
   return ::cuda_on_cpu::AllowShared(reinterpret_cast<void (*)()>(kernel), value);
+}
+
+template <class Argument>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void (*kernel)(Argument), int, size_t shared) {
+  return ::cuda_on_cpu::BlocksAtOnce(blocks, reinterpret_cast<void (*)()>(kernel), shared);
 }
 
 template <class Argument>

@@ -334,6 +334,15 @@ cudaError_t AllowShared(void (*kernel)(), int bytes) {
   return cudaSuccess;
 }
 
+cudaError_t BlocksAtOnce(int* blocks, void (*kernel)(), size_t shared) {
+  constexpr size_t kReserved = 1 << 10;
+  std::lock_guard<std::mutex> lock(allowed_mutex);
+  const auto found = allowed.find(kernel);
+  const size_t most = found == allowed.end() ? kMaxShared : found->second;
+  *blocks = shared > most ? 0 : static_cast<int>((shared_of_block + kReserved) / (shared + kReserved));
+  return cudaSuccess;
+}
+
 namespace {
 
 // from: or null, for `fill` in each byte
@@ -442,8 +451,9 @@ void RemoveDeviceMemory(const void*) {}
 }  // namespace cuda_on_cpu
 #endif
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = cuda_on_cpu::shared_of_block;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  constexpr int kMultiprocessors = 132;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : cuda_on_cpu::shared_of_block.load();
   return cudaSuccess;
 }
 

@@ -37,6 +37,17 @@ def test_a_launch_that_fails_is_an_error(launch, kernel):
     assert value == again and (gradient == gradient_again).all()
 
 
+@pytest.mark.parametrize(("launch", "kernel"), [(1, "LatticeSums"), (2, "LatticeCost")])
+def test_a_launch_for_the_cost_alone_that_fails_is_an_error(launch, kernel):
+    cost = jax.jit(lambda arcs: jax_rnnt.lattice_cost(arcs, *LENGTHS, implementation="native"))
+    arcs = jnp.zeros((2, 3, 3, 2), jnp.float32)
+    expected = cost(arcs)
+    NATIVE.fail_launch(launch)
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=rf"{kernel}<<<.*too many resources"):
+        jax.block_until_ready(cost(arcs))
+    assert (cost(arcs) == expected).all()
+
+
 @pytest.mark.parametrize(
     ("launch", "kernel"), [(1, "HiddenRows"), (7, "HiddenSumsOfFrames"), (8, "HiddenSumsOfPositions")]
 )
