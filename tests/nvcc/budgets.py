@@ -61,7 +61,9 @@ class Kernel(NamedTuple):
     def budget(self) -> int:
         if self.kind == "ShortKernel":
             many = {"1": ", one blank", "8, 9": ", 17 slots"}
-            return BUDGETS["ShortKernel" + next((n for a, n in many.items() if self.arguments.startswith(f"{a},")), "")]
+            return BUDGETS[
+                "ShortKernel" + next((n for a, n in many.items() if f"{self.arguments},".startswith(f"{a},")), "")
+            ]
         of_architecture = f"{self.kind}, sm_{self.architecture}"
         if of_architecture in BUDGETS:
             return BUDGETS[of_architecture]

@@ -20,6 +20,7 @@ THREADS = (
     (r"ShortKernelILi8ELi9E", 320),
     (r"ShortKernel", 512),
     (r"PosteriorKernel", 256),
+    (r"CostKernel", 256),
 )
 # Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: those of the logits
 # and of the sums before.
