@@ -23,7 +23,8 @@ WorkspaceSize WorkspaceOf(const std::vector<Move>& moves, bool with_posteriors, 
   int64_t span = 1;
   for (const Move& move : moves) span = std::max(span, move.step());
   WorkspaceSize size = is_short ? ShortWorkspace(with_posteriors, Depth(span)) : WorkspaceSize{};
-  size.of_position += WalkSizeOfPosition(static_cast<int64_t>(moves.size()), span);
+  // A walk overwrites what the kernels of short moves have left.
+  size.of_position = std::max(size.of_position, WalkSizeOfPosition(static_cast<int64_t>(moves.size()), span));
   return size;
 }
 

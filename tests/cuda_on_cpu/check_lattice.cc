@@ -34,8 +34,14 @@ void CheckLattice(int64_t num_frames, int64_t num_positions, const std::vector<M
     target_lengths[b] = lengths[static_cast<size_t>(b)].second;
     for (int64_t i = 0; i < shape.size(); ++i) {
       const int special = static_cast<int>(random() % (b % 2 == 0 ? 100 : 2000));
-      const bool poison = special == 0 && b % 2 == 1;
-      const double above = b == 16 ? 2e5 : b == 13 && sizeof(R) == 8 ? -1e5 : 0;  // scores above 0; far below
+      const Move& move = moves[static_cast<size_t>(i % shape.num_arcs())];
+      const int64_t node = i / shape.num_arcs(), frame = node / num_positions, position = node % num_positions;
+      // The first and the last arc of a path are so high that its end is out of bounds, and its middle is not.
+      const bool at_an_end = node == 0 || (frame + move.dt == t && position + move.du == u);
+      const bool poison = special == 0 && b % 2 == 1 && b != 13;
+      const double above = b == 16 || (b == 13 && at_an_end) ? 2e5  // scores above 0
+                           : b == 1 && sizeof(R) == 8        ? -1e5
+                                                             : 0;
       const bool masked = b == 7 || (b % 4 == 2 && special < 9);  // in all arcs of one utterance, in some of others
       arcs[b * shape.size() + i] = static_cast<R>(poison         ? (random() % 2 ? kNaN : kInf)
                                                   : special == 1 ? -kInf

@@ -147,7 +147,7 @@ def test_a_batch_on_four_devices_is_not_gathered():
 
 @pytest.mark.parametrize("num_positions", [1501, 3001])
 def test_a_cost_gets_a_workspace(num_positions):
-    """Too many positions for the kernels of short moves need no columns between strips."""
+    """Too many positions for the kernels of short moves need only what a walk needs."""
     arcs = jax.ShapeDtypeStruct((2, 50, num_positions, 2), jnp.float32)
     lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
     place = NamedSharding(Mesh(np.array(devices(1)), ("data",)), P())
@@ -155,9 +155,10 @@ def test_a_cost_gets_a_workspace(num_positions):
     lowered = jax.jit(jax_rnnt.lattice_cost).trace(*types).lower(lowering_platforms=("cuda",))
     text = lowered.compile().as_text()
     call = next(line for line in text.splitlines() if '"jax_rnnt_lattice_cost"' in line)
-    columns = 2 * 2 * (50 + num_positions + 8) + 6  # two columns of the diagonals, two numbers each; and the rest
-    last_diagonals = 2 * 3 * 2 * num_positions  # factors: pairs; two arcs and beta; two diagonals
-    assert f"f32[2,{last_diagonals + (columns if num_positions <= 2048 else 0)}]" in call
+    # Factors: pairs; alpha and beta; and rows of values, or two columns of the diagonals between strips.
+    short_moves = 2 * 2 * 8 * num_positions + 2 * 2 * 2 * (50 + num_positions + 8) + 8
+    walk = 2 * 3 * 2 * num_positions  # pairs; two arcs and beta; two diagonals
+    assert f"f32[2,{short_moves if num_positions <= 2048 else walk}]" in call
 
 
 def test_posteriors_get_a_workspace_for_alpha_and_beta():
@@ -173,7 +174,7 @@ def test_posteriors_get_a_workspace_for_alpha_and_beta():
     values = 2 * 2 * (num_frames + num_positions) * num_positions  # alpha and beta, two numbers each, of each diagonal
     columns = 2 * 2 * 2 * (num_frames + num_positions + 8)  # two columns between strips, for each of both
     last_diagonals = 2 * (k + 1) * 8 * num_positions  # of a walk by the general kernel
-    assert f"f32[2,{values + columns + last_diagonals + 6}]" in call
+    assert f"f32[2,{values + columns + last_diagonals + 8}]" in call
 
 
 def test_a_joint_network_in_tiles():

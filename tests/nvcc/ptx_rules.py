@@ -16,10 +16,15 @@ THREADS = (
     (r"Hidden(Sums)?KernelI", 256),
     (r"LatticeKernelI.*?Lb1ELb", 32),
     (r"LatticeKernelI.*?Lb0ELb", 512),
-    (r"ShortKernelILi1ELi\dE", 1024),
-    (r"ShortKernelILi8ELi9E", 320),
-    (r"ShortKernel", 512),
+    (r"ShortKernelIfLi1ELi\dE", 1024),
+    (r"ShortKernelIfLi8ELi9E", 320),
+    (r"ShortKernelIf", 512),
+    (r"ShortKernelIdLi1ELi1E", 512),
+    (r"ShortKernelIdLi1ELi2E", 384),
+    (r"ShortKernelIdLi8ELi9E", 128),
+    (r"ShortKernelId", 256),
     (r"PosteriorKernel", 256),
+    (r"CostKernel", 256),
 )
 # Places of pointers among a kernel's arguments, in bytes, whose memory the kernel's result may be: those of the logits
 # and of the sums before.

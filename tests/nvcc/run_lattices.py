@@ -189,10 +189,9 @@ def depth_and_workspace_size(lattice: Lattice, with_posteriors: bool) -> tuple[i
     depth = 2
     while depth <= max(dt + du for dt, du in lattice.moves):
         depth *= 2
-    diagonals = num_frames + num_positions
-    rows = diagonals if with_posteriors else depth + ROW_MARGIN
-    columns = 2 * (diagonals + COLUMN_MARGIN)
-    return depth, 4 * (rows * num_positions + columns) + 2 * (num_arcs + 1) * depth * num_positions + SUMS_SIZE
+    diagonals, of_walk = num_frames + num_positions, 2 * (num_arcs + 1) * depth
+    of_position = 4 * diagonals + of_walk if with_posteriors else max(4 * (depth + ROW_MARGIN), of_walk)
+    return depth, of_position * num_positions + 4 * 2 * (diagonals + COLUMN_MARGIN) + SUMS_SIZE
 
 
 def _has(own: int, with_label: int, dt: int, du: int) -> bool:
