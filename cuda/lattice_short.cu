@@ -24,8 +24,7 @@ constexpr int64_t kWarps = S::kCount <= 3   ? 16
                            : S::kCount <= 9 ? 8
                                             : 5;
 template <class S>
-constexpr int64_t kWarps<double, S> = S::kCount <= 2   ? 8
-                                      : S::kCount <= 3 ? 6
+constexpr int64_t kWarps<double, S> = S::kCount <= 3   ? 6
                                       : S::kCount <= 9 ? 4
                                                        : 2;
 template <class R, class S>

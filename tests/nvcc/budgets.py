@@ -35,8 +35,8 @@ BUDGETS = {"ForwardKernel": 72, "ForwardKernel, sm_75": 80, "BackwardKernel": 96
            "LatticeKernel": 128, "LatticeKernel, one warp": 176,
            "PosteriorKernel<float>": 64, "PosteriorKernel<double>": 128,
            "CostKernel<float>": 64, "CostKernel<double>": 128}  # fmt: skip
-# Short moves, by type and number of slots at most: what 1024, 512 or 320 threads leave; double: 512, 384, 256 or 128.
-SHORT_BUDGETS = {"float": {3: 64, 9: 128, 17: 200}, "double": {2: 128, 3: 168, 9: 255, 17: 255}}
+# Short moves, by type and number of slots at most: what 1024, 512 or 320 threads leave; double: 384, 256 or 128.
+SHORT_BUDGETS = {"float": {3: 64, 9: 128, 17: 200}, "double": {3: 168, 9: 255, 17: 255}}
 
 # Of a multiprocessor: registers; warps and blocks at most, where they are not 64 and 32.
 REGISTERS = 65536

@@ -26,6 +26,7 @@ MOST_CROSSINGS = 81  # pairs of an arc and a diagonal
 SUMS_SIZE, COLUMN_MARGIN, ROW_MARGIN = 8, 8, 6
 HANDED_ON, AHEAD = 4, 3  # in chunks
 SLOTS = ((1, 1), (1, 2), (4, 1), (8, 1), (4, 5), (8, 9))  # in the order in which WithSlots asks them
+FLOAT_ONLY = (4, 1)
 LANES, WARPS = operands.LANES, 2  # warps of a block that compute, at most
 
 MOVES = {
@@ -144,7 +145,9 @@ def count(codes: dict[str, list[str]], what: str, lattice: Lattice, with_posteri
     operand = struct.pack("<6Qq4i", *pointers, workspace_size, num_frames, num_positions, num_arcs, depth)
     operand += struct.pack(f"<{2 * MAX_MOVES}i", *dt, *du)
 
-    own, with_label = next(s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves))
+    own, with_label = next(
+        s for s in SLOTS if all(_has(*s, *move) for move in lattice.moves) and (s != FLOAT_ONLY or dtype is np.float32)
+    )
     warps = min(-(-num_positions // LANES), WARPS)
     needed = 1 + (max(own, with_label) - 1 + CHUNK - 1) // CHUNK
     ring = (needed + AHEAD) * CHUNK * (POSITIONS + 2 * MARGIN) * ((own + with_label) | 1)
