@@ -72,11 +72,16 @@ def _pruned_costs(logits, ranges, kept: int, targets, t_b, u_b, loss=RNNT):
     place = ranges[:, :, None] + np.arange(kept)
     rows = np.take_along_axis(logits, np.clip(place, 0, U)[..., None], axis=2)
     rows[(place < 0) | (place > U)] = np.nan
-    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, num_labels=U)
-    return np.asarray(loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK))
+
+    @losses.jit
+    def costs(rows):
+        source = jax_rnnt.PrunedLogits(rows, ranges, num_labels=U)
+        return loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK)
+
+    return np.asarray(costs(rows))
 
 
-@pytest.mark.parametrize("loss", [RNNT, *losses.PLAIN], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", [RNNT, losses.PLAIN[0]], ids=lambda loss: loss.name)
 def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
     """Pruned costs fall with S.
 
@@ -123,10 +128,10 @@ def test_ranges_out_of_range_cost_nan() -> None:
     assert np.isposinf(cost).tolist() == [False] * 4 + [True, False]
 
 
-EVERY_LOSS = (RNNT, *losses.LOSSES, losses.STAR, *losses.VARIANTS[-2:])
+SEVERAL = (*losses.PLAIN[1:3], losses.ENDS, losses.ANYWHERE, losses.STAR, losses.VARIANTS[-1])
 
 
-@pytest.mark.parametrize("loss", EVERY_LOSS, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", SEVERAL, ids=lambda loss: loss.name)
 def test_paths_visit_no_node_that_is_not_there(loss) -> None:
     """Random bands, which may go back, begin late and leave gaps, against paths one by one.
 
