@@ -198,8 +198,6 @@ class Unhashable:
         ({"predictor": lambda p, s, x: s}, TypeError, r"`predictor` must return a pair \(state, predicted\), got"),
         ({"predictor": lambda p, s, x: (s[:1], s)}, ValueError, "`predictor` must return a state of shapes and dtypes"),
         ({"encoded": np.zeros((5, 4))}, ValueError, r"with `encoded` of shape \(15,\), `predicted` of shape \(15, 4\)"),
-        ({"joint": lambda p, e, q: e @ q}, TypeError, r"`encoded` of shape \(15, 4\), `predicted` of shape"),
-        ({"joint": lambda p, e, q: 3}, ValueError, r"`joint` must return logits \[R, W\] .* got 3 of type int"),
         ({"joint": Unhashable()}, TypeError, "`joint` must be hashable, because compiled programs are found by it"),
     ],
 )

@@ -173,8 +173,8 @@ REFUSALS = {("PackedLogits", "explicit"): "each device packs its own utterances"
 ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # some names share a program
 
 
-@pytest.mark.full(way=["automatic", "vmap"], name=["beam_decode", "greedy_decode"])
-@pytest.mark.full(way="shard_map", name="beam_decode")
+@pytest.mark.full(way="automatic", name=["beam_decode", "greedy_decode"])
+@pytest.mark.full(way=["shard_map", "vmap"], name="beam_decode")
 @pytest.mark.full(way="explicit", name="greedy_decode")
 @pytest.mark.full(
     way=["automatic", "vmap", "shard_map"], name=[name for name in jax_rnnt.__all__ if name.endswith("_loss")]

@@ -80,9 +80,7 @@ def test_error_of_float32_norms(apart: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scales", "options"),
-    [((0.0, 0.0), {"clamp": 0.1}), ((0.2, 0.1), {})],
-    ids=["clamp", "smoothed"],
+    ("scales", "options"), [((0.0, 0.0), {"clamp": 0.1}), ((0.2, 0.1), {})], ids=["clamp", "smoothed"]
 )
 def test_no_array_has_all_of_the_logits(scales: tuple[float, float], options: dict) -> None:
     """No array has even an eighth of T (U+1) V entries, forward or backward."""
@@ -190,12 +188,10 @@ def test_smoothing_masks_and_isolates() -> None:
 
 REFUSED = [
     ({"am": np.zeros((2, 4, 3, 5))}, {}, ValueError, r"`am` must have 3 dimensions \[B, T, W\].*\(2, 4, 3, 5\)"),
-    ({"am": np.zeros((2, 4, 5), int)}, {}, TypeError, "`am` must be one of float16.*int64"),
     ({"lm": np.zeros((2, 3, 6))}, {}, ValueError, r"`lm` must have shape \(2, 3, 5\).*\(2, 3, 6\)"),
     ({"lm": np.zeros((2, 3, 5), np.float32)}, {}, TypeError, "`lm` must have the dtype of `am`, float64, got float32"),
     ({"lm": np.zeros((2, 4, 5))}, {}, ValueError, "needs `targets`"),
     ({"lm_scale": -0.1}, {}, ValueError, r"`lm_scale` must be in \[0, 1\], got -0\.1"),
-    ({"am_scale": "a"}, {}, TypeError, "`am_scale`"),
     ({"lm_scale": 0.6, "am_scale": 0.6}, {}, ValueError, "must add up to at most 1, got 0.6 and 0.6"),
     ({"lm_scale": 0.1}, {"clamp": 1.0}, ValueError, "`clamp` bounds .*lm_scale=0.1 and am_scale=0.0"),
     ({"am_scale": 0.1}, {"fused_log_softmax": False}, ValueError, "`fused_log_softmax` must be True, got False"),

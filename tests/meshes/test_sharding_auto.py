@@ -83,29 +83,6 @@ def test_uneven_batch(size: int, partitioner: str) -> None:
     meshes.assert_close(gradient, wanted)
 
 
-def test_training_step_exchanges_no_more_than_weights(partitioner: str) -> None:
-    """Data parallelism as users write it. Only the loss and the gradients of replicated weights cross the mesh."""
-    mesh = meshes.make_mesh(data=8)
-    _, targets, t_b, u_b = meshes.batch()
-    encoder, predictor, weight = meshes.model_of(np.random.default_rng(0))
-
-    def loss(weights, encoder, *rest):
-        return meshes.total(losses.QUICK)(meshes.joint(encoder, *weights), *rest)
-
-    divided = meshes.put(mesh, encoder, "data"), *(meshes.put(mesh, a, "data") for a in (targets, t_b, u_b))
-    weights = meshes.put(mesh, predictor), meshes.put(mesh, weight)
-    step, program = meshes.compiled(jax.value_and_grad(loss), weights, *divided)
-    kinds = {kind for kind, _ in program.collectives()}
-    shapes = {tuple(d for d in shape if d != 1) for _, shape in program.collectives()}
-    assert kinds == {"all-reduce"}
-    assert shapes <= {(), predictor.shape, weight.shape, weight.shape[::-1], predictor.shape[::-1]}
-    meshes.assert_rows_are_local(program, losses.QUICK, (B // 8, T, U + 1))
-    value, gradients = step(weights, *divided)
-    alone = jax.jit(jax.value_and_grad(loss))((predictor, weight), encoder, targets, t_b, u_b)
-    for a, b in zip(jax.tree.leaves((value, gradients)), jax.tree.leaves(alone), strict=True):
-        meshes.assert_close(a, b)
-
-
 @pytest.mark.parametrize("dimension", [1, 2], ids=["time", "labels"])
 def test_divided_lattice(dimension: int, partitioner: str) -> None:
     """Operation (1) reads each row on the row's device. Arrays of arcs cross the mesh; logits and gradient do not."""

@@ -256,42 +256,6 @@ def test_second_derivatives_of_rows_that_are_masked_out(implementation: str) -> 
     assert np.abs(product[0]).max() > 1
 
 
-def test_transformations_of_a_window(implementation: str) -> None:
-    """Tests forward mode, vmap over a middle axis, and the derivative of the gradient by central differences."""
-    logits, labels = random_rows(6, (4, 3))
-    labels[:2] = [[0, 1, 2], [3, 4, 5]]
-    logits[0, 1, 5] = 800.0  # exp(800) overflows, but a raw entry may have any size
-    direction = np.random.default_rng(1).normal(size=logits.shape)
-    window, columns = (1, 4), (0, 2, 5)
-
-    def arcs(x, labels):
-        return jax_rnnt.arc_log_probs(x, labels, columns, window=window, implementation=implementation)
-
-    wanted = reference.arc_log_probs(logits, labels, columns, window)
-    entries = jax.jit(jax.vmap(arcs, in_axes=(2, 1), out_axes=1))(np.moveaxis(logits, 1, 2), labels)
-    np.testing.assert_allclose(entries, wanted, rtol=1e-12, atol=1e-12)
-
-    tangent = jax.jit(lambda x, dx: jax.jvp(lambda x: arcs(x, labels), (x,), (dx,))[1])(logits, direction)
-    for k in range(4):
-        unit = np.zeros((*labels.shape, 4))
-        unit[..., k] = 1.0
-        along = np.sum(reference.arc_gradient(logits, labels, columns, unit, window) * direction, axis=-1)
-        np.testing.assert_allclose(tangent[..., k], along, rtol=1e-11, atol=1e-11)
-
-    def gradient(x):  # of the sum of squares of the finite entries
-        y = reference.arc_log_probs(x, labels, columns, window)
-        return reference.arc_gradient(x, labels, columns, 2 * np.where(np.isfinite(y), y, 0.0), window)
-
-    def squares(x):
-        y = arcs(x, labels)
-        return jnp.sum(jnp.where(jnp.isfinite(y), y, 0.0) ** 2)
-
-    step = tolerances.FINITE_STEP
-    numeric = (gradient(logits + step * direction) - gradient(logits - step * direction)) / (2 * step)
-    product = jax.jit(lambda x, dx: jax.jvp(jax.grad(squares), (x,), (dx,))[1])(logits, direction)
-    np.testing.assert_allclose(product, numeric, rtol=1e-6, atol=1e-6)
-
-
 def test_masked_entries(implementation: str) -> None:
     """A logit of -inf has probability 0, and a gradient only from its own arc. A row of only -inf has gradient 0."""
     logits, labels = random_rows(9)

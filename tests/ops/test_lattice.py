@@ -41,7 +41,7 @@ def check(implementation, moves, log_probs, t_b, u_b, expected, dtype="float64")
 
 
 def enumerate_batch(log_probs, t_b, u_b, moves) -> tuple[np.ndarray, np.ndarray]:
-    rows = [reference.enumerate_lattice(*row, moves) for row in zip(log_probs, t_b, u_b, strict=True)]
+    rows = [reference.exact_lattice(*row, moves) for row in zip(log_probs, t_b, u_b, strict=True)]
     return np.array([cost for cost, _ in rows]), np.array([posteriors for _, posteriors in rows])
 
 
