@@ -23,7 +23,7 @@ struct alignas(8) Power {
 constexpr float kHighestPower = 1 << 19, kFarthestPower = 1 << 20, kLowestPower = -3.5f * (1 << 20);
 constexpr float kHighestCrossing = 4 * kHighestPower, kFarthestCrossing = kFarthestPower + 8;
 constexpr float kPerUnit = static_cast<float>(kLog2E);  // its relative error is 1.3e-8
-constexpr Power kBegin{1, 0};                           // the one path to the begin of a direction
+constexpr Power kBegin{1, 0};                           // where a direction begins
 constexpr Power kImpossible{1, -std::numeric_limits<float>::infinity()};
 
 // The nearest integer, for |x| < 2^22.
