@@ -1,5 +1,7 @@
 """Scores from outside of the model that a decoder adds to labels: language models, lists of phrases, grammars."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
