@@ -150,7 +150,8 @@ class JointLogits(Source):
 
         Raises:
           TypeError: if ``module`` is not a module of linen.
-          ValueError: in the loss, if ``params`` are all variables.
+          ValueError: in the loss, if ``params`` are all variables, or ``module`` draws random numbers and there is no
+            ``dropout_key``.
 
         Example:
           >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -221,6 +222,8 @@ class JointLogits(Source):
                 f"`predicted` must have encoded.shape[0] == {self.encoded.shape[0]} rows, got shape "
                 f"{self.predicted.shape}."
             )
+        if self.dropout_key is not None:
+            checks.random_key("dropout_key", self.dropout_key)
         checks.number("gradient_budget", self.gradient_budget)
         if not 0 <= self.gradient_budget < 1:
             raise ValueError(f"`gradient_budget` must be in [0, 1), got {self.gradient_budget}.")

@@ -70,6 +70,7 @@ def _checked(params, e, p):
 UNFIT = {
     "two_arguments": (lambda params, e: e, {}, TypeError, r"`joint` is called with \(params, e, p\), and it does not"),
     "no_keys": (_joint, {"dropout_key": jax.random.key(0)}, TypeError, r"\(params, e, p, keys\), since .*dropout_key"),
+    "no_key": (_joint, {"dropout_key": 0}, TypeError, "`dropout_key` must be a JAX random key, such as .*, got 0"),
     "not_a_function": (3, {}, TypeError, r"`joint` must be a function of \(params, e, p\), got 3"),
     "unhashable": (_Unhashable(), {}, TypeError, r"`joint` is static, so it must be hashable, got .*_Unhashable"),
     "checkify": (_checked, {}, NotImplementedError, r"`joint` must not call checkify.check"),

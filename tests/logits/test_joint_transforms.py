@@ -240,6 +240,9 @@ def test_linen(default_jax_settings) -> None:
     assert some != wanted[0]
     one, other = (jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted).joint for _ in range(2))
     assert one == other
+    drawing = jax_rnnt.JointLogits.from_linen(Joint(), params, encoded, predicted, arguments={"deterministic": False})
+    with pytest.raises(ValueError, match=r"`module` draws random numbers.*`dropout_key`, got None.*'deterministic'"):
+        jax_rnnt.rnnt_loss(drawing, *rest)
 
 
 def test_dropout_of_nnx(default_jax_settings) -> None:

@@ -108,6 +108,14 @@ def test_traced_options_are_told_that_they_are_static(argument: str) -> None:
     assert jax.jit(jax_rnnt.rnnt_loss, static_argnames=argument)(**GOOD, **{argument: value}) == loss(value)
 
 
+def test_traced_schedules_are_told_where_they_may_be_traced() -> None:
+    with pytest.raises(TypeError) as caught:
+        jax.jit(lambda x: jax_rnnt.rnnt_loss(**GOOD, sigma=x))(0.5)
+    _assert_says(
+        str(caught.value), "sigma", ["static", "closure, or call a loss object", "RNNTLoss(...)(..., sigma=x)"]
+    )
+
+
 # Values that are not JAX arrays. The messages of NumPy and JAX would not name the argument.
 NO_ARRAYS = {
     "objects": (np.array([[None, 1], [2, 3]]), "object"),

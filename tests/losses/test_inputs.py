@@ -166,7 +166,7 @@ def test_lengths_from_paddings() -> None:
     np.testing.assert_array_equal(jax.jit(jax_rnnt.lengths_from_paddings)(paddings), [2, 4, 0])
     assert jax_rnnt.lengths_from_paddings(np.zeros((2, 0))).tolist() == [0, 0]
     for wrong, words in (
-        ([[0, 1, 0]], r"`paddings\[0, 2\]` is 0 and `paddings\[0, 1\]` is 1"),
+        ([[0, 1, 0]], r"`paddings\[0, 2\]` is 0 and `paddings\[0, 1\]` is 1.*give 1 - mask"),
         ([[0, 0], [0, 2]], r"`paddings\[1, 1\]` must be 0 or 1, got 2"),
         ([0, 1], r"`paddings` must have 2 dimensions"),
     ):

@@ -204,10 +204,13 @@ def test_schedules_on_a_mesh() -> None:
 
 
 def test_schedules_that_a_loss_does_not_have() -> None:
-    with pytest.raises(
-        TypeError, match="RNNTLoss has no schedule `wildcard_weight`; it has fastemit_lambda, delay_pen"
+    for option, why in (
+        ({"wildcard_weight": 1.0}, "It needs a `wildcard`, and this RNNTLoss has none"),
+        ({"reduction": "sum"}, r"Set it in the object: RNNTLoss\(reduction=...\)"),
+        ({"lamda": 1.0}, "RNNTLoss has no such option"),
     ):
-        jax_rnnt.RNNTLoss()(*SHAPED, wildcard_weight=1.0)
+        with pytest.raises(TypeError, match=f"in the call of a loss object; fastemit_lambda, delay_pen.*{why}"):
+            jax_rnnt.RNNTLoss()(*SHAPED, **option)
     with pytest.raises(ValueError, match=r"`sigma` must have shape \(\) \(a scalar\), got \(2,\)"):
         jax_rnnt.RNNTLoss()(*SHAPED, sigma=np.ones(2))
 
@@ -218,8 +221,10 @@ REFUSED = [
     (jax_rnnt.tdt_loss, {"durations": (0, 1, 1)}, ValueError, r"`durations` must be different.*\(0, 1, 1\)"),
     (jax_rnnt.tdt_loss, {"durations": (-1, 1)}, ValueError, r"`durations` must be.* at least 0.*\(-1, 1\)"),
     (jax_rnnt.tdt_loss, {"durations": (0,)}, ValueError, r"`durations` must be.* above 0.*\(0,\)"),
+    (jax_rnnt.tdt_loss, {"durations": 3}, TypeError, r"`durations` must be a sequence of integers, such as \(1, 2\)"),
     (jax_rnnt.tdt_loss, {"durations": (0, 1), "blank": 4}, ValueError, r"`blank` .*4"),
     (jax_rnnt.tdt_loss, {"omega": 0.1}, ValueError, r"`key` must be .*omega=0\.1"),
+    (jax_rnnt.tdt_loss, {"omega": 0.1, "key": 0}, TypeError, r"`key` must be a JAX random key, such as .*, got 0"),
     (jax_rnnt.tdt_loss, {"omega": 1.5}, ValueError, r"`omega` must be a probability.*1\.5"),
     (jax_rnnt.tdt_loss, {"wildcard": "ends"}, TypeError, "wildcard"),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"durations": (2,)}, ValueError, r"`durations` .*2 `big_blanks`.* 1"),
