@@ -9,7 +9,14 @@ from cases import CASES, INTEGER_TYPES, Case
 # Kernels have a way for these, XLA has not.
 LIKE_OTHERS_IN_LAX = {
     *("blank_middle", "clamp_loose", "clamp_zero_is_off", "log_probs_clamp", "one_example", "one_frame", "one_node"),
-    *("no_label_is_left", "more_labels_than_frames", "more_frames_than_labels", "overconfident_and_wrong"),
+    *(
+        "no_label_is_left",
+        "more_labels_than_frames",
+        "more_frames_than_labels",
+        "overconfident_and_wrong",
+        "empty_batch",
+        "only_blank_exists",
+    ),
 }
 
 

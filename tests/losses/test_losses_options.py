@@ -160,7 +160,6 @@ def test_zero_infinity_leaves_nan() -> None:
 SCHEDULED = {
     "clamp": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7, "delay_penalty": 0.3, "sigma": 0.1}),
     "joint": (jax_rnnt.MonotonicRNNTLoss, {"delay_penalty": 0.3, "fastemit_lambda": 0.2}),
-    "tdt": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2)), {"sigma": 0.05, "delay_penalty": -0.1}),
     "omega": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2), omega=1.0), {"sigma": 0.05}),
 }
 

@@ -96,7 +96,7 @@ def test_vmap_of_clamped_gradient() -> None:
     arrays = _groups(3)
     _, gradient = _expected(arrays)
     loss = _costs(losses.QUICK, clamp=0.1)
-    actual = jax.vmap(jax.grad(lambda *a: -2.0 * loss(*a).sum()))(*arrays)
+    actual = jax.jit(jax.vmap(jax.grad(lambda *a: -2.0 * loss(*a).sum())))(*arrays)
     _close(actual, -2.0 * np.clip(gradient, -0.1, 0.1))
 
 

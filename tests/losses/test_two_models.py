@@ -143,8 +143,7 @@ def _of_rows(x, y):
     ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_that_are_nearly_the_same(dtype: str) -> None:
+def test_rows_that_are_nearly_the_same() -> None:
     """The error is relative to the divergence, which is never negative, also where a class has nearly all the mass."""
     rng = np.random.default_rng(4)
     eps, least = 1e-6, 1e-13
@@ -152,8 +151,8 @@ def test_rows_that_are_nearly_the_same(dtype: str) -> None:
         for distance in (3, 1, 0.1, 0.01, 0.001):
             y = scale * rng.normal(size=(200, 100))
             y[:, 0] += ahead
-            x, y = (runner.rounded(z, dtype) for z in (y + distance * rng.normal(size=y.shape), y))
-            results = _of_rows(x.astype(jnp.dtype(dtype)), y.astype(jnp.dtype(dtype)))
+            x, y = (runner.rounded(z, "float32") for z in (y + distance * rng.normal(size=y.shape), y))
+            results = _of_rows(x.astype(np.float32), y.astype(np.float32))
             one, other = _precise(x, y), _precise(y, x)
             for actual, wanted in zip(results, (one, (one + other) / 2), strict=True):
                 actual = np.asarray(actual)
