@@ -1,4 +1,4 @@
-"""Without jit, vmap, a second backward pass, debug_nans: the result is the same, whichever way JAX gets there.
+"""Eager calls, vmap, a second backward pass, debug_nans: the result is the same, whichever way JAX gets there.
 
 Other tests compare plain calls on such batches with the oracle. So only the transformation can fail here. Meshes have
 files of their own.

@@ -1,4 +1,4 @@
-"""Losses of two models under the transformations of JAX: vmap, remat, scan, meshes, export, and what is refused."""
+"""Losses of two models under the transformations of JAX: vmap, meshes, export, and what is refused."""
 
 import functools
 
