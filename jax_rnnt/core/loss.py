@@ -1,5 +1,7 @@
 """What all losses share: their options, and the call that turns a batch into costs and reduces them."""
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import functools

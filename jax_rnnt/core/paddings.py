@@ -1,5 +1,7 @@
 """Lengths from paddings, the convention of optax, axlearn and lingvo."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array

@@ -1,5 +1,7 @@
 """Words with their times, from the labels of hypotheses: plain Python objects, on the host."""
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence

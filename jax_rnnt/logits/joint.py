@@ -4,6 +4,8 @@ Operation 1 runs on a tile while it is in the caches. The backward pass makes th
 entries have a gradient.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import warnings
@@ -250,7 +252,7 @@ class JointLogits(Source):
                 f"(1, {self.predicted.shape[-1]}), got {row}."
             )
 
-    def _laid_out(self) -> "JointLogits":
+    def _laid_out(self) -> JointLogits:
         axes = sharding.explicit_batch_axes(self.encoded)
         whole, batch = PartitionSpec(), PartitionSpec(axes) if axes else PartitionSpec()
         layout: dict[str, Any] = {
@@ -280,14 +282,14 @@ class JointLogits(Source):
         specs: dict[str, Any] = {"params": whole, "encoded": batch, "predicted": batch, "dropout_key": key}
         return dataclasses.replace(self, **specs)
 
-    def _on_device(self, axes: tuple[str, ...]) -> "JointLogits":
+    def _on_device(self, axes: tuple[str, ...]) -> JointLogits:
         key = self.dropout_key
         if key is not None:
             for axis in axes:
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
 
-    def _prepared(self, labels: Array) -> "JointLogits":
+    def _prepared(self, labels: Array) -> JointLogits:
         # Inside shard_map all arrays vary over the same axes from here on. So JAX sums the gradients of those that did
         # not vary before.
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
@@ -307,5 +309,5 @@ class JointLogits(Source):
         cotangent: Array,
         bound: Array | None,
         parameters: ArcParameters,
-    ) -> "JointLogits":
+    ) -> JointLogits:
         return joint_passes.backward(parameters, self, labels, kept, cotangent, bound)

@@ -1,5 +1,7 @@
 """The token-and-duration transducer, TDT (Xu 2023): the model also predicts how many frames each token takes."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Sequence

@@ -208,7 +208,7 @@ def test_what_is_off_costs_nothing():
         (
             {"fusion": decoding.Fusion(bigram, bigram_table(V - 1), np.zeros(1, np.int32))},
             ValueError,
-            r"`Fusion.step` must return scores \[R, V\] = \(5, 5\), got shape \(5, 4\)",
+            r"`Fusion.step` must return scores \[R, V\] = \(5, 5\), got shape \(5, 4\).*it is `vocab_size` of a",
         ),
         (
             {"fusion": decoding.Fusion(lambda p, s, label: label, None, np.zeros(1))},

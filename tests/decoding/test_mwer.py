@@ -1,4 +1,4 @@
-"""Edit distances against the plain recursion, and expected errors, which a training step lowers."""
+"""Edit distances against the plain recursion, and expected errors by hand."""
 
 import jax
 import jax.numpy as jnp

@@ -6,6 +6,7 @@ To add a public function, add a row to FUNCTIONS, or its name to OTHERS if it do
 """
 
 import functools
+import inspect
 import typing
 
 import decoding_support as support
@@ -126,6 +127,15 @@ def test_every_public_name_is_in_the_table():
     public = {*jax_rnnt.__all__, *alignment.__all__, *decoding.__all__}
     assert public == FUNCTIONS.keys() | OTHERS
     assert not FUNCTIONS.keys() & OTHERS
+
+
+def test_signatures_are_short():
+    """``help`` and an editor show a type by its name, such as ArrayLike, and not by the union that it stands for."""
+    for module in (jax_rnnt, alignment, decoding):
+        for name in module.__all__:
+            if callable(getattr(module, name)):
+                signature = str(inspect.signature(getattr(module, name)))
+                assert not [long for long in ("Union[", "Literal[", "jaxlib", "collections") if long in signature], name
 
 
 def test_implementation_is_one_of_its_names():

@@ -1,4 +1,4 @@
-"""JointLogits under the transformations of JAX: vmap, remat, scan, meshes, export, modules of Flax."""
+"""JointLogits under the transformations of JAX: vmap, remat, scan, meshes, modules of Flax."""
 
 import functools
 import math

@@ -72,7 +72,7 @@ def test_certain_model_at_length() -> None:
     np.testing.assert_allclose(result.gradient, gradient, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_error_is_that_of_the_lax_form(dtype: str) -> None:
     """No implementation may be more than three times as far from the truth as the lax form in the same dtype."""
     logits, targets = random_batch(6, 4, 61, 19, 45, scale=6.0)
