@@ -61,10 +61,10 @@ struct SumsShape {
 
 template <class R>
 struct SumsEnd {
-  Power<R> total;  // of the thread that has the last position, of other threads nothing of use
-  bool special;    // the general kernel must walk the lattice; of every thread
-  bool special_at_middle;
-  bool has_last = false;  // position U_b, in the last strip
+  Power<R> total;          // of the thread that has the last position, of other threads nothing of use
+  bool special;            // a number was out of bounds, so the general kernel must walk; of every thread
+  bool special_at_middle;  // the same, up to there
+  bool has_last = false;   // position U_b, in the last strip
 };
 
 template <int kOwn, int kWithLabel, bool kBeta, class R>

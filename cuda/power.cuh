@@ -73,7 +73,7 @@ struct Bounds<double> {
 template <class R>
 constexpr Power<R> kImpossible{1, Bounds<R>::kImpossible};
 template <class R>
-constexpr Power<R> kBegin{1, 0};  // the one path to the begin of a direction
+constexpr Power<R> kBegin{1, 0};  // where a direction begins
 
 // Sums of exponents. If an arc is NaN, they may be any numbers.
 __device__ __forceinline__ float Plus(float a, float b) { return a + b; }

@@ -30,9 +30,9 @@ report() {  # waits for the programs and prints their output in order; fails if 
 
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
 # shellcheck disable=SC2086
-compile_and_run address-undefined -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=address,undefined -fno-sanitize-recover=all $kernels
+compile_and_run address-undefined -O0 -g -DJAX_RNNT_NO_CLONES -fsanitize=address,undefined -fno-sanitize-recover=all $kernels
 # shellcheck disable=SC2086
-compile_and_run thread -O1 -g -DJAX_RNNT_NO_CLONES -fsanitize=thread $kernels
+compile_and_run thread -O0 -g -DJAX_RNNT_NO_CLONES -fsanitize=thread $kernels
 # Checks the contract of the loops. The check must notice two mutants: a serial path that runs only the first piece,
 # and a loop that drops the last piece.
 compile_and_run parallel -O1 -g -fsanitize=thread tests/cpp/parallel_check.cc

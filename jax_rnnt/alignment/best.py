@@ -1,5 +1,7 @@
 """The lattice of a loss, and the best path through it: the frames of the labels."""
 
+from __future__ import annotations
+
 from jax.typing import ArrayLike
 
 from jax_rnnt.core import pipeline

@@ -1,5 +1,7 @@
 """When labels are emitted, how late and with what certainty, from the posteriors of a lattice."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

@@ -16,7 +16,16 @@ from jax_rnnt.checks.arrays import (
     shape,
     to_int32,
 )
-from jax_rnnt.checks.static import boolean, described, is_tracer, number, static, static_index, static_integers
+from jax_rnnt.checks.static import (
+    boolean,
+    described,
+    is_tracer,
+    number,
+    random_key,
+    static,
+    static_index,
+    static_integers,
+)
 
 __all__ = [
     "Shaped",
@@ -34,6 +43,7 @@ __all__ = [
     "loss_arguments",
     "number",
     "on_host",
+    "random_key",
     "rank",
     "shape",
     "static",

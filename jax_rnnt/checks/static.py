@@ -23,12 +23,12 @@ def is_tracer(x: object) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
-def static(name: str, x: object) -> None:
+def static(name: str, x: object, otherwise: str = "") -> None:
     if is_tracer(x):
         argument = name.partition("[")[0]
         raise TypeError(
-            f"`{name}` must be static, that is, known when JAX traces the function; got the traced value {x}. "
-            f"Jit the function with static_argnames={argument!r}, or let it take `{argument}` from a closure."
+            f"`{name}` must be static, that is, known when JAX traces the function; got the traced value {x}. Jit "
+            f"the function with static_argnames={argument!r}, or let it take `{argument}` from a closure{otherwise}."
         )
 
 
@@ -49,6 +49,12 @@ def number(name: str, x: object, hint: str = "") -> None:
         raise ValueError(f"`{name}` must be a number, got NaN.")
 
 
+def random_key(name: str, x: object) -> None:
+    """A key of JAX, typed or as the integers of ``jax.random.PRNGKey``."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"`{name}` must be a JAX random key, such as jax.random.key(0), got {described(x)}.")
+
+
 def static_index(name: str, x: Any) -> int:
     """``x`` as a Python integer."""
     static(name, x)
@@ -64,5 +70,5 @@ def static_integers(name: str, x: Iterable[int]) -> tuple[int, ...]:
     try:
         each = tuple(x)
     except TypeError as error:
-        raise TypeError(f"`{name}` must be a sequence of integers, such as (0,), got {described(x)}.") from error
+        raise TypeError(f"`{name}` must be a sequence of integers, such as (1, 2), got {described(x)}.") from error
     return tuple(static_index(f"{name}[{i}]", entry) for i, entry in enumerate(each))

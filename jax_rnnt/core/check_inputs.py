@@ -1,5 +1,7 @@
 """Checks of the values of concrete arrays, on the host. Tracing cannot see these values."""
 
+from __future__ import annotations
+
 import jax
 import numpy as np
 from jax.typing import ArrayLike

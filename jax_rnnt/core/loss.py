@@ -1,5 +1,7 @@
 """What all losses share: their options, and the call that turns a batch into costs and reduces them."""
 
+from __future__ import annotations
+
 import abc
 import dataclasses
 import functools
@@ -141,6 +143,9 @@ class Loss(abc.ABC):
 
     def _check_numbers(self, *names: str) -> None:
         for name in names:
+            if name in Schedules.__optional_keys__:
+                call = f"{type(self).__name__}(...)(..., {name}=x)"
+                checks.static(name, getattr(self, name), f", or call a loss object, which takes such values: {call}")
             checks.number(name, getattr(self, name))
             self._set(name, float(getattr(self, name)))
 
@@ -202,11 +207,23 @@ class Loss(abc.ABC):
         known, scalars = self._schedules(), {}
         for name, value in schedules.items():
             if name not in known:
-                raise TypeError(f"{type(self).__name__} has no schedule `{name}`; it has {', '.join(known)}.")
+                raise TypeError(
+                    f"`{name}` cannot be given in the call of a loss object; {', '.join(known)} can. "
+                    + self._advice(name)
+                )
             x = checks.as_array(name, value)
             checks.shape(name, x, (), "a scalar")
             scalars[name] = jax.lax.stop_gradient(x)
         return scalars
+
+    def _advice(self, name: str) -> str:
+        """What to do with an argument of the call that is not a schedule."""
+        loss = type(self).__name__
+        if name not in {field.name for field in dataclasses.fields(self)}:
+            return f"{loss} has no such option."
+        if name in Schedules.__optional_keys__:
+            return f"It needs a `wildcard`, and this {loss} has none."
+        return f"Set it in the object: {loss}({name}=...)."
 
     def _arc_scores(self, topology: Topology) -> ArcScores:
         return ArcScores(topology, self.delay_penalty, self.sigma)

@@ -1,5 +1,7 @@
 """The label of every node of a lattice. Only this file decides what is a label, padding or an invalid example."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

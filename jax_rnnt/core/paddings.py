@@ -1,5 +1,7 @@
 """Lengths from paddings, the convention of optax, axlearn and lingvo."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -37,6 +39,7 @@ def lengths_from_paddings(paddings: ArrayLike) -> Array:
             raise ValueError(f"`paddings[{b}, {n}]` must be 0 or 1, got {values[b, n]}.")
         for b, n in np.argwhere((values[:, :-1] == 1) & (values[:, 1:] == 0))[:1]:
             raise ValueError(
-                f"`paddings[{b}, {n + 1}]` is 0 and `paddings[{b}, {n}]` is 1: padding must come last in each row."
+                f"`paddings[{b}, {n + 1}]` is 0 and `paddings[{b}, {n}]` is 1: padding must come last in each row. "
+                "1 marks padding. If your mask has 1 where there are data, give 1 - mask."
             )
     return jnp.sum(jnp.cumsum(is_padding, axis=1, dtype=jnp.int32) == 0, axis=1, dtype=jnp.int32)

@@ -5,6 +5,8 @@ differentiate each of these steps in every mode, the pipeline is their compositi
 gradient is clipped, or if the source supports reverse mode only.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator

@@ -1,5 +1,7 @@
 """Beam search, frame by frame: the most probable label sequences, each summed over the paths that were kept."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """What both decoders share: their options, the state that they start with, and the predictor's turn."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import functools

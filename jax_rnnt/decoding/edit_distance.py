@@ -1,5 +1,7 @@
 """The Levenshtein distance of label sequences, batched."""
 
+from __future__ import annotations
+
 import functools
 import operator
 

@@ -1,5 +1,7 @@
 """Scores from outside of the model that a decoder adds to labels: language models, lists of phrases, grammars."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -123,7 +125,10 @@ def advanced(
     for one, state in zip(fusions, states, strict=True):
         state, extra = with_state("Fusion.step", "scores", one.step, one.params, state, label)
         if getattr(extra, "shape", None) != scores.shape:
-            raise ValueError(f"`Fusion.step` must return scores [R, V] = {scores.shape}, got {shape_of(extra)}.")
+            raise ValueError(
+                f"`Fusion.step` must return scores [R, V] = {scores.shape}, got {shape_of(extra)}. V counts the blank "
+                "and all labels, but no durations: it is `vocab_size` of a PhraseBoost and len(`labels`) of an NgramLM."
+            )
         checks.floating("scores", extra)
         after.append(state)
         scores += _weighted(one, extra, scores.dtype)

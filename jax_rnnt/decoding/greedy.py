@@ -1,5 +1,7 @@
 """Greedy decoding: the most probable arc at every step."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """The state of a decoder's hypotheses, and the result that decoders return."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 

@@ -1,5 +1,7 @@
 """Minimum word error rate training: the expected errors of a list of hypotheses (Prabhavalkar 2018)."""
 
+from __future__ import annotations
+
 from typing import Literal, get_args
 
 import jax

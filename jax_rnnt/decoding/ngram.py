@@ -1,5 +1,7 @@
 """N-gram language models with back-off."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
@@ -39,7 +41,7 @@ class NgramLM(Fusion):
     """
 
     @classmethod
-    def from_arpa(cls, path: str | os.PathLike[str], labels: Sequence[str], *, weight: ArrayLike = 1.0) -> "NgramLM":
+    def from_arpa(cls, path: str | os.PathLike[str], labels: Sequence[str], *, weight: ArrayLike = 1.0) -> NgramLM:
         """A model of labels (pieces or characters, not of words that are longer than a label), up to order 6.
 
         A hypothesis begins behind ``<s>``. Its end adds ``</s>`` to the scores of hypotheses that a decoder returns,

@@ -1,5 +1,7 @@
 """Phrases that a decoder prefers: names, commands, hot words."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
@@ -61,7 +63,7 @@ class PhraseBoost(Fusion):
     @classmethod
     def from_phrases(
         cls, phrases: Iterable[_Phrase], vocab_size: int, *, score: _Scores = 1.0, weight: ArrayLike = 1.0
-    ) -> "PhraseBoost":
+    ) -> PhraseBoost:
         """The same phrases for all utterances.
 
         Args:
@@ -88,7 +90,7 @@ class PhraseBoost(Fusion):
         *,
         score: float | Sequence[_Scores] = 1.0,
         weight: ArrayLike = 1.0,
-    ) -> "PhraseBoost":
+    ) -> PhraseBoost:
         """Phrases of their own for each utterance of a batch.
 
         Args:

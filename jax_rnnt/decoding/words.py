@@ -1,5 +1,7 @@
 """Words with their times, from the labels of hypotheses: plain Python objects, on the host."""
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -125,6 +127,7 @@ def ctm(found: Iterable[Word], utterance: str, *, channel: str = "1") -> str:
       channel: its channel.
 
     Raises:
+      TypeError: if ``found`` holds anything but words, such as the lists of words of several hypotheses.
       ValueError: if a name or a word holds white space, which divides the columns, or is empty.
 
     Example:
@@ -135,6 +138,11 @@ def ctm(found: Iterable[Word], utterance: str, *, channel: str = "1") -> str:
     """
     lines = []
     for word in found:
+        if not isinstance(word, Word):
+            raise TypeError(
+                "`found` must be the words of one hypothesis, that is, one of the lists that `words` returns, got "
+                f"{checks.described(word)} among them."
+            )
         for column in (utterance, channel, word.text):
             if len(column.split()) != 1 or column != column.strip():
                 raise ValueError(f"A column of a CTM file must be one word without white space, got {column!r}.")

@@ -1,5 +1,7 @@
 """Logits that are the sum of an encoder's part and a predictor's part: a joint network without a layer of its own."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import ClassVar
@@ -145,7 +147,7 @@ class AdditiveLogits(Source):
 
     def _backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
-    ) -> "AdditiveLogits":
+    ) -> AdditiveLogits:
         if self._is_smoothed:
             raise ValueError(
                 "`clamp` bounds the gradient of logits, and with `lm_scale` or `am_scale` there are none, got "

@@ -1,5 +1,7 @@
 """The joint network of nearly every published transducer: one activation of a sum, and one product."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -4,6 +4,8 @@ Operation 1 runs on a tile while it is in the caches. The backward pass makes th
 entries have a gradient.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import warnings
@@ -150,7 +152,8 @@ class JointLogits(Source):
 
         Raises:
           TypeError: if ``module`` is not a module of linen.
-          ValueError: in the loss, if ``params`` are all variables.
+          ValueError: in the loss, if ``params`` are all variables, or ``module`` draws random numbers and there is no
+            ``dropout_key``.
 
         Example:
           >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -221,6 +224,8 @@ class JointLogits(Source):
                 f"`predicted` must have encoded.shape[0] == {self.encoded.shape[0]} rows, got shape "
                 f"{self.predicted.shape}."
             )
+        if self.dropout_key is not None:
+            checks.random_key("dropout_key", self.dropout_key)
         checks.number("gradient_budget", self.gradient_budget)
         if not 0 <= self.gradient_budget < 1:
             raise ValueError(f"`gradient_budget` must be in [0, 1), got {self.gradient_budget}.")
@@ -247,7 +252,7 @@ class JointLogits(Source):
                 f"(1, {self.predicted.shape[-1]}), got {row}."
             )
 
-    def _laid_out(self) -> "JointLogits":
+    def _laid_out(self) -> JointLogits:
         axes = sharding.explicit_batch_axes(self.encoded)
         whole, batch = PartitionSpec(), PartitionSpec(axes) if axes else PartitionSpec()
         layout: dict[str, Any] = {
@@ -277,14 +282,14 @@ class JointLogits(Source):
         specs: dict[str, Any] = {"params": whole, "encoded": batch, "predicted": batch, "dropout_key": key}
         return dataclasses.replace(self, **specs)
 
-    def _on_device(self, axes: tuple[str, ...]) -> "JointLogits":
+    def _on_device(self, axes: tuple[str, ...]) -> JointLogits:
         key = self.dropout_key
         if key is not None:
             for axis in axes:
                 key = jax.random.fold_in(key, lax.axis_index(axis))
         return dataclasses.replace(self, dropout_key=key, batch_axis_names=())
 
-    def _prepared(self, labels: Array) -> "JointLogits":
+    def _prepared(self, labels: Array) -> JointLogits:
         # Inside shard_map all arrays vary over the same axes from here on. So JAX sums the gradients of those that did
         # not vary before.
         arrays, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self))
@@ -304,5 +309,5 @@ class JointLogits(Source):
         cotangent: Array,
         bound: Array | None,
         parameters: ArcParameters,
-    ) -> "JointLogits":
+    ) -> JointLogits:
         return joint_passes.backward(parameters, self, labels, kept, cotangent, bound)

@@ -28,7 +28,16 @@ class _LinenJoint:
             return self.module.apply({"params": params}, e, p, method=self.method, **rngs, **dict(self.arguments))
 
         if keys is None:
-            return apply(e, p)
+            from flax.errors import InvalidRngError
+
+            try:
+                return apply(e, p)
+            except InvalidRngError as error:
+                raise ValueError(
+                    "`module` draws random numbers, as nn.Dropout does in training, so JointLogits.from_linen needs "
+                    "`dropout_key`, got None. Give a key of each step, or arguments={'deterministic': True}, if the "
+                    "module has such an argument."
+                ) from error
         return jax.vmap(lambda e, p, key: apply(e, p, rngs={"dropout": key}))(e, p, keys)
 
 

@@ -1,5 +1,7 @@
 """Logits without padding: the rows of the nodes of all utterances, one after the other."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -88,13 +90,13 @@ class PackedLogits(Source):
     def _partition_specs(self, axes: tuple[str, ...]) -> Any:
         raise TypeError(f"`batch_axis_names` are {axes}. {_OF_NO_DEVICE}")
 
-    def _layout(self) -> "_Layout":
+    def _layout(self) -> _Layout:
         return _layout(self.logit_lengths, self.target_lengths, self.num_frames, self.num_labels, self.rows.shape[0])
 
     def _rows(self) -> ArrayRows:
         return ArrayRows(self.rows, self._with_rows_alone, self._layout().row.reshape(-1))
 
-    def _with_rows_alone(self, rows: Array) -> "PackedLogits":
+    def _with_rows_alone(self, rows: Array) -> PackedLogits:
         return jax.tree.unflatten(jax.tree.structure(self), [rows, None, None])
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
@@ -106,7 +108,7 @@ class PackedLogits(Source):
 
     def _backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
-    ) -> "PackedLogits":
+    ) -> PackedLogits:
         layout = self._layout()
         of_rows = [layout.of_rows(x, 0) for x in (cotangent, *(() if bound is None else (bound,)))]
         (grad,) = arcs.backward(

@@ -1,5 +1,7 @@
 """Logits of a few positions per frame, and the choice of these positions (Kuang 2022)."""
 
+from __future__ import annotations
+
 import dataclasses
 import warnings
 from typing import ClassVar
@@ -109,7 +111,7 @@ class PrunedLogits(Source):
             self.rows.reshape(-1, width), lambda x: self._with_rows_alone(x.reshape(self.rows.shape)), row.reshape(-1)
         )
 
-    def _with_rows_alone(self, rows: Array) -> "PrunedLogits":
+    def _with_rows_alone(self, rows: Array) -> PrunedLogits:
         return jax.tree.unflatten(jax.tree.structure(self), [rows, None])
 
     def _forward(self, labels: Array, parameters: ArcParameters) -> tuple[Array, Array]:
@@ -122,7 +124,7 @@ class PrunedLogits(Source):
 
     def _backward(
         self, labels: Array, kept: Array, cotangent: Array, bound: Array | None, parameters: ArcParameters
-    ) -> "PrunedLogits":
+    ) -> PrunedLogits:
         of_rows = [self._of_rows(x, 0) for x in (cotangent, *(() if bound is None else (bound,)))]
         (grad,) = arcs.backward(
             self.rows,

@@ -1,5 +1,7 @@
 """The interface between the pipeline of a loss and a source of logits."""
 
+from __future__ import annotations
+
 import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
@@ -56,7 +58,7 @@ class Rows(abc.ABC):
         """The total of no rows."""
 
     @abc.abstractmethod
-    def gradient(self, total: Any) -> "Source":
+    def gradient(self, total: Any) -> Source:
         """The gradient of the source. A field that has no gradient, such as integers, is None in the result."""
 
 
@@ -87,7 +89,7 @@ class Source(abc.ABC):
         """Raises a TypeError or ValueError that names a field of the source whose shape or type is wrong."""
         return
 
-    def _divided(self, axis_name: str) -> "Source":
+    def _divided(self, axis_name: str) -> Source:
         """The same logits where the vocabulary is divided over this mesh axis."""
         raise ValueError(
             f"`vocab_axis_name` is {axis_name!r}, and `logits` are {type(self).__name__}: only the vocabulary of a "

@@ -1,5 +1,7 @@
 """The hybrid autoregressive transducer, HAT (Variani 2020). Its blank is not part of the softmax over labels."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Unpack
 

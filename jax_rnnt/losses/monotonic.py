@@ -1,5 +1,7 @@
 """The monotonic RNN-T loss: at most one label per frame (Tripathi 2019)."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Unpack
 

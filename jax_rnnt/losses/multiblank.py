@@ -1,5 +1,7 @@
 """The multi-blank RNN-T loss: blanks that take several frames (Xu 2022)."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Unpack

@@ -1,5 +1,7 @@
 """The RNN-T loss (Graves 2012)."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Unpack
 

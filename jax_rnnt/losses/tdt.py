@@ -1,5 +1,7 @@
 """The token-and-duration transducer, TDT (Xu 2023): the model also predicts how many frames each token takes."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -111,6 +113,7 @@ class TDTLoss(LogSoftmaxLoss):
             return super()._costs(*batch, key=key)
         if key is None:
             raise ValueError(f"`key` must be a JAX random key where `omega` is above 0 (omega={self.omega}), got None.")
+        checks.random_key("key", key)
 
         def token_costs(source: Any, targets: Array, t_b: Array, u_b: Array, scheduled: Scheduled) -> Array:
             without_sigma = {name: x for name, x in scheduled.items() if name != "sigma"}

@@ -1,5 +1,7 @@
 """Losses that compare two models node by node: a student with its teacher, or two views of one utterance."""
 
+from __future__ import annotations
+
 from jax import Array
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """Operation 1: log-probabilities of the arcs that leave a node, from one row of logits."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

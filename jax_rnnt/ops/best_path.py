@@ -1,5 +1,7 @@
 """The best path of a lattice: operation 2 with the maximum in place of the sum."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple

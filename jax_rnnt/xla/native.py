@@ -1,5 +1,7 @@
 """The compiled kernels: loads their module, decides whether this jaxlib can run it, registers it, describes it."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.metadata
 import pathlib

@@ -10,7 +10,6 @@ import meshes
 import numpy as np
 import pytest
 import reference_losses
-import runner
 from losses import LossUnderTest
 from meshes import P
 
@@ -153,17 +152,3 @@ def test_other_sources(source: str) -> None:
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     assert (np.asarray(expected.frames) >= 0).sum() == U_B.sum()
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtypes(dtype: str) -> None:
-    """The result has the dtypes of the losses. The alignment is that of the rounded logits."""
-    x = jnp.asarray(LOGITS, dtype)
-    best = jax_rnnt.alignment.best_alignment(jax_rnnt.RNNTLoss(implementation=losses.QUICK), x, *BATCH[1:])
-    assert best.cost.dtype == jnp.float32
-    loss = LossUnderTest("rnnt", jax_rnnt.rnnt_loss, reference_losses.Rnnt())
-    for b in range(2):
-        rows = runner.rounded(LOGITS, dtype)[b], TARGETS[b], int(T_B[b]), int(U_B[b])
-        score, path = best_by_definition(loss, *rows)
-        assert [t for (t, u), (_, to_u), *_ in path if to_u > u] == best.frames[b][: U_B[b]].tolist()
-        np.testing.assert_allclose(best.cost[b], -score, rtol=1e-5)

@@ -96,12 +96,12 @@ def reference_jobs(level: str | None) -> list[Job]:
 
 
 def build_check(folder: pathlib.Path, watched: bool = False, level: str | None = None) -> pathlib.Path:
-    objects = folder / "check"
+    objects = folder / "objects"
     objects.mkdir(parents=True, exist_ok=True)
     jobs = [*reference_jobs(level), *runtime_jobs(watched)]
     for operation, types in TYPES.items():
         jobs += [*check_jobs(operation, types), *kernel_jobs(ROOT / "cuda", operation, watched, level)]
-    program = objects / f"check-{'watched' if watched else level or 'plain'}"
+    program = folder / f"check-{'watched' if watched else level or 'plain'}"
     link(compiled(jobs, objects), program, *([UNDEFINED] if watched else ()))
     return program
 
@@ -110,12 +110,10 @@ def build_library(output: pathlib.Path, cuda: pathlib.Path = ROOT / "cuda", opti
     import jaxlib
 
     headers = pathlib.Path(jaxlib.__file__).parent / "include"
-    folder = output.parent / (output.stem + "-objects")
+    folder = output.parent / "objects"
     folder.mkdir(parents=True, exist_ok=True)
-    flags = ["-O2" if optimise else "-O0", *includes(cuda)]
-    jobs = [Job(p, flags) for p in kernels(cuda)] + [
-        Job(HERE / f"{r}.cc", flags) for r in ("fiber", "runtime", "library")
-    ]
+    flags = ["-O1" if optimise else "-O0", *includes(cuda)]
+    jobs = [Job(p, flags) for p in kernels(cuda)] + runtime_jobs(False) + [Job(HERE / "library.cc", flags)]
     jobs += [Job(p, [*flags, "-isystem", str(headers)]) for p in sorted(cuda.glob("*_handlers.cc"))]
     link(compiled(jobs, folder), output, "-shared")
 

@@ -91,9 +91,10 @@ int64_t SharedOf(int64_t batch, int64_t num_positions, const std::vector<Move>& 
   return from == std::string::npos ? 0 : std::atoll(refused.c_str() + from + 2);
 }
 
-// If there are more blocks than multiprocessors, copies are not so far ahead that one less of them fits.
+// If there are more blocks than multiprocessors, copies are not so far ahead that one block less fits on each.
 void CheckBlocksAtOnce(float* workspace) {
-  constexpr int64_t kShared = 227 << 10, kReserved = 1 << 10, kFew = 66, kMany = 67;  // two blocks each; 132 are free
+  constexpr int64_t kShared = 227 << 10, kReserved = 1 << 10;
+  constexpr int64_t kFew = 66, kMany = 67;  // utterances, of two blocks each, for 132 multiprocessors
   cuda_on_cpu_shared(kShared);
   std::vector<Move> tdt;
   for (int64_t dt = 0; dt <= 8; ++dt) tdt.insert(tdt.end(), {{dt + 1, 0}, {dt, 1}});

@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoding_support import HAT, KINDS, LENGTHS, MONOTONIC, RNNT, TDT, TDT_MOVING, example, trained_with
+from decoding_support import LENGTHS, MONOTONIC, RNNT, TDT, TDT_MOVING, example, trained_with
 from fusions import fusions
 from losses import jit
-from reference_losses import batch as costs_of
 
 import jax_rnnt
 
 CAP = 2
-kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
 @functools.cache
@@ -57,7 +55,7 @@ def probabilities(found, b) -> dict[tuple[int, ...], float]:
     return dict(listed)
 
 
-@kinds
+@pytest.mark.parametrize("kind", (RNNT, MONOTONIC, TDT_MOVING), ids=lambda kind: kind.name)  # others: test_fusion.py
 def test_greedy_is_the_plain_loop(kind):
     found = greedy_of(kind, labels_per_frame=CAP)(*arrays_of(kind))
     assert found.scores.dtype == "float64"
@@ -71,14 +69,11 @@ def sequences(kind, most: int):
 
 
 @pytest.mark.once
-@pytest.mark.full(kind=["monotonic", "multiblank", "hat", "tdt_moving"])
-@kinds
-def test_a_wide_beam_is_exact(kind):
-    # With at most two labels in each of two frames, or one in each of three, these are all sequences.
-    b, stays = 1, any(dt == 0 and du for dt, du in kind.oracle.moves)
-    frames = 2 if stays else LENGTHS[b]
+def test_a_wide_beam_is_exact():
+    # With at most two labels in each of two frames these are all sequences.
+    kind, b, frames = TDT, 1, 2
     wanted = {}
-    for labels in sequences(kind, frames * (CAP if stays else 1)):
+    for labels in sequences(kind, frames * CAP):
         score = support.log_probability(kind, b, labels, frames, CAP)
         if score > -np.inf:
             wanted[labels] = score
@@ -93,21 +88,6 @@ def test_a_wide_beam_is_exact(kind):
     for labels, score in wanted.items():
         np.testing.assert_allclose(got[labels], score, rtol=1e-10)
     assert (np.diff(list(got.values())) <= 0).all()
-    if not stays:
-        # The probabilities sum to 1: where labels take frames no limit cuts paths off, and jumps past the end count.
-        np.testing.assert_allclose(sum(np.exp(list(got.values()))), 1.0, rtol=1e-10)
-    if kind in (MONOTONIC, HAT):  # each of their paths ends on the last frame, so the loss gives the same
-        some = next(labels for labels in wanted if len(labels) == CAP)
-        x = example(kind).logits(b, some, kind.oracle.blanks(kind.width)[0], frames)
-        cost, _ = costs_of(kind.oracle, x[None], np.array([some]), [frames], [CAP])
-        np.testing.assert_allclose(got[some], -cost[0], rtol=1e-10)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("kind", [MONOTONIC, TDT_MOVING], ids=lambda kind: kind.name)
-def test_a_beam_of_one_is_greedy_where_labels_take_frames(kind):
-    found = beam_of(kind, beam=1)(*arrays_of(kind))
-    assert_greedy(kind, jax.tree.map(lambda x: x[:, 0], found), 1)
 
 
 def pieces(cuts):
@@ -121,14 +101,10 @@ def pieces(cuts):
     assert (done == LENGTHS).all()
 
 
-@pytest.mark.full(kind="tdt", width=3)
-@pytest.mark.parametrize(
-    ("kind", "width"), [(TDT, 0), (TDT, 3), (RNNT, 3)], ids=["greedy_tdt", "beam_tdt", "beam_rnnt"]
-)
+@pytest.mark.parametrize(("kind", "width"), [(TDT, 0), (RNNT, 3)], ids=["greedy", "beam"])
 def test_cuts_do_not_matter(kind, width):
-    options = {"labels_per_frame": CAP} | ({"beam": width} if width else {})
-    if kind is RNNT or not width:
-        options |= {"fusion": fusions(support.V - (kind is TDT), np.arange(5) % 2), "confidence": True}
+    options = {"labels_per_frame": CAP, "confidence": True} | ({"beam": width} if width else {})
+    options["fusion"] = fusions(support.V - (kind is TDT), np.arange(5) % 2)
     make = jax_rnnt.decoding.BeamDecoder if width else jax_rnnt.decoding.GreedyDecoder
     decoder = make(trained_with(kind), support.predictor, support.joint, **options)
     params, initial, encoded, lengths = arrays_of(kind)
@@ -162,30 +138,6 @@ def test_times_are_those_of_the_best_path():
     assert found.times[0, 0, :1].tolist() == [2]
 
 
-@pytest.mark.once
-def test_internal_lm_is_subtracted():
-    found = greedy_of(HAT, labels_per_frame=CAP, internal_lm_weight=0.7)(*arrays_of(HAT))
-    assert_greedy(HAT, found, weight=0.7)
-    params, state, encoded, lengths = (x[3:4] if i else x for i, x in enumerate(arrays_of(HAT)))
-    found = beam_of(HAT, beam=20, labels_per_frame=CAP, internal_lm_weight=0.7)(params, state, encoded[:, :1], lengths)
-    for labels, score in probabilities(found, 0).items():
-        np.testing.assert_allclose(score, support.log_probability(HAT, 3, labels, 1, CAP, 0.7), rtol=1e-10)
-
-
-@pytest.mark.once
-def test_labels_are_limited():
-    params, state, encoded, lengths = (x[3:4] if i else x for i, x in enumerate(arrays_of(RNNT)))
-    found = beam_of(RNNT, beam=30, labels_per_frame=3, max_labels=2)(params, state, encoded[:, :1], lengths)
-    got = probabilities(found, 0)
-    assert got.keys() == set(sequences(RNNT, 2))
-    for labels, score in got.items():
-        np.testing.assert_allclose(score, support.log_probability(RNNT, 3, labels, 1, 3), rtol=1e-10)
-    one = greedy_of(RNNT, max_labels=1)(*arrays_of(RNNT))
-    assert one.labels.shape == (5, 1)
-    for b, frames in enumerate(LENGTHS):
-        assert one.labels[b, : one.lengths[b]].tolist() == support.greedy(RNNT, b, frames, 5)[0][:1]
-
-
 def test_length_normalisation_ranks():
     params, state, encoded, lengths = arrays_of(RNNT)
     model, options = (trained_with(RNNT), support.predictor, support.joint), {"beam": 12, "labels_per_frame": CAP}
@@ -203,25 +155,6 @@ def test_length_normalisation_ranks():
         np.testing.assert_array_equal(longer.labels[b], plain.labels[b][order])
         np.testing.assert_allclose(longer.scores[b], scores[order])
     assert (longer.labels != plain.labels).any()
-
-
-@pytest.mark.parametrize(("of", "options"), [(greedy_of, {}), (beam_of, {"beam": 3})], ids=["greedy", "beam"])
-def test_utterances_do_not_mix(of, options):
-    decode = of(RNNT, labels_per_frame=CAP, **options)
-    params, state, encoded, lengths = arrays_of(RNNT)
-    whole = decode(params, state, encoded, lengths)
-    spoilt = encoded.copy()
-    spoilt[0, 1] = np.nan
-    with_nan = decode(params, state, spoilt, lengths)
-    vmapped = jax.vmap(decode, (None, 0, 0, 0))(
-        params, state.reshape(5, 1), encoded.reshape(5, 1, *encoded.shape[1:]), lengths.reshape(5, 1)
-    )
-    assert jnp.isnan(with_nan.scores[0]).any()
-    for b in range(1, 5):
-        np.testing.assert_array_equal(with_nan.labels[b], whole.labels[b])
-        np.testing.assert_array_equal(with_nan.scores[b], whole.scores[b])
-    np.testing.assert_array_equal(vmapped.labels[:, 0], whole.labels)
-    np.testing.assert_allclose(vmapped.scores[:, 0], whole.scores, rtol=1e-12)
 
 
 def test_predictor_sees_the_start_symbol():
@@ -247,14 +180,11 @@ def test_empty_pieces_change_nothing():
     [
         (print, {}, TypeError, "`loss` must be a loss .*, got <built-in function print>"),
         (jax_rnnt.RNNTLoss(), {"labels_per_frame": 0}, ValueError, "`labels_per_frame` must be at least 1, got 0"),
-        (jax_rnnt.RNNTLoss(), {"max_labels": -1}, ValueError, "`max_labels` must be at least 0, got -1"),
         (jax_rnnt.RNNTLoss(), {"internal_lm_weight": 0.5}, ValueError, "`internal_lm_weight` is for models .* HATLoss"),
         (jax_rnnt.RNNTLoss(), {"beam": 0}, ValueError, "`beam` must be at least 1, got 0"),
-        (jax_rnnt.RNNTLoss(), {"length_normalization": "1"}, TypeError, "`length_normalization` must be a number"),
         (jax_rnnt.RNNTLoss(), {"predictor": 3}, TypeError, "`predictor` must be a function, got 3"),
         (jax_rnnt.RNNTLoss(), {"encoded": np.zeros(3)}, ValueError, r"`encoded` must have shape \[B, T, ...\], got"),
         (jax_rnnt.RNNTLoss(), {"state": {"h": np.zeros(3)}}, ValueError, r"`state` must hold arrays \[B, .* \['h'\]"),
-        (jax_rnnt.RNNTLoss(), {"lengths": np.zeros(2)}, TypeError, "`lengths` must have an integer dtype"),
         (jax_rnnt.RNNTLoss(), {"lengths": np.zeros(2, int)}, ValueError, r"`lengths` must have shape \(5,\)"),
         (jax_rnnt.RNNTLoss(), {"joint": lambda p, e, q: e[0]}, ValueError, "`joint` must return logits .R, W. for R ="),
     ],
@@ -271,10 +201,3 @@ def test_errors_name_the_argument(loss, options, error, words):
     }
     with pytest.raises(error, match=words):
         jax_rnnt.decoding.beam_decode(loss, **(arguments | options))
-
-
-def test_decoders_are_static_values():
-    make = functools.partial(jax_rnnt.decoding.BeamDecoder, trained_with(TDT), support.predictor, support.joint)
-    assert make(beam=2) == make(beam=2) != make(beam=3)
-    assert hash(make(beam=2)) == hash(make(beam=2))
-    assert not jax.tree.leaves(make())

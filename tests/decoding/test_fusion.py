@@ -12,7 +12,7 @@ import pytest
 from decoding_support import LENGTHS, example, trained_with
 from fusions import bigram, bigram_table, end_of, extra_of, fusions, list_table, lists
 from losses import jit
-from reference_losses import Hat, Monotonic, MultiBlank, Rnnt, Tdt
+from reference_losses import Hat, MultiBlank, Rnnt, Tdt
 
 import jax_rnnt
 from jax_rnnt import decoding
@@ -20,7 +20,6 @@ from jax_rnnt import decoding
 V, FRAMES = 5, 3  # of the exact comparison
 KINDS = (
     support.row("rnnt", jax_rnnt.rnnt_loss, Rnnt(blank=1), V),
-    support.row("monotonic", jax_rnnt.monotonic_rnnt_loss, Monotonic(blank=0), V),
     support.row("multiblank", jax_rnnt.multiblank_rnnt_loss, MultiBlank(big_blanks=(0,), durations=(2,)), V),
     support.row("tdt", jax_rnnt.tdt_loss, Tdt(blank=2, durations=(2, 0, 1)), V + 3),
     support.row("hat", jax_rnnt.hat_loss, Hat(), V),
@@ -67,9 +66,8 @@ def assert_confidence(kind, b, found, index, frames):
 
 
 @pytest.mark.once
-@pytest.mark.full(kind=["monotonic", "multiblank", "tdt", "hat"])
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_wide_beam_is_exact(kind):
+def test_a_wide_beam_is_exact():
+    kind = KINDS[-1]  # the only one with an internal language model
     b, start = 1, kind.oracle.blanks(kind.width)[0]
     alone, fused = {}, {}
     for n in range(FRAMES + 1):  # at most one label per frame
@@ -111,8 +109,7 @@ def arrays_of(kind):
     return given.params, given.state, given.encoded, LENGTHS
 
 
-@pytest.mark.full(kind=["rnnt", "monotonic"])
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.name)  # RNN-T and others: test_decoding.py
 def test_greedy_is_the_plain_loop(kind):
     start = kind.oracle.blanks(kind.width)[0]
     found = greedy_of(kind)(fusions(V, LISTS), *arrays_of(kind))
@@ -200,25 +197,18 @@ def test_what_is_off_costs_nothing():
     ("options", "error", "words"),
     [
         ({"fusion": 3}, TypeError, "`fusion` must be a Fusion, or a sequence of them, got 3"),
-        ({"fusion": [bigram]}, TypeError, "`fusion` must be a Fusion, or a sequence of them, got"),
         ({"fusion": decoding.Fusion(3)}, TypeError, "`Fusion.step` must be a function, got 3"),
         ({"fusion": decoding.Fusion(bigram, final=3)}, TypeError, "`Fusion.final` must be a function or None, got 3"),
         ({"fusion": decoding.Fusion(bigram, weight=LISTS)}, ValueError, r"`Fusion.weight` must have shape \(\), got"),
-        ({"fusion": decoding.Fusion(bigram, weight=[1, 2])}, TypeError, "`Fusion.weight` must be a number, got"),
         (
             {"fusion": decoding.Fusion(bigram, bigram_table(V), np.zeros(2, np.int32))},
             ValueError,
             r"`Fusion.state` must hold arrays \[B, ...\] with B = 5, or \[1, ...\], got \(2,\)",
         ),
         (
-            {"fusion": decoding.Fusion(bigram, bigram_table(V), np.zeros(1))},
-            ValueError,
-            "`Fusion.step` must return a state of shapes and dtypes",
-        ),
-        (
             {"fusion": decoding.Fusion(bigram, bigram_table(V - 1), np.zeros(1, np.int32))},
             ValueError,
-            r"`Fusion.step` must return scores \[R, V\] = \(5, 5\), got shape \(5, 4\)",
+            r"`Fusion.step` must return scores \[R, V\] = \(5, 5\), got shape \(5, 4\).*it is `vocab_size` of a",
         ),
         (
             {"fusion": decoding.Fusion(lambda p, s, label: label, None, np.zeros(1))},
@@ -232,8 +222,6 @@ def test_what_is_off_costs_nothing():
         ),
         ({"temperature": 0}, ValueError, "`temperature` must be above 0, got 0.0"),
         ({"temperature": float("inf")}, ValueError, "`temperature` must be above 0, got inf"),
-        ({"blank_penalty": "1"}, TypeError, "`blank_penalty` must be a number"),
-        ({"confidence": 1}, TypeError, "`confidence` must be"),
     ],
 )
 def test_errors_name_the_argument(options, error, words):

@@ -87,6 +87,8 @@ def test_lines_of_a_ctm_file():
     for name, text in (("of george", "hello"), ("george", "good morning"), ("george", "")):
         with pytest.raises(ValueError, match="one word without white space"):
             ctm([Word(text, 0.0, 1.0, None)], name)
+    with pytest.raises(TypeError, match="`found` must be the words of one hypothesis, that is, one of the lists"):
+        ctm([found, found], "george")
 
 
 def test_what_is_wrong_is_a_sentence():

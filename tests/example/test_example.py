@@ -1,13 +1,7 @@
 """examples/train_speech.py as a user runs it: it learns, resumes exactly, and says what is wrong with its input."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +9,6 @@ import pytest
 from example_support import (
     RATE,
     SAMPLES,
-    SCRIPT,
     NoProblems,
     soundfile,
     speech_data,
@@ -28,31 +21,6 @@ from example_support import (
 
 pytestmark = pytest.mark.once
 TINY = ("--width", "16", "--layers", "1", "--buckets", "1", "--batch-size", "8")
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Callable[..., subprocess.Popen]:
-    """Starts a run. All runs share a compilation cache, because they compile the same few programs."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of a short run is compilation
-    }
-
-    def start_run(*arguments: object) -> subprocess.Popen:
-        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-    return start_run
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Waits for the end. Returns the exit code and everything that the process printed."""
-    try:
-        printed, _ = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    return process.returncode, printed
 
 
 def metrics_of(out: Path) -> dict:
@@ -120,29 +88,6 @@ def test_another_sample_rate_is_resampled(rate, tmp_path):
     np.testing.assert_allclose(audio[500:-500], tone(1)[500:-500], atol=2e-3)
 
 
-@pytest.mark.full
-@pytest.mark.slow
-def test_trains_on_a_folder_with_bad_files_in_it(start, hostile_corpus, tmp_path):
-    root, expected = hostile_corpus
-    # The header promises data that the file does not have. Only the reading of its batch finds this.
-    cut = root / "30" / "1" / "30-1-3.flac"
-    cut.write_bytes(cut.read_bytes()[:200])
-    out = tmp_path / "out"
-    code, printed = finish(start("--data", root, "--out", out, "--steps", 6, "--loss", "tdt", *TINY))
-    assert code == 0, printed
-    metrics = metrics_of(out)
-    assert metrics["utterances"] == {"training": 8, "heldout": 4}
-    assert np.isfinite(metrics["losses"]).all() and len(metrics["losses"]) == 6
-    skipped = (out / "skipped.txt").read_text()
-    for name, kind in {**expected, cut.name: "unreadable audio"}.items():
-        assert f"{name}: {kind}: " in skipped
-        assert f"{name}: {kind}: " in printed
-    assert sum(metrics["skipped"].values()) == len(expected) + 1
-    assert metrics["skipped"]["unreadable audio"] == 3
-    assert (out / "picture.png").stat().st_size > 10_000
-    assert (out / "heldout.ctm").exists()
-
-
 @pytest.mark.parametrize("content", ["missing", "empty", "one speaker"])
 def test_a_folder_that_cannot_be_used_is_a_sentence(content, tmp_path, capsys):
     root = tmp_path / "data"
@@ -196,23 +141,3 @@ def test_loss_falls_and_a_run_continues_exactly(tmp_path, capsys):
     # A new run never overwrites the checkpoints of an earlier one.
     assert train_speech.main(["--out", str(tmp_path)]) == 2
     assert "--resume" in capsys.readouterr().err
-
-
-@pytest.mark.full
-@pytest.mark.slow
-def test_a_killed_run_continues_exactly(start, tmp_path):
-    """Three processes, one of which is killed at any moment after its first checkpoint."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    often = *RUN, *DIGITS, *TINY, "--checkpoint-every", 5
-    code, printed = finish(start("--out", whole, *often))
-    assert code == 0, printed
-    process = start("--out", killed, *often)
-    while process.poll() is None and not (killed / "checkpoints" / "5").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL, "it ended before it could be killed"
-    assert not (killed / "metrics.json").exists()
-    code, printed = finish(start("--out", killed, "--resume", *often))
-    assert code == 0 and "resumed after step" in printed, printed
-    assert metrics_of(killed)["losses"] == metrics_of(whole)["losses"]
-    assert metrics_of(killed)["error_rates"] == metrics_of(whole)["error_rates"]

@@ -177,7 +177,7 @@ def test_batched_decoding_is_the_plain_greedy_loop(spoken):
     model.join.output.bias[...] = bias
     (batch,) = speech_data.Batches(spoken[:3], 1, 4, NoProblems()).once()
     found = jax.device_get(speech_report.greedy_decode(model, batch.arrays))
-    frames, lengths = model.encode(batch.arrays.audio, batch.arrays.samples)
+    frames, lengths = nnx.jit(type(model).encode)(model, batch.arrays.audio, batch.arrays.samples)
     logits = nnx.jit(lambda model, frame, context: model.join(frame, model.predict(context)))
     for row in range(4):
         expected: list[int] = []

@@ -1,9 +1,13 @@
-"""Every public function of arrays gives the same in every way of running it: eagerly, mapped, and on every mesh.
+"""Every public function of arrays gives the same however it runs: mapped, and on every mesh.
+
+test_compilations.py calls them without jit.
 
 To add a public function, add a row to FUNCTIONS, or its name to OTHERS if it does not compute with arrays of a batch.
 """
 
 import functools
+import inspect
+import typing
 
 import decoding_support as support
 import jax
@@ -67,26 +71,22 @@ def of_pruned(params, logits, targets, t_b, u_b):
     return jax_rnnt.PrunedLogits.prune(logits[:, :, 0], logits[:, 0], ranges, 2)
 
 
-def of_decoder(call, make, **options):
-    """The function of a batch and the decoder for pieces; with fusions if there is "confidence"."""
+def of_decoder(call, **options):
+    """With fusions and confidence. It runs the decoder of the same name."""
 
-    def both(params, logits, targets, t_b, u_b):
-        encoded, state = logits[:, :, 0], 0 * t_b
-        others = options | ({"fusion": fusions(V, t_b % 2)} if "confidence" in options else {})
-        decoder = make(*DECODED, labels_per_frame=2, **others)
-        begun = decoder.step(params, decoder.init(params, state, encoded), encoded[:, :2], jnp.minimum(t_b, 1))
-        end = decoder.step(params, begun, encoded[:, 1:], jnp.maximum(t_b - 1, 0))
-        return call(*DECODED, params, state, encoded, t_b, labels_per_frame=2, **others), decoder.hypotheses(end)
+    def decode(params, logits, targets, t_b, u_b):
+        more = {"labels_per_frame": 2, "fusion": fusions(V, t_b % 2), "confidence": True} | options
+        return call(*DECODED, params, 0 * t_b, logits[:, :, 0], t_b, **more)
 
-    return both
+    return decode
 
 
 def of_distance(params, logits, targets, t_b, u_b):
     return decoding.edit_distance(jnp.argmax(logits[:, :, 0], axis=-1), targets, t_b, u_b)
 
 
-GREEDY = of_decoder(decoding.greedy_decode, decoding.GreedyDecoder, confidence=True)
-BEAM = of_decoder(decoding.beam_decode, decoding.BeamDecoder, beam=2, confidence=True)
+GREEDY = of_decoder(decoding.greedy_decode)
+BEAM = of_decoder(decoding.beam_decode, beam=2)
 FUNCTIONS = {
     "rnnt_loss": of_loss(jax_rnnt.rnnt_loss),
     "monotonic_rnnt_loss": of_loss(jax_rnnt.monotonic_rnnt_loss),
@@ -129,6 +129,22 @@ def test_every_public_name_is_in_the_table():
     assert not FUNCTIONS.keys() & OTHERS
 
 
+def test_signatures_are_short():
+    """``help`` and an editor show a type by its name, such as ArrayLike, and not by the union that it stands for."""
+    for module in (jax_rnnt, alignment, decoding):
+        for name in module.__all__:
+            if callable(getattr(module, name)):
+                signature = str(inspect.signature(getattr(module, name)))
+                assert not [long for long in ("Union[", "Literal[", "jaxlib", "collections") if long in signature], name
+
+
+def test_implementation_is_one_of_its_names():
+    operations = jax_rnnt.arc_log_probs, jax_rnnt.lattice_cost, jax_rnnt.lattice_posteriors, alignment.lattice_best_path
+    for operation in (jax_rnnt.RNNTLoss, *operations):
+        names = typing.get_type_hints(operation)["implementation"]
+        assert names == typing.Literal["native", "lax", "pallas"] | None
+
+
 @functools.cache
 def arrays():
     logits, targets = random_batch("public", B, T, U, V, 0)
@@ -136,8 +152,8 @@ def arrays():
     return np.random.default_rng(0).normal(size=(support.STATES, V)), logits, np.maximum(targets, 2), t_b, u_b
 
 
-def mapped(function, mesh, **options):
-    return jit(jax.shard_map(function, mesh=mesh, in_specs=(P(), *(P("data"),) * 4), out_specs=P("data"), **options))
+def mapped(function, mesh):
+    return jit(jax.shard_map(function, mesh=mesh, in_specs=(P(), *(P("data"),) * 4), out_specs=P("data")))
 
 
 def placed(mesh):
@@ -158,10 +174,8 @@ def on_mesh(kind, function):
 
 
 WAYS = {
-    "eager": lambda function: function(*arrays()),
     "vmap": one_by_one,
     "shard_map": lambda function: mapped(function, meshes.make_mesh(data=8))(*arrays()),
-    "unchecked": lambda function: mapped(function, meshes.make_mesh(data=8), check_vma=False)(*arrays()),
     "automatic": functools.partial(on_mesh, AxisType.Auto),
     "explicit": functools.partial(on_mesh, AxisType.Explicit),
 }
@@ -169,9 +183,8 @@ REFUSALS = {("PackedLogits", "explicit"): "each device packs its own utterances"
 ALONE = {function: name for name, function in reversed(FUNCTIONS.items())}  # some names share a program
 
 
-@pytest.mark.full(way="unchecked")
-@pytest.mark.full(way=["automatic", "vmap"], name=["beam_decode", "greedy_decode"])
-@pytest.mark.full(way="shard_map", name="beam_decode")
+@pytest.mark.full(way="automatic", name=["beam_decode", "greedy_decode"])
+@pytest.mark.full(way=["shard_map", "vmap"], name="beam_decode")
 @pytest.mark.full(way="explicit", name="greedy_decode")
 @pytest.mark.full(
     way=["automatic", "vmap", "shard_map"], name=[name for name in jax_rnnt.__all__ if name.endswith("_loss")]

@@ -37,8 +37,9 @@ def _step(costs):
     return losses.jit(step)
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [("float32", 100.0), ("float64", 900.0)])
-@pytest.mark.parametrize("loss", [RNNT, TDT], ids=lambda loss: loss.name)
+@pytest.mark.parametrize(
+    ("loss", "dtype", "apart"), [(RNNT, "float32", 100.0), (TDT, "float64", 900.0)], ids=["rnnt", "tdt"]
+)
 def test_peaks_at_entries_far_apart(loss, dtype: str, apart: float) -> None:
     """Products of their exponentials are below the smallest number. Results match float64, with NaN in padding."""
     am, lm = (x.astype(dtype) for x in _parts(loss.width))
@@ -79,9 +80,7 @@ def test_error_of_float32_norms(apart: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scales", "options"),
-    [((0.0, 0.0), {}), ((0.0, 0.0), {"clamp": 0.1}), ((0.2, 0.1), {})],
-    ids=["simple", "clamp", "smoothed"],
+    ("scales", "options"), [((0.0, 0.0), {"clamp": 0.1}), ((0.2, 0.1), {})], ids=["clamp", "smoothed"]
 )
 def test_no_array_has_all_of_the_logits(scales: tuple[float, float], options: dict) -> None:
     """No array has even an eighth of T (U+1) V entries, forward or backward."""
@@ -130,7 +129,7 @@ def _smoothed_log_probs(am: np.ndarray, lm: np.ndarray, labels: int, lm_scale: f
     return (1 - lm_scale - am_scale) * both + lm_scale * of_lm[None] + am_scale * of_am[:, None]
 
 
-SCALES = [(0.25, 0.0), (0.0, 0.3), (0.2, 0.1), (0.4, 0.6)]
+SCALES = [(0.25, 0.0), (0.2, 0.1), (0.4, 0.6)]
 
 
 @pytest.mark.parametrize("scales", SCALES)
@@ -170,7 +169,7 @@ def test_smoothing_masks_and_isolates() -> None:
     @losses.jit
     def run(am, lm):
         def total(am, lm):
-            logits = jax_rnnt.AdditiveLogits(am, lm, *SCALES[2])
+            logits = jax_rnnt.AdditiveLogits(am, lm, *SCALES[1])
             cost = jax_rnnt.rnnt_loss(logits, *BATCH, 0, reduction="none", implementation=losses.QUICK)
             return jnp.sum(jnp.where(jnp.isnan(cost), 0, cost)), cost
 
@@ -187,26 +186,12 @@ def test_smoothing_masks_and_isolates() -> None:
         assert (actual[..., V] == 0).all()
 
 
-def test_half_types_compute_in_float32() -> None:
-    am, lm = (jnp.asarray(x, jnp.bfloat16) for x in _parts())
-    run = _step(lambda am, lm: RNNT.costs(jax_rnnt.AdditiveLogits(am, lm), *BATCH, implementation=losses.QUICK))
-    cost, gradients = run(am, lm)
-    x = np.asarray(am).astype(np.float64)[:, :, None] + np.asarray(lm).astype(np.float64)[:, None]
-    wanted, gradient = RNNT.expected(x, *BATCH)
-    np.testing.assert_allclose(cost, wanted, rtol=1e-6)
-    for actual, axis in zip(gradients, (2, 1), strict=True):
-        assert actual.dtype == jnp.bfloat16
-        np.testing.assert_allclose(np.asarray(actual).astype(np.float64), gradient.sum(axis), rtol=4e-3, atol=1e-6)
-
-
 REFUSED = [
     ({"am": np.zeros((2, 4, 3, 5))}, {}, ValueError, r"`am` must have 3 dimensions \[B, T, W\].*\(2, 4, 3, 5\)"),
-    ({"am": np.zeros((2, 4, 5), int)}, {}, TypeError, "`am` must be one of float16.*int64"),
     ({"lm": np.zeros((2, 3, 6))}, {}, ValueError, r"`lm` must have shape \(2, 3, 5\).*\(2, 3, 6\)"),
     ({"lm": np.zeros((2, 3, 5), np.float32)}, {}, TypeError, "`lm` must have the dtype of `am`, float64, got float32"),
     ({"lm": np.zeros((2, 4, 5))}, {}, ValueError, "needs `targets`"),
     ({"lm_scale": -0.1}, {}, ValueError, r"`lm_scale` must be in \[0, 1\], got -0\.1"),
-    ({"am_scale": "a"}, {}, TypeError, "`am_scale`"),
     ({"lm_scale": 0.6, "am_scale": 0.6}, {}, ValueError, "must add up to at most 1, got 0.6 and 0.6"),
     ({"lm_scale": 0.1}, {"clamp": 1.0}, ValueError, "`clamp` bounds .*lm_scale=0.1 and am_scale=0.0"),
     ({"am_scale": 0.1}, {"fused_log_softmax": False}, ValueError, "`fused_log_softmax` must be True, got False"),

@@ -71,8 +71,12 @@ def _run(rows, lengths, of_loss):
         logits = jax_rnnt.PackedLogits(rows, *lengths, num_frames=T, num_labels=U)
         return RNNT.costs(logits, targets, *of_loss, implementation=losses.QUICK)
 
-    cost, pull = jax.vjp(costs, rows)
-    return cost, pull(jnp.ones_like(cost))[0]
+    @losses.jit
+    def step(rows):
+        cost, pull = jax.vjp(costs, rows)
+        return cost, pull(jnp.ones_like(cost))[0]
+
+    return step(rows)
 
 
 @pytest.mark.parametrize(("rows", "fit"), [(23, 2), (8, 0), (0, 0)])
@@ -100,10 +104,8 @@ def test_lengths_that_differ_from_those_of_the_loss_cost_nan() -> None:
 REFUSED = [
     ({"rows": np.zeros((4, 2, 3))}, ValueError, r"`rows` must have 2 dimensions \[N, W\].*\(4, 2, 3\)"),
     ({"rows": np.zeros((4, 3), np.int32)}, TypeError, "`rows` must be one of float16.*int32"),
-    ({"target_lengths": np.array([1])}, ValueError, r"`target_lengths` must have shape \(2,\).*\(1,\)"),
     ({"logit_lengths": np.array([1.0, 2.0])}, TypeError, "`logit_lengths` must have an integer dtype, got float64"),
     ({"num_frames": -1}, ValueError, "`num_frames` must be at least 0, got -1"),
-    ({"num_labels": 1.5}, TypeError, "`num_labels` must be an integer"),
     ({"num_frames": 2**29}, ValueError, r"B \* T \* \(U \+ 1\) must be less than 2\^31.*4294967296"),
     ({"num_labels": 2}, ValueError, r"`logits` of shape \[B, T, U\+1, V\] = \(2, 4, 3, 3\) needs `targets`"),
 ]

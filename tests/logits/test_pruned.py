@@ -5,7 +5,6 @@ import warnings
 import jax
 import jax.numpy as jnp
 import losses
-import meshes
 import numpy as np
 import pytest
 import reference_losses
@@ -72,11 +71,16 @@ def _pruned_costs(logits, ranges, kept: int, targets, t_b, u_b, loss=RNNT):
     place = ranges[:, :, None] + np.arange(kept)
     rows = np.take_along_axis(logits, np.clip(place, 0, U)[..., None], axis=2)
     rows[(place < 0) | (place > U)] = np.nan
-    source = jax_rnnt.PrunedLogits(jnp.asarray(rows), ranges, num_labels=U)
-    return np.asarray(loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK))
+
+    @losses.jit
+    def costs(rows):
+        source = jax_rnnt.PrunedLogits(rows, ranges, num_labels=U)
+        return loss.costs(source, targets, t_b, u_b, implementation=losses.QUICK)
+
+    return np.asarray(costs(rows))
 
 
-@pytest.mark.parametrize("loss", [RNNT, *losses.PLAIN], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", [RNNT, losses.PLAIN[0]], ids=lambda loss: loss.name)
 def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
     """Pruned costs fall with S.
 
@@ -100,17 +104,6 @@ def test_pruned_costs_are_at_least_the_whole_one(loss) -> None:
     np.testing.assert_allclose(cost, whole, rtol=1e-12)
 
 
-def test_more_labels_than_frames_have_paths_where_positions_suffice() -> None:
-    """A path exists if T_b (S - 1) >= U_b, since each frame passes at most S - 1 labels."""
-    lengths = ((2, U), (1, U), (1, 1))
-    t_b, u_b = np.array(lengths, np.int32).T
-    logits, targets = np.zeros((3, T, U + 1, losses.V)), np.ones((3, U), np.int32)
-    for kept in (2, 3, 4):
-        ranges = np.asarray(jax_rnnt.PrunedLogits.best_ranges(_posteriors(T, U, lengths), t_b, u_b, kept))
-        cost = _pruned_costs(logits, ranges, kept, targets, t_b, u_b)
-        assert np.isfinite(cost).tolist() == (t_b * (kept - 1) >= u_b).tolist()
-
-
 def test_ranges_out_of_range_cost_nan() -> None:
     """Only the example with the bad range is NaN, and only if the frame of the range is before T_b."""
     t_b, u_b = np.full(6, 3, np.int32), np.full(6, 1, np.int32)
@@ -123,10 +116,10 @@ def test_ranges_out_of_range_cost_nan() -> None:
     assert np.isposinf(cost).tolist() == [False] * 4 + [True, False]
 
 
-EVERY_LOSS = (RNNT, *losses.LOSSES, losses.STAR, *losses.VARIANTS[-2:])
+SEVERAL = (*losses.PLAIN[1:3], losses.ENDS, losses.ANYWHERE, losses.STAR, losses.VARIANTS[-1])
 
 
-@pytest.mark.parametrize("loss", EVERY_LOSS, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", SEVERAL, ids=lambda loss: loss.name)
 def test_paths_visit_no_node_that_is_not_there(loss) -> None:
     """Random bands, which may go back, begin late and leave gaps, against paths one by one.
 
@@ -181,34 +174,6 @@ def test_prune_gathers_what_is_kept() -> None:
         u = ranges[b, t] + s
         np.testing.assert_array_equal(e[b, t, s], encoded[b, t])
         np.testing.assert_array_equal(p[b, t, s], predicted[b, u] if 0 <= u <= U else np.zeros(4))
-
-
-def test_recipe_of_simple_and_pruned_loss() -> None:
-    """The recipe is that of docs/sources.md. With S = U + 1 it is the sum of two dense losses, gradients included."""
-    rng = np.random.default_rng(3)
-    am, lm = rng.normal(size=(2, T, 6)), rng.normal(size=(2, U + 1, 6))
-    kernel, batch = rng.normal(size=(6, 6)), (rng.integers(1, 6, (2, U)), np.array([T, 3]), np.array([2, U]))
-
-    def recipe(am, lm):
-        simple = jax_rnnt.AdditiveLogits(am, lm)
-        lattice = jax_rnnt.alignment.loss_lattice(
-            jax_rnnt.RNNTLoss(blank=0, implementation=losses.QUICK), simple, *batch
-        )
-        costs, posteriors = jax_rnnt.lattice_posteriors(*lattice, implementation=losses.QUICK)
-        ranges = jax_rnnt.PrunedLogits.best_ranges(posteriors, *batch[1:], s_range=U + 1)
-        e, p = jax_rnnt.PrunedLogits.prune(am, lm, ranges, U + 1)
-        pruned = jax_rnnt.PrunedLogits(jnp.tanh(e + p) @ kernel, ranges, num_labels=U)
-        return 0.5 * costs.sum() + jax_rnnt.rnnt_loss(
-            pruned, *batch, blank=0, reduction="sum", implementation=losses.QUICK
-        )
-
-    def dense(am, lm):
-        x = am[:, :, None] + lm[:, None]
-        loss = jax_rnnt.RNNTLoss(blank=0, reduction="sum", implementation=losses.QUICK)
-        return 0.5 * loss(x, *batch) + loss(jnp.tanh(x) @ kernel, *batch)
-
-    actual, wanted = (losses.jit(jax.value_and_grad(f, (0, 1)))(am, lm) for f in (recipe, dense))
-    jax.tree.map(meshes.assert_close, actual, wanted)
 
 
 REFUSED = [

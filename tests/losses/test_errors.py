@@ -30,41 +30,23 @@ def _of(shape: tuple[int, ...], dtype=np.int32) -> np.ndarray:
 # case -> (the wrong argument, its value, the error, words of its text beside the name in backticks)
 MISTAKES = {
     "logits_integer": ("logits", _of((B, T, U + 1, V)), TypeError, ["float32", "int32"]),
-    "logits_complex": ("logits", _of((B, T, U + 1, V), np.complex64), TypeError, ["float32", "complex64"]),
-    "logits_bool": ("logits", _of((B, T, U + 1, V), bool), TypeError, ["float32", "bool"]),
-    "logits_rank_3": ("logits", _of((B, T, V), np.float32), ValueError, ["4", "3"]),
     "logits_rank_5": ("logits", _of((2, B, T, U + 1, V), np.float32), ValueError, ["4", "5", "jax.vmap"]),
     "logits_no_vocabulary": ("logits", _of((B, T, U + 1, 0), np.float32), ValueError, ["0"]),
     "targets_float": ("targets", _of((B, U), np.float32), TypeError, ["integer", "float32"]),
-    "targets_bool": ("targets", _of((B, U), bool), TypeError, ["integer", "bool"]),
     "targets_rank": ("targets", _of((B,)), ValueError, ["2", "1"]),
-    "targets_flat": ("targets", _of((B * U,)), ValueError, ["2", "1"]),  # warp-transducer's layout
     "targets_batch": ("targets", _of((B + 1, U)), ValueError, ["4", "5"]),
-    "targets_far_too_long": ("targets", _of((B, U + 7)), ValueError, ["4", "10"]),
     "logit_lengths_float": ("logit_lengths", _of((B,), np.float32), TypeError, ["integer", "float32"]),
-    "logit_lengths_rank": ("logit_lengths", _of((B, 1)), ValueError, ["1", "2"]),
     "logit_lengths_batch": ("logit_lengths", _of((B - 1,)), ValueError, ["4", "3"]),
-    "logit_lengths_scalar": ("logit_lengths", _of(()), ValueError, ["1", "0"]),
-    "target_lengths_float": ("target_lengths", _of((B,), np.float64), TypeError, ["integer", "float64"]),
-    "target_lengths_rank": ("target_lengths", _of((B, 1)), ValueError, ["1", "2"]),
     "target_lengths_batch": ("target_lengths", _of((B + 2,)), ValueError, ["4", "6"]),
     "blank_too_large": ("blank", V, ValueError, ["-6", "6"]),
     "blank_too_small": ("blank", -V - 1, ValueError, ["-6", "-7"]),
     "blank_float": ("blank", 1.0, TypeError, ["integer", "1.0"]),
-    "blank_array": ("blank", np.zeros(2, np.int32), TypeError, ["integer"]),
     "blank_bool": ("blank", True, TypeError, ["integer", "True", "bool"]),
-    "blank_numpy_bool": ("blank", np.True_, TypeError, ["integer", "bool"]),
     "clamp_string": ("clamp", "1", TypeError, ["number", "'1'", "str"]),
-    "clamp_none": ("clamp", None, TypeError, ["number", "None"]),
-    "clamp_bool": ("clamp", True, TypeError, ["number", "True", "bool"]),
-    "clamp_complex": ("clamp", 1j, TypeError, ["number", "1j"]),
     "clamp_array": ("clamp", np.ones(2), TypeError, ["number", "float64", "(2,)"]),
     "clamp_nan": ("clamp", float("nan"), ValueError, ["number", "NaN"]),
     "fused_string": ("fused_log_softmax", "False", TypeError, ["True", "False", "'False'"]),
-    "fused_number": ("fused_log_softmax", 0, TypeError, ["True", "False", "0"]),
-    "reduction_array": ("reduction", np.zeros(2), ValueError, ["none", "mean", "sum"]),
     "reduction_unknown": ("reduction", "batchmean", ValueError, ["none", "mean", "sum", "batchmean"]),
-    "reduction_none": ("reduction", None, ValueError, ["none", "mean", "sum", "None"]),
     "implementation_unknown": ("implementation", "cuda", ValueError, ["native", "lax", "cuda"]),
 }
 
@@ -98,23 +80,6 @@ def test_mistake(name: str, call: Callable) -> None:
     _assert_says(str(caught.value), argument, words)
 
 
-@pytest.mark.parametrize("name", [n for n, m in MISTAKES.items() if m[0] not in GOOD])
-def test_mistake_in_the_loss_object(name: str) -> None:
-    """The error comes when the object is made.
-
-    Only the range of blank is checked later, since it depends on the vocabulary.
-    """
-    argument, value, error, words = MISTAKES[name]
-    if name in ("blank_too_large", "blank_too_small"):
-        loss = jax_rnnt.RNNTLoss(blank=value)
-        with pytest.raises(error) as caught:
-            loss(**GOOD)
-    else:
-        with pytest.raises(error) as caught:
-            jax_rnnt.RNNTLoss(**{argument: value})
-    _assert_says(str(caught.value), argument, words)
-
-
 def test_numbers_of_other_types_are_no_mistake() -> None:
     expected = jax_rnnt.rnnt_loss(**GOOD, blank=2, clamp=1.0, fused_log_softmax=True)
     options = {"blank": np.int64(2), "clamp": np.float32(1), "fused_log_softmax": np.True_}
@@ -143,11 +108,18 @@ def test_traced_options_are_told_that_they_are_static(argument: str) -> None:
     assert jax.jit(jax_rnnt.rnnt_loss, static_argnames=argument)(**GOOD, **{argument: value}) == loss(value)
 
 
+def test_traced_schedules_are_told_where_they_may_be_traced() -> None:
+    with pytest.raises(TypeError) as caught:
+        jax.jit(lambda x: jax_rnnt.rnnt_loss(**GOOD, sigma=x))(0.5)
+    _assert_says(
+        str(caught.value), "sigma", ["static", "closure, or call a loss object", "RNNTLoss(...)(..., sigma=x)"]
+    )
+
+
 # Values that are not JAX arrays. The messages of NumPy and JAX would not name the argument.
 NO_ARRAYS = {
     "objects": (np.array([[None, 1], [2, 3]]), "object"),
     "words": (np.array(["one", "two"]), "<U3"),
-    "string": ("lengths.npy", "'lengths.npy'"),
     "ragged": ([[1, 2], [3]], "[[1, 2], [3]]"),
     "none": (None, "NoneType"),
 }
@@ -203,9 +175,7 @@ def _inputs(**changes) -> dict:
 BAD_VALUES = {
     "logit_length_negative": ({"logit_lengths": (2, -5)}, "logit_lengths", "2", "-5"),
     "logit_length_too_long": ({"logit_lengths": (1, T + 1)}, "logit_lengths", "1", str(T + 1)),
-    "target_length_negative": ({"target_lengths": (3, -1)}, "target_lengths", "3", "-1"),
     "target_length_too_long": ({"target_lengths": (0, U + 4)}, "target_lengths", "0", str(U + 4)),
-    "label_negative": ({"targets": ((1, 2), -2)}, "targets", "1", "-2"),
     "label_too_large": ({"targets": ((3, 1), 77)}, "targets", "3", "77"),
     "label_is_blank": ({"targets": ((1, 0), V - 1)}, "targets", "1", str(V - 1)),
 }
@@ -230,13 +200,6 @@ def test_check_inputs_names_the_first_of_several() -> None:
     assert "98" not in str(caught.value)
 
 
-def test_check_inputs_explains_blank_in_targets() -> None:
-    with pytest.raises(ValueError, match="must not contain blank"):
-        jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(blank=2), **_inputs(targets=((1, 0), 2)))
-    with pytest.raises(ValueError, match="must not contain blank"):
-        jax_rnnt.check_inputs(jax_rnnt.RNNTLoss(blank=-2), **_inputs(targets=((1, 0), V - 2)))
-
-
 def test_check_inputs_accepts_what_the_loss_accepts() -> None:
     """It accepts bad labels beyond U_b, filler rows, empty batches, device arrays and any integer type.
 
@@ -253,13 +216,6 @@ def test_check_inputs_accepts_what_the_loss_accepts() -> None:
     assert jax_rnnt.check_inputs(LOSS, **small) is None
 
 
-def test_check_inputs_checks_types_and_shapes_too() -> None:
-    with pytest.raises(ValueError, match="`target_lengths`"):
-        jax_rnnt.check_inputs(LOSS, **(GOOD | {"target_lengths": _of((B + 2,))}))
-    with pytest.raises(TypeError, match="`targets`"):
-        jax_rnnt.check_inputs(LOSS, **(GOOD | {"targets": _of((B, U), np.float32)}))
-
-
 def test_check_inputs_inside_jit_says_that_it_cannot() -> None:
     with pytest.raises((TypeError, ValueError), match=r"check_inputs.*concrete"):
         jax.jit(lambda a: jax_rnnt.check_inputs(LOSS, **a))(GOOD)
@@ -271,12 +227,9 @@ ARCS = {
     "labels_shape": ({"labels": _of((3,))}, ValueError, "`labels`"),
     "labels_float": ({"labels": _of((2, 3), np.float32)}, TypeError, "`labels`"),
     "logits_integer": ({"logits": _of((2, 3, 5))}, TypeError, "`logits`"),
-    "logits_scalar": ({"logits": _of((), np.float32)}, ValueError, "`logits`"),
     "column_out_of_range": ({"columns": (0, 5)}, ValueError, r"`columns.*5"),
-    "column_float": ({"columns": (0.5,)}, TypeError, r"`columns.*0\.5"),
     "column_bool": ({"columns": (0, True)}, TypeError, r"`columns\[1\]`.*True"),
     "columns_integer": ({"columns": 0}, TypeError, "`columns`.*sequence.*got 0 of type int"),
-    "labels_ragged": ({"labels": [[1, 2], [3]]}, TypeError, r"`labels`.*\[\[1, 2\], \[3\]\]"),
     "logits_objects": ({"logits": np.array([None])}, TypeError, "`logits`.*object"),
     "implementation": ({"implementation": "gpu"}, ValueError, "`implementation`"),
 }
@@ -291,15 +244,12 @@ def test_arc_log_probs(name: str) -> None:
 
 
 LATTICE = {
-    "rank": ({"log_probs": _of((B, T, 2), np.float32)}, ValueError, "`log_probs`"),
     "integer": ({"log_probs": _of((B, T, U + 1, 2))}, TypeError, "`log_probs`"),
     "number_of_moves": ({"moves": ((1, 0),)}, ValueError, r"`moves`.*2.*1"),
     "move_without_advance": ({"moves": ((1, 0), (0, 0))}, ValueError, r"`moves.*\(0, 0\)"),
-    "move_backwards": ({"moves": ((1, 0), (-1, 2))}, ValueError, r"`moves.*-1"),
     "move_of_three": ({"moves": ((1, 0), (1, 2, 3))}, (TypeError, ValueError), "`moves"),
     "move_float": ({"moves": ((1, 0), (0.5, 1))}, TypeError, "`moves"),
     "lengths_batch": ({"logit_lengths": _of((B + 1,))}, ValueError, "`logit_lengths`.*4.*5"),
-    "lengths_float": ({"target_lengths": _of((B,), np.float32)}, TypeError, "`target_lengths`"),
     "log_probs_ragged": ({"log_probs": [[1.0, 2.0], [3.0]]}, TypeError, "`log_probs`.*list"),
 }
 

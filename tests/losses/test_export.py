@@ -1,6 +1,5 @@
 """jax.export and the persistent compilation cache: programs that leave the process in which they were made."""
 
-import functools
 import os
 import re
 import subprocess
@@ -8,6 +7,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import losses
 import meshes
 import numpy as np
 import pytest
@@ -16,8 +16,7 @@ from cases import random_batch
 
 pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
 from jax import export
-from jax.experimental import serialize_executable
-from meshes import P, V
+from meshes import V
 
 import jax_rnnt
 from jax_rnnt.xla import native
@@ -55,12 +54,6 @@ def test_each_platform_gets_its_form(platform: str) -> None:
     assert exported.platforms == (platform,)
 
 
-def test_lax_form_has_no_custom_call() -> None:
-    for platform in ("cpu", "cuda", "tpu"):
-        exported = export.export(_step("lax"), platforms=[platform])(*meshes.batch())
-        assert "custom_call @" not in exported.mlir_module()
-
-
 def test_native_for_a_platform_without_kernels_is_said() -> None:
     with pytest.raises(NotImplementedError, match=r"'native'.*no kernel for tpu"):
         export.export(_step("native"), platforms=["tpu"])(*meshes.batch())
@@ -75,27 +68,9 @@ def test_one_module_for_all_platforms() -> None:
     _assert_step(jax.jit(restored.call)(*meshes.batch()))
 
 
-@pytest.mark.full(implementation="lax")
-def test_round_trip(implementation: str) -> None:
-    exported = export.export(_step(implementation), disabled_checks=_checks())(*meshes.batch())
-    restored = export.deserialize(exported.serialize())
-    _assert_step(restored.call(*meshes.batch()))
-    _assert_step(jax.jit(restored.call)(*meshes.batch()))
-
-
-@pytest.mark.full(implementation="lax")
-def test_serialized_executable(implementation: str) -> None:
-    compiled = _step(implementation).lower(*meshes.batch()).compile()
-    restored = serialize_executable.deserialize_and_load(
-        *serialize_executable.serialize(compiled), execution_devices=jax.devices()[:1]
-    )
-    _assert_step(restored(*meshes.batch()))
-
-
-@pytest.mark.full(implementation="lax")
-def test_round_trip_of_the_derivative(implementation: str) -> None:
+def test_round_trip_of_the_derivative() -> None:
     """With vjp_order=1 the export contains the gradient, so a user can differentiate what was restored."""
-    make = export.export(jax.jit(meshes.total(implementation)), disabled_checks=_checks())
+    make = export.export(jax.jit(meshes.total(losses.QUICK)), disabled_checks=_checks())
     restored = export.deserialize(make(*meshes.batch()).serialize(vjp_order=1))
     _assert_step(jax.value_and_grad(restored.call)(*meshes.batch()))
 
@@ -116,20 +91,17 @@ def test_checks_are_exactly_what_export_asks_for(implementation: str) -> None:
     assert named <= set(jax_rnnt.ffi_targets())
 
 
-@pytest.mark.full(implementation="lax", platform="tpu")
-@pytest.mark.full(implementation="lax", options=[{"clamp": 0.1, "blank": 0}])
-@pytest.mark.parametrize("options", [{}, {"clamp": 0.1, "blank": 0}], ids=["plain", "clamp"])
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> None:
+@pytest.mark.parametrize(
+    ("platform", "options"),
+    [("cpu", {}), ("cpu", {"clamp": 0.1, "blank": 0}), ("tpu", {})],
+    ids=["cpu", "clamp", "tpu"],
+)
+def test_symbolic_shapes(platform: str, options: dict) -> None:
     """Batch, frames and labels have symbolic sizes, so one program serves every shape."""
-    if platform == "tpu" and implementation == "native":
-        pytest.skip("there is no kernel for tpu")
     b, t, u = export.symbolic_shape("b, t, u")
     shapes = [((b, t, u + 1, V), "float64"), ((b, u), "int32"), ((b,), "int32"), ((b,), "int32")]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape, dtype in shapes]
-    exported = export.export(_step(implementation, **options), platforms=[platform], disabled_checks=_checks())(
-        *arguments
-    )
+    exported = export.export(_step(None, **options), platforms=[platform], disabled_checks=_checks())(*arguments)
     restored = export.deserialize(exported.serialize())
     if platform == "tpu":
         assert "custom_call @jax_rnnt" not in exported.mlir_module()
@@ -144,12 +116,11 @@ def test_symbolic_shapes(platform: str, options: dict, implementation: str) -> N
         meshes.assert_close(actual, gradient)
 
 
-@pytest.mark.full(implementation="lax")
-def test_round_trip_of_a_divided_step(implementation: str) -> None:
+def test_round_trip_of_a_divided_step() -> None:
     """A step exported for eight devices. Each kernel keeps its part, and the gradient is divided as the logits are."""
     mesh = meshes.make_mesh(data=8)
     arrays = tuple(meshes.put(mesh, a, "data") for a in meshes.batch())
-    exported = export.export(_step(implementation), disabled_checks=_checks())(*arrays)
+    exported = export.export(_step(losses.QUICK), disabled_checks=_checks())(*arrays)
     assert exported.nr_devices == 8
     restored = export.deserialize(exported.serialize())
     step, program = meshes.compiled(restored.call, *arrays)
@@ -157,18 +128,6 @@ def test_round_trip_of_a_divided_step(implementation: str) -> None:
     result = step(*arrays)
     _assert_step(result)
     assert meshes.is_sharded_as(result[1], mesh, "data")
-
-
-@pytest.mark.full(implementation="lax")
-def test_round_trip_of_a_divided_vocabulary(implementation: str) -> None:
-    mesh = meshes.make_mesh(data=2, model=4)
-    specs = (P("data", None, None, "model"), *(P("data"),) * 3)
-    loss = functools.partial(meshes.total(implementation), vocab_axis_name="model")
-    mapped = jax.shard_map(lambda *a: jax.lax.psum(loss(*a), "data"), mesh=mesh, in_specs=specs, out_specs=P())
-    arrays = tuple(meshes.put(mesh, a, *spec) for a, spec in zip(meshes.batch(), specs, strict=True))
-    make = export.export(jax.jit(jax.value_and_grad(mapped)), disabled_checks=_checks())
-    restored = export.deserialize(make(*arrays).serialize())
-    _assert_step(jax.jit(restored.call)(*arrays))
 
 
 _CACHED = """
@@ -185,8 +144,7 @@ print(float(value), float(abs(gradient).sum()), hits)
 """
 
 
-@pytest.mark.full(implementation="lax")
-def test_persistent_compilation_cache(implementation: str, tmp_path) -> None:
+def test_persistent_compilation_cache(tmp_path) -> None:
     """Another process loads the compiled step with its custom calls, and gets the same numbers."""
     settings = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
@@ -194,7 +152,7 @@ def test_persistent_compilation_cache(implementation: str, tmp_path) -> None:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PLATFORMS": "cpu",
     }
-    script = [sys.executable, "-c", _CACHED.format(implementation=implementation)]
+    script = [sys.executable, "-c", _CACHED.format(implementation=losses.QUICK)]
     runs = [
         subprocess.run(
             script,

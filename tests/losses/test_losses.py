@@ -10,22 +10,19 @@ def _each(rows):
     return pytest.mark.parametrize("loss", rows, ids=lambda loss: loss.name)
 
 
-@pytest.mark.full(implementation="lax", loss=["fastemit", "wildcard_anywhere"])
+@pytest.mark.full(
+    implementation="lax", loss=["monotonic", "multiblank", "fastemit", "wildcard_ends", "wildcard_anywhere"]
+)
 @_each(losses.LOSSES)
 def test_values_and_gradients(loss: LossUnderTest, implementation: str) -> None:
     losses.assert_matches(loss, *losses.evaluate(loss, implementation))
 
 
 @pytest.mark.once
-@_each(losses.LOSSES)
-def test_float32(loss: LossUnderTest) -> None:
-    losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "float32"), dtype="float32")
-
-
-@pytest.mark.once
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @_each([loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")])
-def test_bfloat16(loss: LossUnderTest) -> None:
-    losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, "bfloat16"), dtype="bfloat16")
+def test_dtypes(loss: LossUnderTest, dtype: str) -> None:
+    losses.assert_matches(loss, *losses.evaluate(loss, losses.QUICK, dtype), dtype=dtype)
 
 
 @pytest.mark.once
@@ -45,11 +42,11 @@ def test_clamp(loss: LossUnderTest) -> None:
 
 @pytest.mark.once
 @_each(losses.LOSSES)
-def test_cotangents_of_0_mask_what_is_bad(loss: LossUnderTest, implementation: str) -> None:
+def test_cotangents_of_0_mask_what_is_bad(loss: LossUnderTest) -> None:
     examples = losses.batch(loss)
     cost, _ = loss.expected(*examples.arrays)
     cotangent = np.where(np.isfinite(cost), -1.5, 0.0)
-    result = losses.evaluate(loss, implementation, cotangent=cotangent)
+    result = losses.evaluate(loss, losses.QUICK, cotangent=cotangent)
     losses.assert_matches(loss, *result, cotangent=cotangent)
     assert np.isfinite(result[1]).all()
     assert np.isnan(cost).sum() > 10

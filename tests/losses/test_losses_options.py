@@ -41,8 +41,7 @@ def _expected(costs: np.ndarray, u_b: np.ndarray, reduction: str, weights: np.nd
     return (w * costs).sum() / by, w / by
 
 
-@pytest.mark.full(name="wildcard_ends")
-@pytest.mark.parametrize("name", ["tdt", "hat", "wildcard_ends"])
+@pytest.mark.parametrize("name", ["tdt", "hat"])
 def test_reductions_weights_and_zero_infinity(name: str) -> None:
     """One example of the batch is NaN and has a weight of 0, or it has no path and `zero_infinity` is on."""
     loss = BY_NAME[name]
@@ -146,36 +145,6 @@ def test_a_function_is_its_class_and_a_call_of_it(loss: LossUnderTest) -> None:
     assert list(own)[4:7] == list(options)[:3] == ["blank", "clamp", "reduction"]
 
 
-def test_equal_numbers_of_other_types_make_equal_losses() -> None:
-    made = jax_rnnt.TDTLoss(np.int64(0), np.float32(1), fused_log_softmax=np.True_, sigma=jnp.float32(0.5))
-    assert made == jax_rnnt.TDTLoss(0, 1, sigma=0.5)
-    assert hash(made) == hash(jax_rnnt.TDTLoss(0, 1, sigma=0.5))
-
-
-def test_loss_of_a_users_own() -> None:
-    """A class derived from a loss is a static value, too."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Smoothed(jax_rnnt.RNNTLoss):
-        pass
-
-    x, *rest = _arrays(losses.V)
-    value = jax.jit(lambda made: made(x, *rest))(Smoothed(reduction="none"))
-    np.testing.assert_array_equal(value, jax_rnnt.rnnt_loss(x, *rest, reduction="none"))
-
-
-def test_loss_object_in_an_nnx_module() -> None:
-    nnx = pytest.importorskip("flax.nnx")
-
-    class Model(nnx.Module):
-        def __init__(self, loss):
-            self.loss = loss
-
-    model = Model(jax_rnnt.TDTLoss(durations=(0, 1)))
-    assert jax.tree.leaves(nnx.state(model)) == []
-    assert nnx.clone(model).loss == model.loss
-
-
 def test_zero_infinity_leaves_nan() -> None:
     """A model that diverged must not look like one that has converged."""
     x, *rest = _arrays(losses.V)
@@ -189,16 +158,12 @@ def test_zero_infinity_leaves_nan() -> None:
 
 
 SCHEDULED = {
-    "fastemit": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7}),
     "clamp": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7, "delay_penalty": 0.3, "sigma": 0.1}),
     "joint": (jax_rnnt.MonotonicRNNTLoss, {"delay_penalty": 0.3, "fastemit_lambda": 0.2}),
-    "tdt": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2)), {"sigma": 0.05, "delay_penalty": -0.1}),
     "omega": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2), omega=1.0), {"sigma": 0.05}),
-    "ends": (functools.partial(jax_rnnt.HATLoss, wildcard="ends"), {"wildcard_weight": -0.7, "sigma": 0.1}),
 }
 
 
-@pytest.mark.full(name="ends")
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_schedules_are_the_options(name: str) -> None:
     """A traced number in the call gives what the same number as an option gives, and one program serves all numbers."""
@@ -238,10 +203,13 @@ def test_schedules_on_a_mesh() -> None:
 
 
 def test_schedules_that_a_loss_does_not_have() -> None:
-    with pytest.raises(
-        TypeError, match="RNNTLoss has no schedule `wildcard_weight`; it has fastemit_lambda, delay_pen"
+    for option, why in (
+        ({"wildcard_weight": 1.0}, "It needs a `wildcard`, and this RNNTLoss has none"),
+        ({"reduction": "sum"}, r"Set it in the object: RNNTLoss\(reduction=...\)"),
+        ({"lamda": 1.0}, "RNNTLoss has no such option"),
     ):
-        jax_rnnt.RNNTLoss()(*SHAPED, wildcard_weight=1.0)
+        with pytest.raises(TypeError, match=f"in the call of a loss object; fastemit_lambda, delay_pen.*{why}"):
+            jax_rnnt.RNNTLoss()(*SHAPED, **option)
     with pytest.raises(ValueError, match=r"`sigma` must have shape \(\) \(a scalar\), got \(2,\)"):
         jax_rnnt.RNNTLoss()(*SHAPED, sigma=np.ones(2))
 
@@ -252,21 +220,12 @@ REFUSED = [
     (jax_rnnt.tdt_loss, {"durations": (0, 1, 1)}, ValueError, r"`durations` must be different.*\(0, 1, 1\)"),
     (jax_rnnt.tdt_loss, {"durations": (-1, 1)}, ValueError, r"`durations` must be.* at least 0.*\(-1, 1\)"),
     (jax_rnnt.tdt_loss, {"durations": (0,)}, ValueError, r"`durations` must be.* above 0.*\(0,\)"),
-    (jax_rnnt.tdt_loss, {"durations": ()}, ValueError, r"`durations`"),
-    (jax_rnnt.tdt_loss, {"durations": (0, 1.5)}, TypeError, r"`durations"),
-    (jax_rnnt.tdt_loss, {"durations": 3}, TypeError, r"`durations`"),
-    (
-        jax_rnnt.tdt_loss,
-        {"durations": (0, 1, 2, 3, 4, 5)},
-        ValueError,
-        r"`logits` must have V \+ D .*6 `durations`.* 6",
-    ),
+    (jax_rnnt.tdt_loss, {"durations": 3}, TypeError, r"`durations` must be a sequence of integers, such as \(1, 2\)"),
     (jax_rnnt.tdt_loss, {"durations": (0, 1), "blank": 4}, ValueError, r"`blank` .*4"),
     (jax_rnnt.tdt_loss, {"omega": 0.1}, ValueError, r"`key` must be .*omega=0\.1"),
+    (jax_rnnt.tdt_loss, {"omega": 0.1, "key": 0}, TypeError, r"`key` must be a JAX random key, such as .*, got 0"),
     (jax_rnnt.tdt_loss, {"omega": 1.5}, ValueError, r"`omega` must be a probability.*1\.5"),
-    (jax_rnnt.tdt_loss, {"omega": "a"}, TypeError, r"`omega`"),
     (jax_rnnt.tdt_loss, {"wildcard": "ends"}, TypeError, "wildcard"),
-    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"wildcard": "ends"}, TypeError, "wildcard"),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"durations": (2,)}, ValueError, r"`durations` .*2 `big_blanks`.* 1"),
     (
         jax_rnnt.multiblank_rnnt_loss,
@@ -275,12 +234,9 @@ REFUSED = [
         r"`durations` must be at least 1.*\(2, 0\)",
     ),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-1, -2)}, ValueError, r"`big_blanks` must be different"),
-    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-2, 6)}, ValueError, r"`big_blanks.*6"),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-2, "a")}, TypeError, "`big_blanks"),
-    (jax_rnnt.multiblank_rnnt_loss, {}, TypeError, "big_blanks"),
     (jax_rnnt.hat_loss, {"blank": 2}, ValueError, r"`blank` of HAT must be the first or the last.*0 or 5.*got 2"),
     (jax_rnnt.hat_loss, {"fused_log_softmax": True}, TypeError, "fused_log_softmax"),
-    (jax_rnnt.monotonic_rnnt_loss, {"last_blank": 1}, TypeError, "`last_blank`"),
     (
         jax_rnnt.rnnt_loss,
         {"wildcard": "start"},
@@ -289,14 +245,9 @@ REFUSED = [
     ),
     (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
     (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),
-    *(
-        (jax_rnnt.hat_loss, {name: "a"}, TypeError, f"`{name}`")
-        for name in ("sigma", "delay_penalty", "fastemit_lambda")
-    ),
     (jax_rnnt.hat_loss, {"zero_infinity": 1}, TypeError, "`zero_infinity`"),
     (jax_rnnt.hat_loss, {"reduction": "volume"}, ValueError, "`reduction` must be one of .*mean_volume.*'volume'"),
     (jax_rnnt.hat_loss, {"weights": np.ones(2)}, ValueError, r"`weights`.*\(2,\)"),
-    (jax_rnnt.hat_loss, {"weights": [None]}, TypeError, "`weights`"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Every loss under the transformations of JAX: vmap, forward mode, second order, meshes, export."""
+"""Losses of every layout of a row under the transformations of JAX: vmap, forward mode, second order, meshes."""
 
 import functools
 
@@ -9,14 +9,11 @@ import meshes
 import numpy as np
 import pytest
 import tolerances
-from jax import export
 from losses import LossUnderTest
 from meshes import P
 
-import jax_rnnt
-
-ROWS = (*losses.PLAIN, losses.FASTEMIT, losses.ENDS)
-SECOND_ORDER = tuple(loss for loss in losses.PLAIN if loss.name in ("tdt", "hat"))
+ROWS = (*losses.PLAIN[2:], losses.ENDS)
+SECOND_ORDER = tuple(loss for loss in losses.PLAIN if loss.name == "tdt")
 LENGTHS = np.array([5, 3, 4, 0], np.int32), np.array([3, 2, 1, 0], np.int32)
 WEIGHTS = np.array([1.0, -2.0, 0.5, 1.0])
 
@@ -118,12 +115,3 @@ def test_divided_vocabulary(loss: LossUnderTest, inside: bool) -> None:
     _assert_expected(loss, result)
     assert meshes.is_sharded_as(result[1], mesh, *spec)
     assert 0 < program.largest_exchange() <= (loss.entries + 1) * logits[..., 0].size  # + 1: a sum for the norm
-
-
-@_each(losses.PLAIN)
-def test_export_for_cpu(loss: LossUnderTest) -> None:
-    arrays = _arrays(loss.width)
-    checks = [export.DisabledSafetyCheck.custom_call(name) for name in jax_rnnt.ffi_targets()]
-    step = jax.jit(_step(functools.partial(loss.costs, implementation=losses.QUICK)))
-    blob = export.export(step, platforms=["cpu"], disabled_checks=checks)(*arrays).serialize()
-    _assert_expected(loss, export.deserialize(blob).call(*arrays))

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import pytest
 import reference
@@ -67,31 +68,17 @@ def test_masks(name: str, implementation: str, mask: float, where: str, infinite
     np.testing.assert_array_equal(gradient, -actual)
 
 
-@pytest.mark.full(implementation="lax", name="monotonic")
 @pytest.mark.parametrize("name", MOVE_SETS)
-def test_float64_masks(name: str, implementation: str) -> None:
+def test_float64_masks(name: str) -> None:
     moves = MOVE_SETS[name]
     arcs = np.random.default_rng(0).normal(size=(B, T, U + 1, len(moves)))
     arcs[1, ..., 0], arcs[2], arcs[3] = -1e9, -1e300, np.finfo(np.float64).min
-    _, cost, posteriors, _ = compiled(implementation, moves)(arcs, np.ones(B))
+    _, cost, posteriors, _ = compiled(losses.QUICK, moves)(arcs, np.ones(B))
     exact = [reference.exact_lattice(*row, moves) for row in zip(arcs[:2], *(x[:2] for x in LENGTHS), strict=True)]
     np.testing.assert_allclose(cost[:2], [c for c, _ in exact], rtol=1e-12)
     np.testing.assert_allclose(posteriors[:2], [p for _, p in exact], rtol=1e-6, atol=1e-12)
     assert np.isfinite(cost).all()
     assert ((posteriors >= 0) & (posteriors <= 1)).all()
-
-
-def test_a_bad_example_can_be_masked(implementation: str) -> None:
-    """A cotangent of exactly 0 gives a gradient of exactly 0. So a sum can leave out costs of NaN and +inf."""
-    moves = reference.RNNT
-    arcs = np.random.default_rng(1).normal(size=(B, T, U + 1, 2)).astype(np.float32)
-    arcs[1, 0, 0, 0], arcs[2] = np.nan, -np.inf
-    ct = np.array([1.0, 0.0, 0.0, -2.0], np.float32)
-    _, cost, posteriors, gradient = compiled(implementation, moves)(arcs, ct)
-    assert np.isnan(cost[1]) and cost[2] == np.inf
-    assert (gradient[1:3] == 0).all()
-    np.testing.assert_array_equal(gradient[0], -posteriors[0])
-    np.testing.assert_array_equal(gradient[3], 2 * posteriors[3])
 
 
 # --- masks of a loss that are added to each other ---------------------------------------------------------------------
@@ -107,14 +94,14 @@ def test_two_masks_on_all_paths_of_hat(implementation: str) -> None:
     x = np.zeros((1, 2, 2, 4), np.float32)
     x[..., 0], x[..., 1] = -SMALLEST, SMALLEST
     loss = functools.partial(jax_rnnt.hat_loss, blank=0, reduction="sum", implementation=implementation)
-    cost, gradient = jax.value_and_grad(loss)(x, *ONE)
+    cost, gradient = jax.jit(jax.value_and_grad(loss))(x, *ONE)
     assert cost == -SMALLEST
     expected = np.zeros(x.shape)
     expected[:, :, 0] = [0.5, -0.5, 0.25, 0.25]
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
-SUMS = (jax_rnnt.rnnt_loss, jax_rnnt.monotonic_rnnt_loss, jax_rnnt.hat_loss, jax_rnnt.tdt_loss)
+SUMS = (jax_rnnt.rnnt_loss, jax_rnnt.tdt_loss)
 
 
 @pytest.mark.parametrize("loss", SUMS, ids=lambda loss: loss.__name__)

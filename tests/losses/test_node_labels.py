@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from cases import T, U, V, lengths, random_batch
 
 import jax_rnnt
@@ -12,7 +11,7 @@ from jax_rnnt.core.node_labels import NodeLabels
 
 B = 4
 T_B, U_B = lengths(5, 3, 4, 0), lengths(3, 2, 1, 0)
-LOGITS, TARGETS = random_batch("node_labels", blank=0)
+_, TARGETS = random_batch("node_labels", blank=0)
 SHAPE = (B, T, U + 1, V)
 BEYOND = np.arange(U)[None] >= U_B[:, None]
 
@@ -60,45 +59,6 @@ def test_invalid_examples(name: str) -> None:
     nodes = jax.jit(lambda arrays: jax_rnnt.node_labels(**arrays, shape=SHAPE, blanks=(0, 1 - V)))(arrays)
     np.testing.assert_array_equal(nodes.labels, _expected(targets, invalid=(1,)))
     np.testing.assert_array_equal(nodes.logit_lengths, [T_B[0], -1, T_B[2], T_B[3]])
-
-
-def _one_label_a_frame(logits, targets, t_b, u_b, implementation: str):
-    """The example of README."""
-    nodes = jax_rnnt.node_labels(targets, t_b, u_b, logits.shape, blanks=(0,))
-    arcs = jax_rnnt.arc_log_probs(logits, nodes.labels, columns=(0,), implementation=implementation)
-    return jax_rnnt.lattice_cost(
-        arcs, nodes.logit_lengths, nodes.target_lengths, reference.MONOTONIC, implementation=implementation
-    )
-
-
-@pytest.mark.full(implementation="lax", padding=[-100, V])
-@pytest.mark.parametrize("padding", [-100, V, 0])
-def test_one_label_a_frame_reads_no_padding(padding: int, implementation: str) -> None:
-    targets = np.where(BEYOND, padding, TARGETS)
-    inside = (np.arange(T)[None, :, None] < T_B[:, None, None]) & (np.arange(U + 1)[None, None] <= U_B[:, None, None])
-    logits = jnp.asarray(np.where(inside[..., None], LOGITS, np.nan))
-    t_b, u_b = jnp.asarray(T_B), jnp.asarray(U_B)
-
-    def total(x):
-        costs = _one_label_a_frame(x, targets, t_b, u_b, implementation)
-        return costs.sum(), costs
-
-    gradient, costs = jax.jit(jax.grad(total, has_aux=True))(logits)
-    labels = _expected(TARGETS)
-    arcs = reference.arc_log_probs(LOGITS, labels, (0,))
-    wanted, posteriors = reference.lattice_cost(arcs, T_B, U_B, reference.MONOTONIC)
-    np.testing.assert_allclose(costs, wanted, rtol=1e-12)
-    slope = reference.softmax(LOGITS) * posteriors.sum(-1, keepdims=True)
-    slope[..., 0] -= posteriors[..., 0]
-    np.subtract.at(slope, (*np.indices(labels.shape), np.maximum(labels, 0)), posteriors[..., 1])
-    np.testing.assert_allclose(gradient, slope, rtol=0, atol=1e-12)
-
-
-def test_an_invalid_example_costs_nan_and_no_other_does(implementation: str) -> None:
-    targets = np.where(BEYOND, -100, TARGETS)
-    targets[1, 0] = 0  # the blank
-    costs = _one_label_a_frame(jnp.asarray(LOGITS), targets, T_B, U_B, implementation)
-    assert np.isnan(costs).tolist() == [False, True, False, False]
 
 
 MISTAKES = {

@@ -1,9 +1,8 @@
 """Forward mode and second order, in f64, against finite differences of the oracle's gradient."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import pytest
 import reference
@@ -30,17 +29,9 @@ def _oracle_gradient(x, fused: bool) -> np.ndarray:
     return reference.rnnt_loss(x, TARGETS, T_B, U_B, fused=fused)[1] * WEIGHTS[:, None, None, None]
 
 
-@functools.cache
-def _oracle_hvp() -> np.ndarray:
-    h = tolerances.FINITE_STEP
-    up, down = (_oracle_gradient(LOGITS + s * DIRECTION, True) for s in (h, -h))
-    return (up - down) / (2 * h)
-
-
-@pytest.mark.full(implementation="lax", fused=False)
 @pytest.mark.parametrize("fused", [True, False])
-def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
-    total = _total(implementation, fused)
+def test_jvp_and_linearize(fused: bool) -> None:
+    total = _total(losses.QUICK, fused)
     slope = (_oracle_gradient(LOGITS, fused) * DIRECTION).sum()
     value, tangent = jax.jit(lambda x, v: jax.jvp(total, (x,), (v,)))(LOGITS, DIRECTION)
     cost, _ = reference.rnnt_loss(LOGITS, TARGETS, T_B, U_B, fused=fused)
@@ -51,21 +42,7 @@ def test_jvp_and_linearize(fused: bool, implementation: str) -> None:
     np.testing.assert_allclose(linear(jnp.asarray(-3.0 * DIRECTION)), -3.0 * slope, rtol=1e-12)
 
 
-@pytest.mark.full(implementation="lax")
-def test_hessian_vector_products(implementation: str) -> None:
-    """Forward over reverse and reverse over reverse agree with each other far better than with a difference."""
-    total = _total(implementation, fused=True)
-    x, v = jnp.asarray(LOGITS), jnp.asarray(DIRECTION)
-    forward = jax.jit(lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1])(x, v)
-    reverse = jax.jit(jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v)))(x)
-    expected = _oracle_hvp()
-    assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(forward, expected, rtol=0, atol=tolerances.FINITE_ATOL)
-    np.testing.assert_allclose(reverse, forward, rtol=0, atol=1e-12)
-
-
-@pytest.mark.full(implementation="lax")
-def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
+def test_second_order_of_a_masked_vocabulary() -> None:
     """Logits of -inf must not make the second derivative NaN. Autodiff of the lattice would compute inf - inf."""
     x = LOGITS.copy()
     x[:, :, :, 0] = -np.inf
@@ -73,26 +50,29 @@ def test_second_order_of_a_masked_vocabulary(implementation: str) -> None:
     v = jnp.asarray(DIRECTION)
 
     def total(x):
-        return jax_rnnt.rnnt_loss(x, targets, T_B, U_B, reduction="sum", implementation=implementation)
+        return jax_rnnt.rnnt_loss(x, targets, T_B, U_B, reduction="sum", implementation=losses.QUICK)
 
-    hvp = jax.jit(lambda x, v: jax.jvp(jax.grad(total), (x,), (v,))[1])(jnp.asarray(x), v)
+    def products(x, v):
+        return jax.jvp(jax.grad(total), (x,), (v,))[1], jax.grad(lambda x: jnp.vdot(jax.grad(total)(x), v))(x)
+
+    forward, reverse = jax.jit(products)(jnp.asarray(x), v)
     h = tolerances.FINITE_STEP
     step = np.where(np.isinf(x), 0.0, DIRECTION) * h
     up, down = (reference.rnnt_loss(x + s, targets, T_B, U_B)[1] for s in (step, -step))
-    np.testing.assert_allclose(hvp, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
+    assert np.abs(forward).max() > 0.1
+    np.testing.assert_allclose(forward, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)
+    np.testing.assert_allclose(reverse, forward, rtol=0, atol=1e-12)
 
 
-@pytest.mark.full(implementation="lax")
-@pytest.mark.parametrize("moves", [reference.RNNT, reference.MONOTONIC], ids=["rnnt", "monotonic"])
-def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str) -> None:
+def test_gradient_of_the_posteriors() -> None:
     """A loss on posteriors, for example on the expected position of an alignment, is differentiable."""
-    rng = np.random.default_rng(2)
+    rng, moves = np.random.default_rng(2), reference.MONOTONIC
     log_probs = rng.normal(size=(3, 5, 4, 2)) - 1.0
     t_b, u_b = lengths(5, 4, 4), lengths(3, 2, 3)
     weight, direction = rng.normal(size=(2, *log_probs.shape))
 
     def weighted(x):
-        cost, posteriors = jax_rnnt.lattice_posteriors(x, t_b, u_b, moves, implementation=implementation)
+        cost, posteriors = jax_rnnt.lattice_posteriors(x, t_b, u_b, moves, implementation=losses.QUICK)
         return jnp.vdot(posteriors, weight) + cost.sum()
 
     def by_oracle(x) -> float:
@@ -107,13 +87,3 @@ def test_gradient_of_the_posteriors(moves: reference.Moves, implementation: str)
     np.testing.assert_allclose(tangent, slope, rtol=1e-7, atol=tolerances.FINITE_ATOL)
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient)[1, 4:] == 0).all()
-
-
-@pytest.mark.full(implementation="lax")
-def test_vmap_of_hessian_vector_products(implementation: str) -> None:
-    total = _total(implementation, True)
-    x = jnp.asarray(LOGITS)
-    directions = jnp.stack([jnp.asarray(DIRECTION), -2.0 * jnp.asarray(DIRECTION)])
-    products = jax.jit(jax.vmap(lambda v: jax.jvp(jax.grad(total), (x,), (v,))[1]))(directions)
-    np.testing.assert_allclose(products[0], _oracle_hvp(), rtol=0, atol=tolerances.FINITE_ATOL)
-    np.testing.assert_allclose(products[1], -2.0 * products[0], rtol=0, atol=1e-12)

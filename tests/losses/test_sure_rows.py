@@ -27,8 +27,7 @@ COST_RTOL, GRADIENT_RTOL, SHIFTED_RTOL = 1e-2, 2e-2, 1e-6
 SHIFT = 300.0
 
 RNNT = LossUnderTest("rnnt", jax_rnnt.rnnt_loss, Rnnt())
-# Without sigma, which every arc costs: then a cost near 0 has a gradient near 0.
-LOSSES = (RNNT, *(dataclasses.replace(loss, on=losses.NONE) for loss in losses.PLAIN), losses.FASTEMIT)
+LOSSES = (RNNT, *(loss for loss in losses.PLAIN if loss.name in ("tdt", "hat")))  # each has its own layout of a row
 
 
 def _parts(batch: losses.Batch) -> Arrays:
@@ -46,7 +45,6 @@ DENSE = SourceUnderTest(
 )
 JOINT = dataclasses.replace(DENSE, name="joint", source=lambda x, *_: table_joint.joint_logits(x))
 ADDITIVE = SourceUnderTest("additive", _parts, additive, _sums, gradient_of_parts)
-ALL = (DENSE, JOINT, ADDITIVE, *(s for s in SOURCES if s.name == "packed"))
 
 
 def sure_batch(loss: LossUnderTest, seed: int, smallest: float, largest: float) -> losses.Batch:
@@ -110,35 +108,30 @@ def check(source, loss, implementation, batch: losses.Batch, cost_rtol: float = 
         assert (error <= GRADIENT_RTOL * size).all() if actual.ndim > 2 else error.sum() <= GRADIENT_RTOL * size.sum()
 
 
+PAIRS = [
+    *((DENSE, loss) for loss in LOSSES),
+    (ADDITIVE, RNNT),
+    (JOINT, LOSSES[1]),
+    (next(s for s in SOURCES if s.name == "packed"), RNNT),
+]
+
+
 @pytest.mark.full(implementation="lax", source=["joint", "additive", "packed"])
-@pytest.mark.full(implementation="lax", loss=["monotonic", "multiblank", "fastemit"])
-@pytest.mark.full(source="joint", loss=["monotonic", "multiblank", "fastemit"])
-@pytest.mark.full(source="packed", loss=["monotonic", "multiblank", "tdt", "hat", "fastemit"])
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-@pytest.mark.parametrize("source", ALL, ids=lambda source: source.name)
+@pytest.mark.full(implementation="lax", loss="rnnt")
+@pytest.mark.parametrize(("source", "loss"), PAIRS, ids=lambda row: row.name)
 def test_sure_rows(source: SourceUnderTest, loss: LossUnderTest, implementation: str) -> None:
     for seed in range(3):
         batch = sure_batch(loss, seed, 6.0, 20.0)
         check(source, loss, implementation, batch)
         check(source, loss, implementation, shifted(loss, batch))
-
-
-@pytest.mark.full(implementation="lax")
-@pytest.mark.full(source=["joint", "packed"])
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-@pytest.mark.parametrize("source", ALL, ids=lambda source: source.name)
-def test_costs_do_not_depend_on_what_is_added_to_the_logits(source, loss, implementation: str) -> None:
-    """Where rows are not sure, the cost is as exact at logits of 300 as at logits of 1."""
-    for seed in range(3):
+        # Where rows are not sure, the cost is as exact at logits of 300 as at logits of 1.
         check(source, loss, implementation, shifted(loss, sure_batch(loss, seed, 0.0, 3.0)), SHIFTED_RTOL)
 
 
-@pytest.mark.full(implementation="lax")
-@pytest.mark.full(loss=["monotonic", "multiblank", "fastemit"])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-def test_sure_rows_with_clamp(loss: LossUnderTest, implementation: str) -> None:
+def test_sure_rows_with_clamp(loss: LossUnderTest) -> None:
     """Then the pipeline is a custom_vjp, and the kernels take another way. No element is as large as the bound."""
-    check(DENSE, loss, implementation, sure_batch(loss, 0, 6.0, 20.0), clamp=1e3)
+    check(DENSE, loss, losses.QUICK, sure_batch(loss, 0, 6.0, 20.0), clamp=1e3)
 
 
 def test_costs_are_not_below_0(implementation: str) -> None:
@@ -158,15 +151,15 @@ def test_costs_are_not_below_0(implementation: str) -> None:
     gradient = np.asarray(pull(jnp.ones_like(cost))[0])
     assert (np.abs(gradient).sum((1, 2, 3)) > 0).all(), "a cost of 0 has the gradient of the cost that it rounds"
     direction = rng.normal(size=logits.shape).astype(np.float32)
-    _, tangent = jax.jvp(costs, (logits,), (direction,))
+    _, tangent = jax.jvp(jax.jit(costs), (logits,), (direction,))
     np.testing.assert_allclose(tangent, (gradient * direction).sum((1, 2, 3)), rtol=0, atol=2e-6)
 
 
-def test_log_probabilities_of_the_user_may_cost_less_than_0(implementation: str) -> None:
+def test_log_probabilities_of_the_user_may_cost_less_than_0() -> None:
     log_probs = np.full((1, 2, 2, 3), 0.5, np.float32)
     lengths = np.array([2], np.int32), np.array([1], np.int32)
     cost = jax_rnnt.rnnt_loss(
-        log_probs, np.array([[1]], np.int32), *lengths, fused_log_softmax=False, implementation=implementation
+        log_probs, np.array([[1]], np.int32), *lengths, fused_log_softmax=False, implementation=losses.QUICK
     )
     np.testing.assert_allclose(cost, -1.5 - np.log(2), rtol=1e-6)
 

@@ -13,7 +13,7 @@ from losses import LossUnderTest, T, U
 
 import jax_rnnt
 
-LOSSES = (losses.RNNT, *losses.PLAIN)
+LOSSES = losses.PLAIN[2:]  # TDT and HAT have the distributions of the other losses, and more
 TAU = 2.0
 
 
@@ -75,7 +75,6 @@ def _assert_expected(results, expected, ct, names, rtol=1e-9, atol=1e-11) -> Non
                 assert (actual[(scaled == 0).all(-1)] == 0).all(), where
 
 
-@pytest.mark.full(loss=["rnnt", "monotonic", "multiblank"])  # TDT and HAT have these distributions and others
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_every_corner_case(loss: LossUnderTest) -> None:
     """The batch has a bad value, mask, length or label in most examples. The bad values are in one model or in both."""
@@ -111,19 +110,9 @@ def _good(loss: LossUnderTest, examples: int = 4, scale: float = 2.0):
     return x, y, batch
 
 
-@pytest.mark.parametrize(
-    "dtypes",
-    [
-        ("bfloat16", "float32"),
-        *(
-            pytest.param(x, marks=pytest.mark.full)
-            for x in [("float32", "float32"), ("float16", "float64"), ("float32", "float16")]
-        ),
-    ],
-    ids="-".join,
-)
-def test_dtypes(dtypes: tuple[str, str]) -> None:
+def test_dtypes() -> None:
     """Each side has its own dtype, and its gradient has that dtype. The value is computed in the wider one."""
+    dtypes = "bfloat16", "float32"
     x, y, batch = _good(losses.RNNT)
     rounded = [runner.rounded(z, dtype) for z, dtype in zip((x, y), dtypes, strict=True)]
     weights, ct = _weights(4), np.array([1.0, -2.0, 0.5, 1.0])
@@ -131,7 +120,7 @@ def test_dtypes(dtypes: tuple[str, str]) -> None:
     results = _compiled(losses.RNNT)(*arrays, batch, weights, ct)
     expected = _expected(losses.RNNT, *rounded, batch, weights)
     for call, (value, *gradients) in results.items():
-        assert value.dtype == ("float64" if "float64" in dtypes else "float32")
+        assert value.dtype == "float32"
         np.testing.assert_allclose(value, expected[call][0], rtol=3e-6, err_msg=call)
         for gradient, wanted, dtype in zip(gradients, expected[call][1:], dtypes, strict=True):
             assert gradient.dtype == dtype
@@ -154,18 +143,16 @@ def _of_rows(x, y):
     ]
 
 
-@pytest.mark.full(dtype=["float16", "float64"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-def test_rows_that_are_nearly_the_same(dtype: str) -> None:
+def test_rows_that_are_nearly_the_same() -> None:
     """The error is relative to the divergence, which is never negative, also where a class has nearly all the mass."""
     rng = np.random.default_rng(4)
-    eps, least = (1e-15, 1e-30) if dtype == "float64" else (1e-6, 1e-13)
+    eps, least = 1e-6, 1e-13
     for scale, ahead in ((1, 0), (1, 20), (6, 0), (6, 20)):
         for distance in (3, 1, 0.1, 0.01, 0.001):
             y = scale * rng.normal(size=(200, 100))
             y[:, 0] += ahead
-            x, y = (runner.rounded(z, dtype) for z in (y + distance * rng.normal(size=y.shape), y))
-            results = _of_rows(x.astype(jnp.dtype(dtype)), y.astype(jnp.dtype(dtype)))
+            x, y = (runner.rounded(z, "float32") for z in (y + distance * rng.normal(size=y.shape), y))
+            results = _of_rows(x.astype(np.float32), y.astype(np.float32))
             one, other = _precise(x, y), _precise(y, x)
             for actual, wanted in zip(results, (one, (one + other) / 2), strict=True):
                 actual = np.asarray(actual)
@@ -232,9 +219,7 @@ REFUSED = {
         ValueError,
         r"`student` and `teacher` must have the same shape \[B, T, U\+1, V\], got \(2, 3, 2, 5\) and \(2, 3, 2, 4\)",
     ),
-    "rank": ({"student": X[0]}, ValueError, r"`student` must have 4 dimensions \[B, T, U\+1, V\], got 3"),
     "student": ({"student": X.astype(int)}, TypeError, "`student` must be one of .*, got int64"),
-    "teacher": ({"teacher": X.astype(int)}, TypeError, "`teacher` must be one of .*, got int64"),
     "targets": ({"targets": BATCH[0][:, :0]}, ValueError, r"`student` of shape .* needs `targets` of shape"),
     "node_weights": (
         {"node_weights": X[..., 0, 0]},
@@ -242,10 +227,8 @@ REFUSED = {
         r"`node_weights` must have shape \(2, 3, 2\) \(\[B, T, U\+1\]\), got \(2, 3\)",
     ),
     "temperature": ({"temperature": 0.0}, ValueError, "`temperature` must be above 0 and finite, got 0.0"),
-    "no number": ({"temperature": "hot"}, TypeError, "`temperature` must be a number, got 'hot'"),
     "collapsed": ({"collapsed": 1}, TypeError, "`collapsed` must be True or False, got 1"),
     "node_reduction": ({"node_reduction": "none"}, ValueError, r"`node_reduction` must be one of \('mean', 'sum'\)"),
-    "reduction": ({"reduction": "median"}, ValueError, "`reduction` must be one of .*, got 'median'"),
     "vocabulary": (
         {"loss": jax_rnnt.RNNTLoss(vocab_axis_name="model")},
         ValueError,

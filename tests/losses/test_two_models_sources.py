@@ -16,7 +16,7 @@ from table_joint import joint_logits
 
 import jax_rnnt
 
-MONOTONIC, MULTIBLANK, TDT, HAT = losses.PLAIN
+_, MULTIBLANK, TDT, HAT = losses.PLAIN
 TILED = SourceUnderTest(
     "tiled",
     lambda batch: (batch.logits,),
@@ -24,7 +24,6 @@ TILED = SourceUnderTest(
     lambda batch: batch.logits,
     lambda batch, gradient: (gradient,),
 )
-LOSS_OF = {"packed": TDT, "pruned": HAT, "additive": RNNT, "tiled": MULTIBLANK}  # the others run with --full
 
 
 @functools.cache
@@ -42,15 +41,10 @@ def _compiled(source: SourceUnderTest, loss: LossUnderTest):
     return losses.jit(run)
 
 
-@pytest.mark.parametrize(
-    ("source", "loss"),
-    [
-        pytest.param(source, loss, marks=[] if LOSS_OF[source.name] is loss else pytest.mark.full(loss=loss.name))
-        for source in (*sources.SOURCES, TILED)
-        for loss in (RNNT, MULTIBLANK, TDT, HAT)
-    ],
-    ids=lambda x: x.name,
-)
+PAIRS = list(zip((*sources.SOURCES, TILED), (TDT, HAT, RNNT, MULTIBLANK), strict=True))
+
+
+@pytest.mark.parametrize(("source", "loss"), PAIRS, ids=lambda x: x.name)
 def test_every_corner_case(source: SourceUnderTest, loss: LossUnderTest) -> None:
     """The other model is a dense array without a bad value. Nodes that one of the sources lacks do not count."""
     batch = losses.batch(loss)
@@ -79,82 +73,22 @@ LENGTHS = np.array([5, 3, 4, 0], np.int32), np.array([3, 2, 1, 0], np.int32)
 FIRST = sources.ranges(4)
 
 
-def _tiled(x, first, t_b, u_b):
-    return joint_logits(x, tile_rows=16)
-
-
-def _logits_of(kind, x) -> tuple[np.ndarray, np.ndarray]:
-    """The dense logits, and the nodes that exist."""
-    if kind is dense_sources.additive:
-        x = x[:, :, 1, None] + x[:, :1]
-    u = np.arange(U + 1)[None, None]
-    kept = (u >= FIRST[..., None]) & (u < FIRST[..., None] + sources.KEPT)
-    return x, kept if kind is dense_sources.pruned else np.ones(x.shape[:3], bool)
-
-
-def _of_array(kind, gradient: np.ndarray) -> np.ndarray:
-    """The gradient by the array that the source is made from."""
-    if kind is not dense_sources.additive:
-        return gradient
-    of_x = np.zeros(gradient.shape)
-    of_x[:, :, 1] += gradient.sum(axis=2)
-    of_x[:, 0] += gradient.sum(axis=1)
-    return of_x
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        pytest.param(_tiled, dense_sources.packed, marks=pytest.mark.full),
-        (dense_sources.packed, dense_sources.pruned),
-        pytest.param(dense_sources.additive, _tiled, marks=pytest.mark.full),
-        pytest.param(dense_sources.pruned, dense_sources.pruned, marks=pytest.mark.full),
-    ],
-)
-def test_pairs_of_sources(one, other) -> None:
+def test_packed_and_pruned_logits() -> None:
     rng = np.random.default_rng(7)
     x, y = rng.normal(size=(2, 4, T, U + 1, RNNT.width))
     targets = rng.integers(*losses.LABELS, (4, U)).astype(np.int32)
 
     def call(x, y):
-        held = one(x, FIRST, *LENGTHS), other(y, FIRST, *LENGTHS)
+        held = dense_sources.packed(x, FIRST, *LENGTHS), dense_sources.pruned(y, FIRST, *LENGTHS)
         return jax_rnnt.consistency_loss(RNNT.made(), *held, targets, *LENGTHS, reduction="sum")
 
     value, gradients = losses.jit(jax.value_and_grad(call, (0, 1)))(x, y)
-    (of_one, exists), (of_other, exists_too) = _logits_of(one, x), _logits_of(other, y)
-    weights = (exists & exists_too).astype(float)
-    wanted, *of_logits = reference.consistency(RNNT.oracle, of_one, of_other, (targets, *LENGTHS), weights)
+    u = np.arange(U + 1)[None, None]
+    exists = (u >= FIRST[..., None]) & (u < FIRST[..., None] + sources.KEPT)
+    wanted, *of_logits = reference.consistency(RNNT.oracle, x, y, (targets, *LENGTHS), exists.astype(float))
     np.testing.assert_allclose(value, wanted.sum(), rtol=1e-11)
-    for kind, actual, gradient in zip((one, other), gradients, of_logits, strict=True):
-        np.testing.assert_allclose(actual, _of_array(kind, gradient), rtol=1e-9, atol=1e-12)
-
-
-def test_a_joint_that_the_library_knows() -> None:
-    """It has rows of its own kind. Its budget holds here, too."""
-    rng = np.random.default_rng(14)
-    params = {"kernel": rng.normal(size=(6, RNNT.width)), "bias": rng.normal(size=RNNT.width)}
-    encoded, predicted = rng.normal(size=(2, T, 6)), rng.normal(size=(2, U + 1, 6))
-    y = rng.normal(size=(2, T, U + 1, RNNT.width))
-    batch = np.ones((2, U), np.int32), np.array([T, 3], np.int32), np.array([U, 2], np.int32)
-
-    def logits(params, encoded, predicted):
-        return jnp.tanh(encoded[:, :, None] + predicted[:, None]) @ params["kernel"] + params["bias"][None, None, None]
-
-    def total(budget, *model):
-        joint = jax_rnnt.additive_joint("tanh")
-        held = jax_rnnt.JointLogits(joint, *model, gradient_budget=budget, tile_rows=8)
-        return jax_rnnt.distillation_loss(RNNT.made(), held, y, *batch, reduction="sum")
-
-    model = params, encoded, predicted
-    x, pull = jax.vjp(logits, *model)
-    value, of_x = reference.distillation(RNNT.oracle, x, y, batch, np.ones(x.shape[:3]))
-    run = losses.jit(jax.value_and_grad(total, (1, 2, 3)), static_argnums=0)
-    actual, gradients = run(0.0, *model)
-    np.testing.assert_allclose(actual, value.sum(), rtol=1e-11)
-    for of_model, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(pull(jnp.asarray(of_x))), strict=True):
-        np.testing.assert_allclose(of_model, wanted, rtol=1e-9, atol=1e-12)
-    of_fewer = run(0.5, *model)[1][0]["kernel"]
-    assert np.abs(of_fewer - gradients[0]["kernel"]).max() > 0
+    for actual, gradient in zip(gradients, of_logits, strict=True):
+        np.testing.assert_allclose(actual, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_a_range_outside_of_the_positions_costs_nan() -> None:
@@ -227,11 +161,9 @@ def test_nodes_of_weight_0_may_hold_nan() -> None:
     assert not np.isnan(run(x, y)[0])
 
 
-@pytest.mark.full(loss="rnnt")
-@pytest.mark.parametrize("loss", [RNNT, HAT], ids=lambda loss: loss.name)
-def test_gradient_budget_is_a_bound(loss: LossUnderTest) -> None:
+def test_gradient_budget_is_a_bound() -> None:
     """Each row of the gradient is whole or 0. Those left out hold at most the budget of an utterance's gradient."""
-    share = 0.1
+    loss, share = HAT, 0.1
     rng = np.random.default_rng(12)
     x = rng.normal(size=(3, T, U + 1, loss.width))
     y = x + rng.normal(size=x.shape) * np.exp(
@@ -251,34 +183,3 @@ def test_gradient_budget_is_a_bound(loss: LossUnderTest) -> None:
         np.testing.assert_allclose(actual[~left_out], wanted[~left_out], rtol=1e-8, atol=1e-12)
         assert (np.where(left_out, norms, 0).sum((1, 2)) <= bound * norms.sum((1, 2))).all()
         assert left_out.any()
-
-
-def test_two_dropout_keys_of_one_model() -> None:
-    """The masks belong to the nodes, so the size of a tile does not matter. Equal keys give equal views."""
-    rng = np.random.default_rng(13)
-    kernel, encoded, predicted = (rng.normal(size=s) for s in ((6, RNNT.width), (2, T, 6), (2, U + 1, 6)))
-    batch = np.ones((2, U), np.int32), np.array([T, 3], np.int32), np.array([U, 2], np.int32)
-
-    def joint(params, e, p, keys):
-        hidden = jnp.tanh(e + p)
-        kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.8, hidden.shape[1:]))(keys)
-        return jnp.where(kept, hidden, 0) @ params
-
-    @functools.partial(losses.jit, static_argnums=2)
-    def run(kernel, keys, tile_rows):
-        def call(kernel):
-            views = [
-                jax_rnnt.JointLogits(joint, kernel, encoded, predicted, dropout_key=key, tile_rows=tile_rows)
-                for key in keys
-            ]
-            return jax_rnnt.consistency_loss(RNNT.made(), *views, *batch)
-
-        return jax.value_and_grad(call)(kernel)
-
-    one, two = jax.random.split(jax.random.key(0))
-    value, gradient = run(kernel, (one, two), 5)
-    other_value, other_gradient = run(kernel, (one, two), None)
-    assert value > 1e-3
-    np.testing.assert_allclose(value, other_value, rtol=1e-12)
-    np.testing.assert_allclose(gradient, other_gradient, rtol=1e-9, atol=1e-13)
-    assert run(kernel, (one, one), 5)[0] == 0

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import losses
 import meshes
 import numpy as np
 import pytest
@@ -46,42 +47,24 @@ def test_step_with_divided_batch(options: str, partitioner: str, implementation:
     assert meshes.is_sharded_as(gradient, mesh, "data")
 
 
-@pytest.mark.full(implementation="lax", partitioner="gspmd")
-@pytest.mark.full(implementation="lax", lengths=[("data",)])
 @pytest.mark.full(partitioner="gspmd", lengths=[()])
 @pytest.mark.parametrize("lengths", [(), ("data",)], ids=["replicated", "divided"])
-def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str, implementation: str) -> None:
+def test_loss_alone_needs_no_exchange(lengths: tuple, partitioner: str) -> None:
     mesh = meshes.make_mesh(data=8)
     logits, *rest = meshes.batch()
     arrays = meshes.put(mesh, logits, "data"), *(meshes.put(mesh, a, *lengths) for a in rest)
-    loss, program = meshes.compiled(meshes.costs(implementation), *arrays)
+    loss, program = meshes.compiled(meshes.costs(losses.QUICK), *arrays)
     assert program.collectives() == []
-    if implementation == "native":
+    if losses.QUICK == "native":
         assert program.operands("jax_rnnt_lattice_cost")[0] == (B // 8, T, U + 1, 2)
     result = loss(*arrays)
     meshes.assert_close(result, meshes.expected()[0])
     assert meshes.is_sharded_as(result, mesh, "data")
 
 
-@pytest.mark.full(implementation="lax")
-def test_batch_over_two_axes(partitioner: str, implementation: str) -> None:
-    mesh = meshes.make_mesh(data=2, model=4)
-    logits, *rest = meshes.batch()
-    sharded = meshes.put(mesh, logits, ("data", "model"))
-    step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
-    assert program.collectives() == [("all-reduce", ())]
-    meshes.assert_rows_are_local(program, implementation, (B // 8, T, U + 1))
-    value, gradient = step(sharded, *rest)
-    meshes.assert_close(value, meshes.expected()[0].sum())
-    meshes.assert_close(gradient, meshes.expected()[1])
-    assert meshes.is_sharded_as(gradient, mesh, ("data", "model"))
-
-
-@pytest.mark.full(implementation="lax", partitioner="gspmd")
-@pytest.mark.full(implementation="lax", size=3)
 @pytest.mark.full(partitioner="gspmd", size=3)
 @pytest.mark.parametrize("size", [13, 3], ids=lambda b: f"{b}_examples")
-def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
+def test_uneven_batch(size: int, partitioner: str) -> None:
     """XLA pads the parts of the last devices with anything. So kernels get lengths and labels that mean nothing."""
     mesh = meshes.make_mesh(data=8)
     divided = NamedSharding(mesh, P("data"))
@@ -89,82 +72,42 @@ def test_uneven_batch(size: int, partitioner: str, implementation: str) -> None:
 
     def step(scale, logits, *rest):
         logits, *rest = (jax.lax.with_sharding_constraint(a, divided) for a in (logits, *rest))
-        return jax.value_and_grad(lambda x: meshes.total(implementation)(x * scale, *rest))(logits)
+        return jax.value_and_grad(lambda x: meshes.total(losses.QUICK)(x * scale, *rest))(logits)
 
     replicated = [meshes.put(mesh, a) for a in (np.ones(()), *arrays)]
     run, program = meshes.compiled(step, *replicated)
-    meshes.assert_rows_are_local(program, implementation, (-(-size // 8), T, U + 1))
+    meshes.assert_rows_are_local(program, losses.QUICK, (-(-size // 8), T, U + 1))
     value, gradient = run(*replicated)
     cost, wanted = meshes.expected(size)
     meshes.assert_close(value, cost.sum())
     meshes.assert_close(gradient, wanted)
 
 
-@pytest.mark.full(implementation="lax", partitioner="gspmd")
-def test_training_step_exchanges_no_more_than_weights(partitioner: str, implementation: str) -> None:
-    """Data parallelism as users write it. Only the loss and the gradients of replicated weights cross the mesh."""
-    mesh = meshes.make_mesh(data=8)
-    _, targets, t_b, u_b = meshes.batch()
-    encoder, predictor, weight = meshes.model_of(np.random.default_rng(0))
-
-    def loss(weights, encoder, *rest):
-        return meshes.total(implementation)(meshes.joint(encoder, *weights), *rest)
-
-    divided = meshes.put(mesh, encoder, "data"), *(meshes.put(mesh, a, "data") for a in (targets, t_b, u_b))
-    weights = meshes.put(mesh, predictor), meshes.put(mesh, weight)
-    step, program = meshes.compiled(jax.value_and_grad(loss), weights, *divided)
-    kinds = {kind for kind, _ in program.collectives()}
-    shapes = {tuple(d for d in shape if d != 1) for _, shape in program.collectives()}
-    assert kinds == {"all-reduce"}
-    assert shapes <= {(), predictor.shape, weight.shape, weight.shape[::-1], predictor.shape[::-1]}
-    meshes.assert_rows_are_local(program, implementation, (B // 8, T, U + 1))
-    value, gradients = step(weights, *divided)
-    alone = jax.jit(jax.value_and_grad(loss))((predictor, weight), encoder, targets, t_b, u_b)
-    for a, b in zip(jax.tree.leaves((value, gradients)), jax.tree.leaves(alone), strict=True):
-        meshes.assert_close(a, b)
-
-
-@pytest.mark.full(implementation="lax", partitioner="gspmd")
-@pytest.mark.full(implementation="lax", dimension=1)
 @pytest.mark.parametrize("dimension", [1, 2], ids=["time", "labels"])
-def test_divided_lattice(dimension: int, partitioner: str, implementation: str) -> None:
+def test_divided_lattice(dimension: int, partitioner: str) -> None:
     """Operation (1) reads each row on the row's device. Arrays of arcs cross the mesh; logits and gradient do not."""
     parts = 2 if dimension == 1 else 4
     mesh = meshes.make_mesh(rows=parts, rest=8 // parts)
     spec = (*(None,) * dimension, "rows")
     logits, *rest = meshes.batch()
     sharded = meshes.put(mesh, logits, *spec)
-    step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
+    step, program = meshes.compiled(jax.value_and_grad(meshes.total(losses.QUICK)), sharded, *rest)
     arcs = B * (T + U + 1) * (U + 1) * 2  # the lax form keeps them by anti-diagonals; there are T + U
     assert 0 < program.largest_exchange() <= arcs < logits.size // parts
     rows = [B, T, U + 1]
     rows[dimension] //= parts
-    meshes.assert_rows_are_local(program, implementation, rows)
+    meshes.assert_rows_are_local(program, losses.QUICK, rows)
     value, gradient = step(sharded, *rest)
     meshes.assert_close(value, meshes.expected()[0].sum())
     meshes.assert_close(gradient, meshes.expected()[1])
     assert meshes.is_sharded_as(gradient, mesh, *spec)
 
 
-@pytest.mark.full(implementation="lax")
-def test_batch_and_time_divided(implementation: str) -> None:
-    mesh = meshes.make_mesh(data=4, time=2)
-    logits, *rest = meshes.batch()
-    sharded = meshes.put(mesh, logits, "data", "time")
-    step, program = meshes.compiled(jax.value_and_grad(meshes.total(implementation)), sharded, *rest)
-    meshes.assert_rows_are_local(program, implementation, (B // 4, T // 2, U + 1))
-    assert program.largest_exchange() <= (B // 4) * (T + U + 1) * (U + 1) * 2 < logits.size // 8
-    value, gradient = step(sharded, *rest)
-    meshes.assert_close(value, meshes.expected()[0].sum())
-    meshes.assert_close(gradient, meshes.expected()[1])
-
-
-@pytest.mark.full(implementation="lax")
-def test_divided_vocabulary_without_its_name_is_still_right(implementation: str) -> None:
+def test_divided_vocabulary_without_its_name_is_still_right() -> None:
     """Without `vocab_axis_name` XLA brings whole rows together. This is slower, and never wrong."""
     mesh = meshes.make_mesh(data=2, model=4)
     logits, *rest = meshes.batch()
-    step = jax.jit(jax.value_and_grad(meshes.total(implementation)))
+    step = jax.jit(jax.value_and_grad(meshes.total(losses.QUICK)))
     value, gradient = step(meshes.put(mesh, logits, "data", None, None, "model"), *rest)
     meshes.assert_close(value, meshes.expected()[0].sum())
     meshes.assert_close(gradient, meshes.expected()[1])

@@ -6,6 +6,7 @@ The gradient can be silently wrong here: right on each device, but not summed ov
 import functools
 
 import jax
+import losses
 import meshes
 import numpy as np
 import pytest
@@ -69,13 +70,12 @@ def test_gradient_inside_and_outside(options: dict, check_vma: bool, implementat
     assert set(program.collectives()) == {("all-reduce", ())}
 
 
-@pytest.mark.full(implementation="lax", check_vma=False)
 @CHECKED
-def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -> None:
+def test_gradients_of_replicated_weights(check_vma: bool) -> None:
     """With check_vma JAX itself sums the gradient of replicated weights over devices. Without it the user does."""
     mesh = meshes.make_mesh(data=8)
     weights, data = _model()
-    loss = _model_loss(implementation)
+    loss = _model_loss(losses.QUICK)
     in_specs = (P(), *(P("data"),) * 4)
 
     def inside(weights, *data):
@@ -95,9 +95,8 @@ def test_gradients_of_replicated_weights(check_vma: bool, implementation: str) -
     _assert_trees(jax.jit(outside)(weights, *data), _model_expected())
 
 
-@pytest.mark.full(implementation="lax", check_vma=False)
 @CHECKED
-def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> None:
+def test_replicated_labels_and_lengths(check_vma: bool) -> None:
     """The devices hold an ensemble: each has a member, and all have the same batch.
 
     So logits differ between devices, and labels and lengths do not.
@@ -107,7 +106,7 @@ def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> 
     members = np.stack([np.roll(logits, i, -1) for i in range(8)])
 
     def one(x, *rest):
-        value, gradient = jax.value_and_grad(meshes.total(implementation))(x[0], *rest)
+        value, gradient = jax.value_and_grad(meshes.total(losses.QUICK))(x[0], *rest)
         return value[None], gradient[None]
 
     specs = (P("data"), *(P(),) * 3)
@@ -116,11 +115,9 @@ def test_replicated_labels_and_lengths(check_vma: bool, implementation: str) -> 
     _assert_trees((values, gradients), alone)
 
 
-@pytest.mark.full(implementation="lax", check_vma=False)
-@pytest.mark.full(implementation="lax", spec=[(("data", "model"),)])
 @CHECKED
 @pytest.mark.parametrize("spec", [("data", "model"), (("data", "model"),)], ids=["time_is_auto", "batch_is_auto"])
-def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> None:
+def test_partly_manual(spec: tuple, check_vma: bool) -> None:
     """One axis is manual. For the other axis the partitioner divides frames or batch over it.
 
     The partitioner is Shardy. GSPMD gathers the operands of any partly manual shard_map, even one of jnp.tanh.
@@ -130,7 +127,7 @@ def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> Non
     mapped = functools.partial(
         _shard_map, mesh=mesh, in_specs=(P("data"),) * 4, axis_names={"data"}, check_vma=check_vma
     )
-    inside = mapped(jax.grad(meshes.total(implementation)), out_specs=P("data"))
+    inside = mapped(jax.grad(meshes.total(losses.QUICK)), out_specs=P("data"))
     arrays = meshes.put(mesh, logits, *spec), *(meshes.put(mesh, a, "data") for a in rest)
     with meshes.partitioner("shardy"):
         step, program = meshes.compiled(inside, *arrays)
@@ -138,14 +135,13 @@ def test_partly_manual(spec: tuple, check_vma: bool, implementation: str) -> Non
     assert program.largest_exchange() < logits.size // 8
 
 
-@pytest.mark.full(implementation="lax")
-def test_pmap(implementation: str) -> None:
+def test_pmap() -> None:
     meshes.need_devices(8)
     arrays = meshes.batch()
     divided = tuple(a.reshape(8, B // 8, *a.shape[1:]) for a in arrays)
 
     def step(*arrays):
-        value, gradient = jax.value_and_grad(meshes.total(implementation))(*arrays)
+        value, gradient = jax.value_and_grad(meshes.total(losses.QUICK))(*arrays)
         return jax.lax.psum(value, "devices"), gradient
 
     value, gradient = jax.pmap(step, axis_name="devices")(*divided)
@@ -159,18 +155,17 @@ def _stacked() -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     return tuple(np.stack([a, np.roll(a, 5, 0)]) for a in meshes.batch()), np.stack([wanted, np.roll(wanted, 5, 0)])
 
 
-@pytest.mark.full(implementation="lax", axis=1)
 @pytest.mark.parametrize("axis", [0, 1], ids=["mapped_axis", "batch_axis"])
-def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
+def test_vmap_of_divided_arrays(axis: int) -> None:
     """The mapped axis or the batch is divided. In both cases only the loss crosses the mesh."""
     mesh = meshes.make_mesh(data=2 if axis == 0 else 8, rest=4 if axis == 0 else 1)
     stacked, wanted = _stacked()
     spec = (*(None,) * axis, "data")
     arrays = tuple(meshes.put(mesh, a, *spec) for a in stacked)
-    mapped = jax.vmap(meshes.total(implementation))
+    mapped = jax.vmap(meshes.total(losses.QUICK))
 
     def step(x, *rest):
-        each = jax.vmap(jax.grad(meshes.total(implementation)))(x, *rest)
+        each = jax.vmap(jax.grad(meshes.total(losses.QUICK)))(x, *rest)
         return jax.value_and_grad(lambda x: mapped(x, *rest).sum())(x), each
 
     run, program = meshes.compiled(step, *arrays)
@@ -184,35 +179,23 @@ def test_vmap_of_divided_arrays(axis: int, implementation: str) -> None:
     assert meshes.is_sharded_as(each, mesh, *spec)
 
 
-@pytest.mark.full(implementation="lax")
-def test_vmap_with_spmd_axis_name(implementation: str) -> None:
+def test_vmap_with_spmd_axis_name() -> None:
     mesh = meshes.make_mesh(data=2, rest=4)
     stacked, wanted = _stacked()
     arrays = tuple(meshes.put(mesh, a, "data") for a in stacked)
-    run, program = meshes.compiled(jax.vmap(jax.grad(meshes.total(implementation)), spmd_axis_name="data"), *arrays)
+    run, program = meshes.compiled(jax.vmap(jax.grad(meshes.total(losses.QUICK)), spmd_axis_name="data"), *arrays)
     assert program.collectives() == []
     meshes.assert_close(run(*arrays), wanted)
 
 
-@pytest.mark.full(implementation="lax")
-def test_vmap_of_shard_map(implementation: str) -> None:
-    mesh = meshes.make_mesh(data=8)
-    stacked, wanted = _stacked()
-    mapped = _shard_map(jax.grad(meshes.total(implementation)), mesh, (P("data"),) * 4, P("data"))
-    meshes.assert_close(jax.jit(jax.vmap(mapped))(*stacked), wanted)
-
-
-@pytest.mark.full(implementation="lax", policy="dots")
-@pytest.mark.parametrize("policy", ["default", "dots"])
-def test_remat(policy: str, implementation: str) -> None:
+def test_remat() -> None:
     """Joint and loss are checkpointed.
 
     Divided data and replicated weights have right gradients. No logits are gathered.
     """
     mesh = meshes.make_mesh(data=8)
     weights, (encoder, *rest) = _model()
-    saved = {"default": None, "dots": jax.checkpoint_policies.dots_saveable}[policy]
-    loss = jax.checkpoint(_model_loss(implementation), policy=saved)
+    loss = jax.checkpoint(_model_loss(losses.QUICK))
     arrays = tuple(meshes.put(mesh, a, "data") for a in (encoder, *rest))
     run, program = meshes.compiled(jax.value_and_grad(loss, argnums=(0, 1)), weights, *arrays)
     assert {kind for kind, _ in program.collectives()} == {"all-reduce"}
@@ -220,12 +203,11 @@ def test_remat(policy: str, implementation: str) -> None:
     _assert_trees(run(weights, *arrays), _model_expected())
 
 
-@pytest.mark.full(implementation="lax", manual=False)
 @pytest.mark.parametrize("manual", [False, True], ids=["auto", "manual"])
-def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
+def test_accumulation_in_a_scan(manual: bool) -> None:
     mesh = meshes.make_mesh(data=8)
     stacked, wanted = _stacked()
-    grad = jax.grad(meshes.total(implementation))
+    grad = jax.grad(meshes.total(losses.QUICK))
 
     def accumulate(*stacked):
         # This zero varies over the devices as its summands do. In some versions of JAX zeros_like does not.
@@ -242,22 +224,17 @@ def test_accumulation_in_a_scan(manual: bool, implementation: str) -> None:
     assert meshes.is_sharded_as(result, mesh, "data")
 
 
-@pytest.mark.full(implementation="lax")
-@pytest.mark.parametrize("manual", [False, True], ids=["auto", "manual"])
-def test_donated_logits(manual: bool, implementation: str) -> None:
+def test_donated_logits() -> None:
     mesh = meshes.make_mesh(data=8)
     logits, *rest = meshes.batch()
-    grad = jax.grad(meshes.total(implementation))
-    if manual:
-        grad = _shard_map(grad, mesh, (P("data"),) * 4, P("data"))
+    grad = _shard_map(jax.grad(meshes.total(losses.QUICK)), mesh, (P("data"),) * 4, P("data"))
     donated = meshes.put(mesh, logits, "data")
     gradient = jax.jit(grad, donate_argnums=0)(donated, *rest)
     meshes.assert_close(gradient, meshes.expected()[1])
     assert donated.is_deleted()
 
 
-@pytest.mark.full(implementation="lax")
-def test_forward_mode_and_hessian_vector_products(implementation: str) -> None:
+def test_forward_mode_and_hessian_vector_products() -> None:
     """The second derivatives of a divided batch are those of the whole batch."""
     mesh = meshes.make_mesh(data=8)
     logits, *rest = meshes.batch()
@@ -265,7 +242,7 @@ def test_forward_mode_and_hessian_vector_products(implementation: str) -> None:
 
     def step(x, v, *rest):
         def total(x):
-            return meshes.total(implementation)(x, *rest)
+            return meshes.total(losses.QUICK)(x, *rest)
 
         slope = jax.jvp(total, (x,), (v,))[1]
         product = jax.jvp(jax.grad(total), (x,), (v,))[1]
@@ -278,5 +255,3 @@ def test_forward_mode_and_hessian_vector_products(implementation: str) -> None:
     result = run(*divided)
     _assert_trees(result, alone)
     meshes.assert_close(result[0], np.vdot(meshes.expected()[1], direction))
-    checked = _shard_map(lambda *a: step(*a)[1], mesh, (P("data"),) * 5, P("data"))
-    meshes.assert_close(jax.jit(checked)(*divided), alone[1])

@@ -290,10 +290,10 @@ BY_CHECK = (
     Mutant("short: too few rows", "cuda/short_workspace.cuh", "kRowMargin = 2 * (kChunk - 1)", "kRowMargin = 1"),
     Mutant("short: a barrier less in the sum of the cost", "cuda/short_cost.cuh", "sum;\n  __syncthreads();", "sum;"),
     Mutant(
-        "short: the middle of half a strip less",
+        "short: strips before the middle left out",
         "cuda/lattice_short.cu",
         "MinOf(length_u, of_direction.end * kChunk)",
-        "MinOf(length_u, of_direction.end * kChunk - 1)",
+        "MinOf(length_u, of_direction.end)",
     ),
     Mutant(
         "short: strips for more shared memory than there is",

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import pytest
 import reference
@@ -87,20 +88,20 @@ def test_vocabulary_sizes(implementation: str) -> None:
         check(implementation, *random_rows(v), dtype="float32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_numbers_of_rows(dtype: str, implementation: str) -> None:
-    for rows in ROWS[:3] if implementation == "lax" else ROWS:
-        check(implementation, *random_rows(28, (rows,)), dtype=dtype)
+def test_numbers_of_rows(implementation: str) -> None:
+    for rows in ROWS[:2] if implementation == "lax" else ROWS:
+        check(implementation, *random_rows(28, (rows,)), dtype="bfloat16")
 
 
-@pytest.mark.parametrize("dtype", runner.DTYPES)
-@pytest.mark.parametrize("v", [12, 515])
+@pytest.mark.parametrize(("v", "dtype"), [*zip((12, 515, 515, 515), runner.DTYPES, strict=True)])
 def test_dtypes(v: int, dtype: str, implementation: str) -> None:
     check(implementation, *random_rows(v), dtype=dtype)
 
 
-@pytest.mark.parametrize("columns", [(0,), (3,), (-1, -2, 0), (), (2, 2)], ids=str)
-@pytest.mark.parametrize("window", [None, (0, 0)], ids=str)
+@pytest.mark.full(implementation="lax", columns=[(3,)])
+@pytest.mark.parametrize(
+    ("columns", "window"), [((3,), None), ((-1, -2, 0), (0, 0)), ((), None), ((), (0, 0)), ((2, 2), None)], ids=str
+)
 def test_columns(columns: tuple[int, ...], window: Window, implementation: str) -> None:
     """Columns keep their order and count from either end. There may be any number of them, and one may occur twice."""
     check(implementation, *random_rows(7), columns, window)
@@ -111,7 +112,6 @@ def test_label_that_is_a_column(window: Window, implementation: str) -> None:
     """Both arcs have this entry, so its gradient is the sum of theirs. A kernel with an else-if would lose one."""
     logits, _ = random_rows(7)
     check(implementation, logits, np.full(29, 6, np.int32), (-1,), window)
-    check(implementation, logits, np.full(29, 6, np.int32), (-1,), window, "float32")
 
 
 WINDOWS = ((0, 4), (2, 5), (4, 7), (0, 1), (3, 4), (6, 7), (0, 0), (7, 7), (0, 7))
@@ -126,12 +126,8 @@ def test_windows(implementation: str) -> None:
         check(implementation, *random_rows(7, (71,)), (0, 3, -1, 3), window, bound=0.3)
 
 
-@pytest.mark.parametrize("dtype", runner.DTYPES)
-def test_window_dtypes(dtype: str, implementation: str) -> None:
-    check(implementation, *random_rows(12), (0, -1), (1, 12), dtype)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.full(implementation="lax", dtype="float16")
 def test_window_sizes(dtype: str, implementation: str) -> None:
     """Sizes around the CPU's tiles.
 
@@ -140,11 +136,6 @@ def test_window_sizes(dtype: str, implementation: str) -> None:
     for v in (33,) if implementation == "lax" else (5, 16, 17, 33, 70, 130, 515, 2500, 4099):
         for window in ((1, v - 1), (3, v), (v // 2, v // 2 + 1))[: 1 if implementation == "lax" else 3]:
             check(implementation, *random_rows(v), (0, -1), window, dtype)
-
-
-def test_eleven_columns(implementation: str) -> None:
-    """The columns of TDT: blank, then the durations, which are behind the window."""
-    check(implementation, *random_rows(40), (29, *range(30, 40)), (0, 30))
 
 
 @pytest.mark.parametrize(
@@ -164,15 +155,10 @@ def test_wrong_windows(window, error: type, message: str) -> None:
         jax_rnnt.arc_log_probs(np.zeros((2, 7), np.float32), np.zeros(2, np.int32), window=window)
 
 
-@pytest.mark.parametrize("shape", [(), (3, 5), (2, 1, 3), (2, 0, 3)], ids=str)
-def test_leading_dimensions(shape: tuple[int, ...], implementation: str) -> None:
-    check(implementation, *random_rows(7, shape))
-
-
-def test_large_array_in_pieces(implementation: str) -> None:
+def test_large_array_in_pieces() -> None:
     """The arrays have so many rows that threads share them."""
-    check(implementation, *random_rows(301, (1501,)), dtype="float32")
-    check(implementation, *random_rows(30, (15001,)), dtype="float32")
+    check(losses.QUICK, *random_rows(301, (1501,)), dtype="float32")
+    check(losses.QUICK, *random_rows(30, (15001,)), dtype="float32")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -194,15 +180,6 @@ def test_not_finite_rows(value: float, implementation: str) -> None:
         assert (gradient[v] == 0).all()
         assert np.isfinite(entries[v + 1 :]).all()
         assert np.isfinite(gradient[v + 1 :]).all()
-
-
-def test_not_finite_entries_that_are_not_picked(implementation: str) -> None:
-    """With an empty window only the picked entries are read."""
-    logits, labels = random_rows(9)
-    labels = np.where(labels == -2, -1, np.where(labels >= 0, 3, labels)).astype(np.int32)
-    logits[:, [0, 5]] = np.nan
-    logits[:, 1] = np.inf
-    check(implementation, logits, labels, window=(0, 0))
 
 
 def test_not_finite_entries_and_a_window(implementation: str) -> None:
@@ -279,42 +256,6 @@ def test_second_derivatives_of_rows_that_are_masked_out(implementation: str) -> 
     assert np.abs(product[0]).max() > 1
 
 
-def test_transformations_of_a_window(implementation: str) -> None:
-    """Tests forward mode, vmap over a middle axis, and the derivative of the gradient by central differences."""
-    logits, labels = random_rows(6, (4, 3))
-    labels[:2] = [[0, 1, 2], [3, 4, 5]]
-    logits[0, 1, 5] = 800.0  # exp(800) overflows, but a raw entry may have any size
-    direction = np.random.default_rng(1).normal(size=logits.shape)
-    window, columns = (1, 4), (0, 2, 5)
-
-    def arcs(x, labels):
-        return jax_rnnt.arc_log_probs(x, labels, columns, window=window, implementation=implementation)
-
-    wanted = reference.arc_log_probs(logits, labels, columns, window)
-    entries = jax.jit(jax.vmap(arcs, in_axes=(2, 1), out_axes=1))(np.moveaxis(logits, 1, 2), labels)
-    np.testing.assert_allclose(entries, wanted, rtol=1e-12, atol=1e-12)
-
-    tangent = jax.jit(lambda x, dx: jax.jvp(lambda x: arcs(x, labels), (x,), (dx,))[1])(logits, direction)
-    for k in range(4):
-        unit = np.zeros((*labels.shape, 4))
-        unit[..., k] = 1.0
-        along = np.sum(reference.arc_gradient(logits, labels, columns, unit, window) * direction, axis=-1)
-        np.testing.assert_allclose(tangent[..., k], along, rtol=1e-11, atol=1e-11)
-
-    def gradient(x):  # of the sum of squares of the finite entries
-        y = reference.arc_log_probs(x, labels, columns, window)
-        return reference.arc_gradient(x, labels, columns, 2 * np.where(np.isfinite(y), y, 0.0), window)
-
-    def squares(x):
-        y = arcs(x, labels)
-        return jnp.sum(jnp.where(jnp.isfinite(y), y, 0.0) ** 2)
-
-    step = tolerances.FINITE_STEP
-    numeric = (gradient(logits + step * direction) - gradient(logits - step * direction)) / (2 * step)
-    product = jax.jit(lambda x, dx: jax.jvp(jax.grad(squares), (x,), (dx,))[1])(logits, direction)
-    np.testing.assert_allclose(product, numeric, rtol=1e-6, atol=1e-6)
-
-
 def test_masked_entries(implementation: str) -> None:
     """A logit of -inf has probability 0, and a gradient only from its own arc. A row of only -inf has gradient 0."""
     logits, labels = random_rows(9)
@@ -346,7 +287,7 @@ def test_labels_out_of_range(implementation: str) -> None:
         assert np.isfinite(gradient[4:]).all()
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint64])
 def test_label_dtypes(dtype: type, implementation: str) -> None:
     logits, _ = random_rows(6, (3,))
     labels = np.array([0, 3, 5], dtype)

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import losses
 import meshes
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def is_arc(t: int, u: int, t_b: int, u_b: int, move: tuple[int, int]) -> bool:
     return t < t_b and u <= u_b and ((to_t, to_u) == (t_b, u_b) or (to_t < t_b and to_u <= u_b))
 
 
+@pytest.mark.full(implementation="lax", name=["monotonic", "multi_blank", "too_long", "twice"])
 @pytest.mark.parametrize("name", MOVE_SETS)
 def test_path_enumeration(name: str, implementation: str) -> None:
     """Some arcs are -inf, some examples have no path, and entries that must not be read hold anything."""
@@ -89,6 +91,7 @@ def test_path_enumeration(name: str, implementation: str) -> None:
         check_enumerated(implementation, moves, log_probs, "float32", 1e-6, read)
 
 
+@pytest.mark.full(implementation="lax", name=["rnnt", "jumps"])
 @pytest.mark.parametrize("name", ["rnnt", "tdt", "jumps", "twice"])
 def test_ties(name: str, implementation: str) -> None:
     """Scores are small integers, so nearly every example has several best paths."""
@@ -132,7 +135,7 @@ def test_a_sum_in_float32_keeps_its_digits(implementation: str) -> None:
     assert best.frames.tolist() == [[300], [20]]
 
 
-@pytest.mark.parametrize("name", ["rnnt", "monotonic", "tdt"])
+@pytest.mark.parametrize("name", ["rnnt", "tdt"])
 def test_it_is_the_limit_of_posteriors(name: str, implementation: str) -> None:
     """The best path is the limit of the posteriors when all arcs are multiplied by a large number.
 
@@ -177,7 +180,7 @@ def test_not_finite_arcs_inside(value: float, implementation: str) -> None:
     check(compiled(implementation, moves)(log_probs, T_B, U_B), expected)
 
 
-@pytest.mark.parametrize(("t", "u"), [(0, 2), (3, 0), (0, 0), (1, 1)])
+@pytest.mark.parametrize(("t", "u"), [(0, 2), (3, 0)])
 def test_smallest_shapes(t: int, u: int, implementation: str) -> None:
     moves = reference.RNNT
     log_probs = np.random.default_rng(0).normal(size=(2, t, u + 1, 2))
@@ -186,13 +189,12 @@ def test_smallest_shapes(t: int, u: int, implementation: str) -> None:
     check(actual, [enumerated(*row, moves) for row in zip(log_probs, t_b, u_b, strict=True)])
 
 
-@pytest.mark.parametrize("name", ["rnnt", "tdt"])
-def test_gradient_of_the_cost(name: str, implementation: str) -> None:
+def test_gradient_of_the_cost(implementation: str) -> None:
     """The gradient is -1 times the cotangent at every arc of the path.
 
     Forward mode agrees. A cotangent of 0 masks a bad example.
     """
-    moves = MOVE_SETS[name]
+    moves = MOVE_SETS["tdt"]
     log_probs = random_log_probs(moves, 4)
     log_probs[2, 1, 1] = np.nan
     ct = np.linspace(-2.0, 3.5, len(T_B))
@@ -222,25 +224,13 @@ def test_gradient_of_the_cost(name: str, implementation: str) -> None:
     assert np.isnan(tangents[2])
 
 
-def test_vmap(implementation: str) -> None:
-    moves = reference.RNNT
-    stacked = np.stack([random_log_probs(moves, seed) for seed in range(3)])
-    run = jax.vmap(
-        functools.partial(jax_rnnt.alignment.lattice_best_path, implementation=implementation), in_axes=(0, None, None)
-    )
-    actual = jax.jit(run)(stacked, T_B, U_B)
-    for i, x in enumerate(stacked):
-        rows = zip(x, T_B, U_B, strict=True)
-        check(jax.tree.map(lambda a, i=i: a[i], actual), [enumerated(*row, moves) for row in rows])
-
-
 @pytest.mark.parametrize("kind", ["auto", "explicit", "manual"])
-def test_batch_over_a_mesh(kind: str, implementation: str) -> None:
+def test_batch_over_a_mesh(kind: str) -> None:
     """Nothing crosses the mesh, and each result stays on the device of its example."""
     moves = reference.RNNT
     mesh = meshes.make_mesh(AxisType.Explicit if kind == "explicit" else AxisType.Auto, data=4)
     log_probs = random_log_probs(moves)
-    run = functools.partial(jax_rnnt.alignment.lattice_best_path, implementation=implementation)
+    run = functools.partial(jax_rnnt.alignment.lattice_best_path, implementation=losses.QUICK)
     if kind == "manual":
         run = jax.shard_map(run, mesh=mesh, in_specs=(P("data"),) * 3, out_specs=P("data"))
     with jax.set_mesh(mesh):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 from losses import LossUnderTest
-from reference_losses import Hat, Monotonic, MultiBlank, Rnnt, Rows, Tdt
+from reference_losses import Monotonic, Rnnt, Rows, Tdt
 
 import jax_rnnt
 
@@ -22,11 +22,8 @@ def row(name: str, call, oracle: Rnnt, width: int = V) -> LossUnderTest:
 
 RNNT = row("rnnt", jax_rnnt.rnnt_loss, Rnnt(blank=1))
 MONOTONIC = row("monotonic", jax_rnnt.monotonic_rnnt_loss, Monotonic(blank=0))
-MULTIBLANK = row("multiblank", jax_rnnt.multiblank_rnnt_loss, MultiBlank(big_blanks=(0,), durations=(2,)))
 TDT = row("tdt", jax_rnnt.tdt_loss, Tdt(blank=2, durations=(2, 0, 1)), V - 1 + 3)
 TDT_MOVING = row("tdt_moving", jax_rnnt.tdt_loss, Tdt(durations=(1, 3)), V - 1 + 2)
-HAT = row("hat", jax_rnnt.hat_loss, Hat())
-KINDS = (RNNT, MONOTONIC, MULTIBLANK, TDT, TDT_MOVING, HAT)
 
 
 def trained_with(kind: LossUnderTest) -> jax_rnnt.Loss:

@@ -27,10 +27,6 @@ def additive(x, first, t_b, u_b):
     return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0])
 
 
-def smoothed(x, first, t_b, u_b):
-    return jax_rnnt.AdditiveLogits(x[:, :, 1], x[:, 0], 0.25, 0.25)
-
-
 def tiled(x, first, t_b, u_b):
     return joint_logits(x, gradient_budget=1e-12)
 

@@ -125,10 +125,7 @@ VARIANTS = (
         Regularisers(fastemit_lambda=0.5, delay_penalty=0.1),
     ),
     LossUnderTest(
-        "monotonic_with_everything",
-        jax_rnnt.monotonic_rnnt_loss,
-        Monotonic(),
-        Regularisers(0.5, 0.1, 0.2, "ends", 0.3),
+        "monotonic_with_everything", jax_rnnt.monotonic_rnnt_loss, Monotonic(), Regularisers(0.5, 0.1, 0.2, "ends", 0.3)
     ),
     LossUnderTest("hat_with_everything", jax_rnnt.hat_loss, Hat(), Regularisers(0.5, 0.1, 0.2, "anywhere", -1.0)),
 )

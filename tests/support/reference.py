@@ -1,7 +1,7 @@
 """The definition of the loss in float64 numpy. Tests compare every implementation with it.
 
 It shares no code with the library. It has two forms of the lattice. `lattice` is the recursion in logs over
-anti-diagonals. It takes any moves and is fast enough for T = 1500. `enumerate_lattice` lists every path of a tiny
+anti-diagonals. It takes any moves and is fast enough for T = 1500. `exact_lattice` lists every path of a tiny
 lattice and adds their probabilities. test_reference.py compares them with each other and with finite differences.
 
 A lattice of T_b frames and U_b labels has the nodes (t, u) with 0 <= t < T_b and 0 <= u <= U_b, and the end (T_b, U_b).
@@ -185,22 +185,8 @@ def paths(
                 yield [(t, u, k), *rest]
 
 
-def enumerate_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> tuple[float, np.ndarray]:
-    """`lattice` for tiny sizes, with entries that are finite or -inf. It adds up the paths one by one."""
-    posteriors = np.zeros(np.shape(log_probs))
-    total = 0.0
-    for path in paths(frames, labels, moves):
-        probability = np.exp(sum(float(log_probs[arc]) for arc in path))
-        total += probability
-        for arc in path:
-            posteriors[arc] += probability
-    if total == 0.0:
-        return np.inf, np.zeros(np.shape(log_probs))
-    return -np.log(total) + 0.0, posteriors / total
-
-
 def exact_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves) -> tuple[float, np.ndarray]:
-    """`enumerate_lattice` for arcs of any size.
+    """`lattice` for tiny sizes, and for arcs of any size. It adds up the paths one by one.
 
     It adds and compares the scores of paths as fractions. In floats a mask of -1e30 would swallow the difference
     between two paths. The cost may be larger than any float32.
@@ -220,7 +206,7 @@ def exact_lattice(log_probs: np.ndarray, frames: int, labels: int, moves: Moves)
         total += probability
         for arc in path:
             posteriors[arc] += probability
-    return -(float(top) + np.log(total)), posteriors / total
+    return 0.0 - (float(top) + np.log(total)), posteriors / total
 
 
 def lattice_cost(log_probs, frames, labels, moves: Moves = RNNT) -> tuple[np.ndarray, np.ndarray]:
