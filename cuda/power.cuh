@@ -3,8 +3,8 @@
 //
 // float: e is an integer in a float. A term takes two fused multiply-adds, a maximum, a subtraction and one instruction
 // for 2^x.
-// double: no instruction gives 2^x, but exp(x) does not wait for the step before. So an arc becomes a number first (19
-// instructions), and a term takes a product, a sum, and four instructions for integers.
+// double: no instruction gives 2^x, but exp(x) does not wait for the step before. So an arc becomes a number first (17
+// instructions in double), and a term takes a product, a sum, and four instructions for integers.
 #pragma once
 
 #include "device.cuh"

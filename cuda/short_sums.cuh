@@ -150,7 +150,6 @@ template <class R, int kOwn, int kWithLabel, bool kBeta>
 struct ShortSums {
   using S = Slots<kOwn, kWithLabel>;
   using Number = Power<R>;
-  using Exponent = decltype(Number::e);
   static constexpr int kPast = kOwn > kChunk ? kOwn : kChunk;  // a chunk's values are kept to the end
 
   R *ring, *ring_end;                   // of this warp
@@ -160,9 +159,9 @@ struct ShortSums {
   int32_t num_positions, u, lane;       // U + 1; u'
   int32_t valid;                        // at how many frames this position has a node, or the end of all paths
   Number own[kPast], left[kWithLabel];  // of the last steps, the latest first, at this position and at the one before
-  Exponent highest = Bounds<R>::kImpossible;  // of the values
-  bool special = false;                       // whether a sum was NaN or +inf
-  bool special_at_middle = false;             // IsSpecial() then
+  decltype(Number::e) highest = Bounds<R>::kImpossible;  // of the values
+  bool special = false;                                  // whether a sum was NaN or +inf
+  bool special_at_middle = false;                        // IsSpecial() then
 
   // ring: its end is ring_end; handed_on: where the values of the warp before stand, and then those of this one;
   // values: row 0 of this position's values, a row has `num_positions`; length_t, length_u: T_b, U_b.
@@ -200,9 +199,9 @@ struct ShortSums {
         if (IsNear(i) ? kNear : kFar) f(arcs[i], i < kOwn ? own[i] : left[i - kOwn]);
       }
     };
-    Exponent top = kMore ? more.e : Bounds<R>::kLowest;
+    decltype(more.e) top = kMore ? more.e : Bounds<R>::kLowest;
     each([&](Factor<R> arc, Number value) { top = MaxOf(top, ExponentOf(arc, value.e)); });
-    const Exponent e = Rounded(top);
+    const auto e = Rounded(top);
     R m = kMore ? more.m * TwoTo(Minus(more.e, e)) : R(0);
     each([&](Factor<R> arc, Number value) { m = AddProduct(m, arc, value, e); });
     return {m, e};
