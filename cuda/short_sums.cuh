@@ -160,7 +160,7 @@ struct ShortSums {
   int32_t valid;                        // at how many frames this position has a node, or the end of all paths
   Number own[kPast], left[kWithLabel];  // of the last steps, the latest first, at this position and at the one before
   decltype(Number::e) highest = Bounds<R>::kImpossible;  // of the values
-  bool special = false, special_at_middle = false;       // whether a sum was NaN or +inf; IsSpecial() then
+  bool special = false, special_at_middle = false;       // whether a sum was NaN or +inf; IsSpecial() there
 
   // ring: its end is ring_end; handed_on: where the values of the warp before stand, and then those of this one;
   // values: row 0 of this position's values, a row has `num_positions`; length_t, length_u: T_b, U_b.
