@@ -119,6 +119,11 @@ REFUSED = [
         "`labels`.*U = 2 labels, got 1",
     ),
     (
+        lambda: jax_rnnt.alignment.plot_alignment(np.zeros(2), np.zeros(3)),
+        ValueError,
+        r"`durations` must have shape \(2,\)",
+    ),
+    (
         lambda: jax_rnnt.alignment.plot_alignment(np.array([1, 7]), features=np.zeros((24, 5)), features_per_frame=4),
         ValueError,
         "`features` has 24 rows, which are 6 frames with `features_per_frame` = 4, and a label is at frame 7",

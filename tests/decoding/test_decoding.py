@@ -34,9 +34,9 @@ def arrays_of(kind):
     return given.params, given.state, given.encoded, LENGTHS
 
 
-def assert_greedy(kind, found, cap=CAP, weight=0.0):
+def assert_greedy(kind, found):
     for b, frames in enumerate(LENGTHS):
-        labels, times, durations, score = support.greedy(kind, b, frames, cap, weight)
+        labels, times, durations, score = support.greedy(kind, b, frames, CAP)
         n = int(found.lengths[b])
         assert found.labels[b, :n].tolist() == labels
         assert found.times[b, :n].tolist() == times
@@ -180,11 +180,14 @@ def test_empty_pieces_change_nothing():
     [
         (print, {}, TypeError, "`loss` must be a loss .*, got <built-in function print>"),
         (jax_rnnt.RNNTLoss(), {"labels_per_frame": 0}, ValueError, "`labels_per_frame` must be at least 1, got 0"),
+        (jax_rnnt.RNNTLoss(), {"max_labels": -1}, ValueError, "`max_labels` must be at least 0, got -1"),
         (jax_rnnt.RNNTLoss(), {"internal_lm_weight": 0.5}, ValueError, "`internal_lm_weight` is for models .* HATLoss"),
         (jax_rnnt.RNNTLoss(), {"beam": 0}, ValueError, "`beam` must be at least 1, got 0"),
+        (jax_rnnt.RNNTLoss(), {"length_normalization": "1"}, TypeError, "`length_normalization` must be a number"),
         (jax_rnnt.RNNTLoss(), {"predictor": 3}, TypeError, "`predictor` must be a function, got 3"),
         (jax_rnnt.RNNTLoss(), {"encoded": np.zeros(3)}, ValueError, r"`encoded` must have shape \[B, T, ...\], got"),
         (jax_rnnt.RNNTLoss(), {"state": {"h": np.zeros(3)}}, ValueError, r"`state` must hold arrays \[B, .* \['h'\]"),
+        (jax_rnnt.RNNTLoss(), {"lengths": np.zeros(2)}, TypeError, "`lengths` must have an integer dtype"),
         (jax_rnnt.RNNTLoss(), {"lengths": np.zeros(2, int)}, ValueError, r"`lengths` must have shape \(5,\)"),
         (jax_rnnt.RNNTLoss(), {"joint": lambda p, e, q: e[0]}, ValueError, "`joint` must return logits .R, W. for R ="),
     ],

@@ -21,10 +21,8 @@ DECODERS = {"greedy": decoding.greedy_decode, "beam": functools.partial(decoding
 decoders = pytest.mark.parametrize("name", DECODERS)
 
 
-def decode(name, kind=RNNT, **options):
-    return functools.partial(
-        DECODERS[name], trained_with(kind), support.predictor, support.joint, labels_per_frame=2, **options
-    )
+def decode(name):
+    return functools.partial(DECODERS[name], trained_with(RNNT), support.predictor, support.joint, labels_per_frame=2)
 
 
 @functools.cache
@@ -42,10 +40,10 @@ def first(x: jax.Array) -> np.ndarray:
     return np.asarray(x).reshape(len(x), -1)[:, 0]
 
 
-def constant(p_label: float, beam: int, most: int, loss=jax_rnnt.RNNTLoss):
+def constant(p_label: float, beam: int, most: int):
     """Decodes 3 frames of a model that has one label, of the same probability in every node."""
     frames = jnp.log(jnp.array([[[1 - p_label, p_label]] * 3]))
-    model = loss(blank=0), lambda params, state, label: (state, label), lambda params, encoded, predicted: encoded
+    model = jax_rnnt.RNNTLoss(blank=0), lambda params, state, label: (state, label), lambda params, encoded, _: encoded
     return decoding.beam_decode(*model, None, None, frames, jnp.array([3]), beam=beam, max_labels=most)
 
 
@@ -93,6 +91,8 @@ def test_truncated_says_that_a_label_was_lost():
     whole = [len(support.greedy(RNNT, b, frames, 5)[0]) for b, frames in enumerate(LENGTHS)]
     assert one.truncated.tolist() == [n > 1 for n in whole]
     assert {n > 1 for n in whole} == {True, False}
+    assert one.labels.shape == (5, 1)
+    assert one.lengths.tolist() == [min(n, 1) for n in whole]
 
 
 @decoders
@@ -184,6 +184,14 @@ def test_no_nan_is_made_and_no_index_is_out_of_range():
     np.testing.assert_array_equal(found.labels, decode_jitted("greedy")(*given).labels)
 
 
+def test_equality_of_results_is_identity():
+    result = decoding.Hypotheses(*np.zeros((6, 2)))
+    other = jax.tree.map(lambda x: x, result)
+    assert (result == result, result != result) == (True, False)
+    assert (result == other, result != other) == (False, True)
+    assert len({result, other}) == 2
+
+
 class Unhashable:
     __hash__ = None
 
@@ -198,6 +206,7 @@ class Unhashable:
         ({"predictor": lambda p, s, x: s}, TypeError, r"`predictor` must return a pair \(state, predicted\), got"),
         ({"predictor": lambda p, s, x: (s[:1], s)}, ValueError, "`predictor` must return a state of shapes and dtypes"),
         ({"encoded": np.zeros((5, 4))}, ValueError, r"with `encoded` of shape \(15,\), `predicted` of shape \(15, 4\)"),
+        ({"joint": lambda p, e, q: 3}, ValueError, r"`joint` must return logits \[R, W\] .* got 3 of type int"),
         ({"joint": Unhashable()}, TypeError, "`joint` must be hashable, because compiled programs are found by it"),
     ],
 )

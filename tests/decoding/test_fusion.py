@@ -200,6 +200,7 @@ def test_what_is_off_costs_nothing():
         ({"fusion": decoding.Fusion(3)}, TypeError, "`Fusion.step` must be a function, got 3"),
         ({"fusion": decoding.Fusion(bigram, final=3)}, TypeError, "`Fusion.final` must be a function or None, got 3"),
         ({"fusion": decoding.Fusion(bigram, weight=LISTS)}, ValueError, r"`Fusion.weight` must have shape \(\), got"),
+        ({"fusion": decoding.Fusion(bigram, weight=[1, 2])}, TypeError, "`Fusion.weight` must be a number, got"),
         (
             {"fusion": decoding.Fusion(bigram, bigram_table(V), np.zeros(2, np.int32))},
             ValueError,
@@ -222,6 +223,8 @@ def test_what_is_off_costs_nothing():
         ),
         ({"temperature": 0}, ValueError, "`temperature` must be above 0, got 0.0"),
         ({"temperature": float("inf")}, ValueError, "`temperature` must be above 0, got inf"),
+        ({"blank_penalty": "1"}, TypeError, "`blank_penalty` must be a number"),
+        ({"confidence": 1}, TypeError, "`confidence` must be"),
     ],
 )
 def test_errors_name_the_argument(options, error, words):

@@ -117,6 +117,8 @@ def test_lengths_out_of_range_have_no_distance():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
+        ((np.zeros(3), np.zeros(3)), ValueError, r"`costs` must have 2 dimensions \[B, N\], got 1"),
+        ((np.zeros((2, 3)), np.zeros(2)), ValueError, r"`errors` must have shape \(2, 3\)"),
         ((np.zeros((2, 3), int), np.zeros((2, 3))), TypeError, "`costs` must be one of float16"),
         ((np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 3))), TypeError, "`where` must be an array of booleans"),
         ((np.zeros((2, 3)), np.zeros((2, 3)), None, "mean_volume"), ValueError, "`reduction` must be one of"),

@@ -111,6 +111,8 @@ GOOD = "\\data\\\nngram 1=2\n\n\\1-grams:\n-1 a\n-1 b -0.5\n\n\\end\\\n"
         ("ngram 1=2", "ngram one", "line 2: expected a line such as 'ngram 1=200', got 'ngram one'"),
         ("\\1-grams:", "\\2-grams:", r"line 4: expected the 1-grams, got \\2-grams:"),
         ("-1 a", "-1 a b c", "line 5: expected a number of 0 or less, a word and perhaps another number, got '-1 a b"),
+        ("-1 a", "nan a", "line 5: expected a number"),
+        ("-1 a", "-1 a x", "line 5: expected a number"),
         ("-1 a", "1 a", "line 5: expected a number of 0 or less"),
         ("-1 a\n-1 b -0.5", "-1 c\n-1 d", r"has none of these 2 strings"),
     ],

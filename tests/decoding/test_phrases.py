@@ -94,9 +94,11 @@ def test_a_phrase_twice_counts_with_its_highest_score():
             r"`phrases\[1\]` must have one label or more, each in \[0, vocab_size\) = \[0, 4\)",
         ),
         ([[1, 4]], {}, ValueError, r"`phrases\[0\]` must have .* got \(1, 4\)"),
+        ([[-1]], {}, ValueError, r"`phrases\[0\]`"),
         (["ab"], {}, TypeError, r"`phrases\[0\]\[0\]` must be an integer"),
         ([[1]], {"score": [1.0, 2.0]}, ValueError, "`score` must be a number, or one per phrase, which is 1, got 2"),
         ([[1]], {"score": float("inf")}, ValueError, "`score` must be finite, got inf"),
+        ([[1]], {"score": None}, TypeError, "`score`"),
     ],
 )
 def test_what_is_wrong_with_phrases_is_a_sentence(phrases, options, error, sentence):

@@ -1,6 +1,6 @@
 """Every public function of arrays gives the same however it runs: mapped, and on every mesh.
 
-test_compilations.py calls them without jit.
+Without jit test_compilations.py calls many of them, and docstrings the others.
 
 To add a public function, add a row to FUNCTIONS, or its name to OTHERS if it does not compute with arrays of a batch.
 """

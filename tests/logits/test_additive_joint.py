@@ -22,7 +22,7 @@ def _costs(*operands, joint=TANH, clamp=-1.0, **source):
 
 
 @pytest.mark.parametrize("rows", [7, None])
-def test_it_is_thedense_costs_network(rows: int | None) -> None:
+def test_it_is_the_dense_network(rows: int | None) -> None:
     (_, cost), gradient = step(functools.partial(_costs, tile_rows=rows))(*operands())
     assert_close((cost, gradient), expected())
 
@@ -152,16 +152,27 @@ UNFIT = {
         ValueError,
         r"`dropout_rate` must be in \[0, 1\), got 1",
     ),
+    "no_number": (lambda: jax_rnnt.additive_joint(dropout_rate="a"), TypeError, r"`dropout_rate` must be"),
     "dtype": (
         lambda: _with(predicted="float32"),
         TypeError,
         r"`encoded` and `predicted` must have one dtype .*float32",
+    ),
+    "width": (
+        lambda: _costs(*operands()[:2], jnp.zeros((B, U + 1, 3))),
+        ValueError,
+        r"`predicted` must have encoded.shape\[-1\] == 6 columns",
     ),
     "names": (lambda: _costs({"w": 1}, *operands()[1:]), ValueError, r"`params` must be .*\"kernel\".*got \['w'\]"),
     "kernel": (
         lambda: _costs({"kernel": jnp.zeros((5, V))}, *operands()[1:]),
         ValueError,
         r"`params\[\"kernel\"\]` must have encoded.shape\[-1\] == 6 rows, got shape \(5, 9\)",
+    ),
+    "bias": (
+        lambda: _costs({"kernel": jnp.zeros((D, V)), "bias": jnp.zeros(3)}, *operands()[1:]),
+        ValueError,
+        r"`params\[\"bias\"\]` must have shape",
     ),
 }
 

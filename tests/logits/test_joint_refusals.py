@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import checkify
-from joints import LENGTHS, TARGETS, B, D, U, operands
+from joints import LENGTHS, TARGETS, B, D, T, U, operands
 
 import jax_rnnt
 
@@ -32,8 +32,11 @@ def test_closures_are_refused() -> None:
 
 REFUSED = {
     "no_array": ({"encoded": [[1.0]]}, TypeError, r"`encoded` must be an array, got .*list"),
+    "rank": ({"encoded": np.zeros((B, T, 1, D))}, ValueError, r"`encoded` must have 3 dimensions \[B, T, De\], got 4"),
     "dtype": ({"predicted": np.zeros((B, U + 1, D), int)}, TypeError, r"`predicted` must be one of .*, got int64"),
     "batch": ({"predicted": np.zeros((B + 1, U + 1, D))}, ValueError, r"`predicted` must have encoded.shape\[0\] == 4"),
+    "budget": ({"gradient_budget": 1.0}, ValueError, r"`gradient_budget` must be in \[0, 1\), got 1.0"),
+    "rows": ({"tile_rows": 0}, ValueError, r"`tile_rows` must be None or at least 1, got 0"),
     "axes": ({"batch_axis_names": "data"}, TypeError, r"`batch_axis_names` must be a tuple .*got 'data'"),
     "no_mesh": ({"batch_axis_names": ("data",)}, ValueError, r"`batch_axis_names` is 'data', which is neither"),
     "joint": (

@@ -227,6 +227,7 @@ ARCS = {
     "labels_shape": ({"labels": _of((3,))}, ValueError, "`labels`"),
     "labels_float": ({"labels": _of((2, 3), np.float32)}, TypeError, "`labels`"),
     "logits_integer": ({"logits": _of((2, 3, 5))}, TypeError, "`logits`"),
+    "logits_scalar": ({"logits": _of((), np.float32)}, ValueError, "`logits`"),
     "column_out_of_range": ({"columns": (0, 5)}, ValueError, r"`columns.*5"),
     "column_bool": ({"columns": (0, True)}, TypeError, r"`columns\[1\]`.*True"),
     "columns_integer": ({"columns": 0}, TypeError, "`columns`.*sequence.*got 0 of type int"),
@@ -244,9 +245,11 @@ def test_arc_log_probs(name: str) -> None:
 
 
 LATTICE = {
+    "rank": ({"log_probs": _of((B, T, 2), np.float32)}, ValueError, "`log_probs`"),
     "integer": ({"log_probs": _of((B, T, U + 1, 2))}, TypeError, "`log_probs`"),
     "number_of_moves": ({"moves": ((1, 0),)}, ValueError, r"`moves`.*2.*1"),
     "move_without_advance": ({"moves": ((1, 0), (0, 0))}, ValueError, r"`moves.*\(0, 0\)"),
+    "move_backwards": ({"moves": ((1, 0), (-1, 2))}, ValueError, r"`moves.*-1"),
     "move_of_three": ({"moves": ((1, 0), (1, 2, 3))}, (TypeError, ValueError), "`moves"),
     "move_float": ({"moves": ((1, 0), (0.5, 1))}, TypeError, "`moves"),
     "lengths_batch": ({"logit_lengths": _of((B + 1,))}, ValueError, "`logit_lengths`.*4.*5"),

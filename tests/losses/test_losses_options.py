@@ -145,6 +145,12 @@ def test_a_function_is_its_class_and_a_call_of_it(loss: LossUnderTest) -> None:
     assert list(own)[4:7] == list(options)[:3] == ["blank", "clamp", "reduction"]
 
 
+def test_equal_numbers_of_other_types_make_equal_losses() -> None:
+    made = jax_rnnt.TDTLoss(np.int64(0), jnp.float32(1), fused_log_softmax=np.True_, sigma=jnp.float32(0.5))
+    assert made == jax_rnnt.TDTLoss(0, 1, sigma=0.5)
+    assert hash(made) == hash(jax_rnnt.TDTLoss(0, 1, sigma=0.5))
+
+
 def test_zero_infinity_leaves_nan() -> None:
     """A model that diverged must not look like one that has converged."""
     x, *rest = _arrays(losses.V)
@@ -161,6 +167,10 @@ SCHEDULED = {
     "clamp": (jax_rnnt.RNNTLoss, {"fastemit_lambda": 0.7, "delay_penalty": 0.3, "sigma": 0.1}),
     "joint": (jax_rnnt.MonotonicRNNTLoss, {"delay_penalty": 0.3, "fastemit_lambda": 0.2}),
     "omega": (functools.partial(jax_rnnt.TDTLoss, durations=(0, 1, 2), omega=1.0), {"sigma": 0.05}),
+    "wildcard": (
+        functools.partial(jax_rnnt.HATLoss, wildcard="anywhere"),
+        {"wildcard_weight": -0.7, "sigma": 0.1, "fastemit_lambda": 0.7},
+    ),
 }
 
 
@@ -221,10 +231,17 @@ REFUSED = [
     (jax_rnnt.tdt_loss, {"durations": (-1, 1)}, ValueError, r"`durations` must be.* at least 0.*\(-1, 1\)"),
     (jax_rnnt.tdt_loss, {"durations": (0,)}, ValueError, r"`durations` must be.* above 0.*\(0,\)"),
     (jax_rnnt.tdt_loss, {"durations": 3}, TypeError, r"`durations` must be a sequence of integers, such as \(1, 2\)"),
+    (
+        jax_rnnt.tdt_loss,
+        {"durations": (0, 1, 2, 3, 4, 5)},
+        ValueError,
+        r"`logits` must have V \+ D .*6 `durations`.* 6",
+    ),
     (jax_rnnt.tdt_loss, {"durations": (0, 1), "blank": 4}, ValueError, r"`blank` .*4"),
     (jax_rnnt.tdt_loss, {"omega": 0.1}, ValueError, r"`key` must be .*omega=0\.1"),
     (jax_rnnt.tdt_loss, {"omega": 0.1, "key": 0}, TypeError, r"`key` must be a JAX random key, such as .*, got 0"),
     (jax_rnnt.tdt_loss, {"omega": 1.5}, ValueError, r"`omega` must be a probability.*1\.5"),
+    (jax_rnnt.tdt_loss, {"omega": "a"}, TypeError, r"`omega`"),
     (jax_rnnt.tdt_loss, {"wildcard": "ends"}, TypeError, "wildcard"),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"durations": (2,)}, ValueError, r"`durations` .*2 `big_blanks`.* 1"),
     (
@@ -234,9 +251,11 @@ REFUSED = [
         r"`durations` must be at least 1.*\(2, 0\)",
     ),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-1, -2)}, ValueError, r"`big_blanks` must be different"),
+    (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-2, 6)}, ValueError, r"`big_blanks.*6"),
     (jax_rnnt.multiblank_rnnt_loss, MULTI | {"big_blanks": (-2, "a")}, TypeError, "`big_blanks"),
     (jax_rnnt.hat_loss, {"blank": 2}, ValueError, r"`blank` of HAT must be the first or the last.*0 or 5.*got 2"),
     (jax_rnnt.hat_loss, {"fused_log_softmax": True}, TypeError, "fused_log_softmax"),
+    (jax_rnnt.monotonic_rnnt_loss, {"last_blank": 1}, TypeError, "`last_blank`"),
     (
         jax_rnnt.rnnt_loss,
         {"wildcard": "start"},
@@ -245,9 +264,14 @@ REFUSED = [
     ),
     (jax_rnnt.rnnt_loss, {"wildcard": "ends", "wildcard_weight": None}, TypeError, "`wildcard_weight`"),
     (jax_rnnt.rnnt_loss, {"fastemit_lambda": -0.1}, ValueError, r"`fastemit_lambda` must be at least 0, got -0\.1"),
+    *(
+        (jax_rnnt.hat_loss, {name: "a"}, TypeError, f"`{name}`")
+        for name in ("sigma", "delay_penalty", "fastemit_lambda")
+    ),
     (jax_rnnt.hat_loss, {"zero_infinity": 1}, TypeError, "`zero_infinity`"),
     (jax_rnnt.hat_loss, {"reduction": "volume"}, ValueError, "`reduction` must be one of .*mean_volume.*'volume'"),
     (jax_rnnt.hat_loss, {"weights": np.ones(2)}, ValueError, r"`weights`.*\(2,\)"),
+    (jax_rnnt.hat_loss, {"weights": [None]}, TypeError, "`weights`"),
 ]
 
 

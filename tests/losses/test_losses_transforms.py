@@ -76,11 +76,14 @@ def test_forward_mode_is_the_gradient(loss: LossUnderTest) -> None:
 
 @_each(SECOND_ORDER)
 def test_hessian_vector_products(loss: LossUnderTest) -> None:
+    """Under vmap, as jax.hessian takes them."""
     x, *rest = _arrays(loss.width)
     v, h = _direction(loss.width), tolerances.FINITE_STEP
     costs = functools.partial(loss.costs, implementation=losses.QUICK)
     gradient = jax.grad(lambda x: (costs(x, *rest) * WEIGHTS).sum())
-    product = losses.jit(lambda x, v: jax.jvp(gradient, (x,), (v,))[1])(x, v)
+    mapped = jax.vmap(lambda x, v: jax.jvp(gradient, (x,), (v,))[1], (None, 0))
+    product, other = losses.jit(mapped)(x, np.stack([v, -2 * v]))
+    np.testing.assert_allclose(other, -2 * product, rtol=0, atol=1e-12)
     up, down = (_expected(loss, x + s * v)[1] for s in (h, -h))
     assert np.abs(product).max() > 0.1
     np.testing.assert_allclose(product, (up - down) / (2 * h), rtol=0, atol=tolerances.FINITE_ATOL)

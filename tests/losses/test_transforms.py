@@ -48,16 +48,19 @@ def _mapped(implementation: str, axes: tuple):
     return jax.jit(lambda x, *rest: (mapped(x, *rest), jax.grad(lambda y: mapped(y, *rest).sum())(x)))
 
 
-def _close(actual, expected, atol: float = 1e-12) -> None:
-    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=atol)
+def _close(actual, expected) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_eager() -> None:
+    """Also without jit, a mode for debuggers. There JAX still compiles the library's own operations."""
     arrays = tuple(a[0] for a in _groups(1))
     loss = _costs(losses.QUICK)
     value, gradient = _expected(tuple(a[None] for a in arrays))
     _close(loss(*arrays), value[0])
     _close(jax.grad(_total(losses.QUICK))(*arrays), gradient[0])
+    with jax.disable_jit():
+        _close(jax.grad(jax.jit(_total(losses.QUICK)))(*arrays), gradient[0])
 
 
 @pytest.mark.parametrize("axes", [(0, 0, 0, 0), (2, 1, 0, 1), (-1, -1, -1, -1)], ids=str)

@@ -58,7 +58,8 @@ def _expected(loss: LossUnderTest, x, y, batch, weights):
     }
 
 
-def _assert_expected(results, expected, ct, names, rtol=1e-9, atol=1e-11) -> None:
+def _assert_expected(results, expected, ct, names) -> None:
+    rtol, atol = 1e-9, 1e-11
     for call, (value, *gradients) in results.items():
         wanted_value, *wanted_gradients = expected[call]
         for b, name in enumerate(names):
@@ -102,11 +103,11 @@ def test_implementations(implementation: str) -> None:
     _assert_expected(results, _expected(loss, *models, batch, weights), ct, losses.batch(loss).names)
 
 
-def _good(loss: LossUnderTest, examples: int = 4, scale: float = 2.0):
+def _good(loss: LossUnderTest):
     rng = np.random.default_rng(3)
-    x, y = scale * rng.normal(size=(2, examples, T, U + 1, loss.width))
-    targets = rng.integers(*losses.LABELS, (examples, U)).astype(np.int32)
-    batch = targets, np.array([5, 3, 4, 0], np.int32)[:examples], np.array([3, 2, 0, 0], np.int32)[:examples]
+    x, y = 2.0 * rng.normal(size=(2, 4, T, U + 1, loss.width))
+    targets = rng.integers(*losses.LABELS, (4, U)).astype(np.int32)
+    batch = targets, np.array([5, 3, 4, 0], np.int32), np.array([3, 2, 0, 0], np.int32)
     return x, y, batch
 
 
@@ -143,16 +144,18 @@ def _of_rows(x, y):
     ]
 
 
-def test_rows_that_are_nearly_the_same() -> None:
+@pytest.mark.full(dtype="float64")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_are_nearly_the_same(dtype: str) -> None:
     """The error is relative to the divergence, which is never negative, also where a class has nearly all the mass."""
     rng = np.random.default_rng(4)
-    eps, least = 1e-6, 1e-13
+    eps, least = (1e-15, 1e-30) if dtype == "float64" else (1e-6, 1e-13)
     for scale, ahead in ((1, 0), (1, 20), (6, 0), (6, 20)):
         for distance in (3, 1, 0.1, 0.01, 0.001):
             y = scale * rng.normal(size=(200, 100))
             y[:, 0] += ahead
-            x, y = (runner.rounded(z, "float32") for z in (y + distance * rng.normal(size=y.shape), y))
-            results = _of_rows(x.astype(np.float32), y.astype(np.float32))
+            x, y = (runner.rounded(z, dtype) for z in (y + distance * rng.normal(size=y.shape), y))
+            results = _of_rows(x.astype(dtype), y.astype(dtype))
             one, other = _precise(x, y), _precise(y, x)
             for actual, wanted in zip(results, (one, (one + other) / 2), strict=True):
                 actual = np.asarray(actual)
@@ -220,6 +223,7 @@ REFUSED = {
         r"`student` and `teacher` must have the same shape \[B, T, U\+1, V\], got \(2, 3, 2, 5\) and \(2, 3, 2, 4\)",
     ),
     "student": ({"student": X.astype(int)}, TypeError, "`student` must be one of .*, got int64"),
+    "teacher": ({"teacher": X.astype(int)}, TypeError, "`teacher` must be one of .*, got int64"),
     "targets": ({"targets": BATCH[0][:, :0]}, ValueError, r"`student` of shape .* needs `targets` of shape"),
     "node_weights": (
         {"node_weights": X[..., 0, 0]},
@@ -227,8 +231,10 @@ REFUSED = {
         r"`node_weights` must have shape \(2, 3, 2\) \(\[B, T, U\+1\]\), got \(2, 3\)",
     ),
     "temperature": ({"temperature": 0.0}, ValueError, "`temperature` must be above 0 and finite, got 0.0"),
+    "no number": ({"temperature": "hot"}, TypeError, "`temperature` must be a number, got 'hot'"),
     "collapsed": ({"collapsed": 1}, TypeError, "`collapsed` must be True or False, got 1"),
     "node_reduction": ({"node_reduction": "none"}, ValueError, r"`node_reduction` must be one of \('mean', 'sum'\)"),
+    "reduction": ({"reduction": "median"}, ValueError, "`reduction` must be one of .*, got 'median'"),
     "vocabulary": (
         {"loss": jax_rnnt.RNNTLoss(vocab_axis_name="model")},
         ValueError,

@@ -20,7 +20,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jax_rnnt
 
-DEVICES = 8
 # The vocabulary is so wide that an array of its size can't be mistaken for an array of arcs.
 B, T, U, V = 16, 6, 3, 24
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -133,9 +132,6 @@ class Program:
         calls = re.findall(rf'custom_call_target="{operation}", operand_layout_constraints={{(.*?)}}, api', self.text)
         assert len(calls) == 1, f"{len(calls)} calls of {operation}"
         return _shapes(calls[0])
-
-    def custom_calls(self) -> set[str]:
-        return set(re.findall(r'custom_call_target="(jax_rnnt_\w+)"', self.text))
 
 
 def compiled(function: Callable, *arguments) -> tuple[Callable, Program]:

@@ -22,7 +22,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 AXIS = "data"  # the axis of the mesh that the chips make
-TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the wheel libtpu, of the extra `tpu-test`, is not installed"
