@@ -75,7 +75,8 @@ def kernel_jobs(cuda: pathlib.Path, operation: str, watched: bool, level: str | 
 
 def runtime_jobs(watched: bool) -> list[Job]:
     flags = ["-O2", *(["-DCUDA_ON_CPU_WATCHED"] if watched else ()), *includes(ROOT / "cuda")]
-    return [Job(HERE / f"{name}.cc", flags) for name in ("fiber", "runtime", *(["watch"] if watched else ()))]
+    names = ("fiber", "grid", "calls", "streams", *(["watch"] if watched else ()))
+    return [Job(HERE / f"{name}.cc", flags) for name in names]
 
 
 def check_jobs(operation: str, types: Sequence[str]) -> list[Job]:

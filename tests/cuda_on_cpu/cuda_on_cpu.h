@@ -1,7 +1,7 @@
 // cuda_on_cpu.h: as much of CUDA as the kernels in cuda/ use, on a CPU, for tests.
 //
 // The threads of a block are fibers of one OS thread: a thread runs until it meets a barrier or a collective of its
-// warp, waits there for the others, and is resumed in an order that can be chosen (runtime.cc). Blocks run one after
+// warp, waits there for the others, and is resumed in an order that can be chosen (grid.cc). Blocks run one after
 // another. What a GPU leaves undefined is an error that ends the process with a message: a barrier that only some
 // threads of the block reach, a collective that only some lanes of the warp reach or that names fewer than all.
 //

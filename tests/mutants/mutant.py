@@ -17,8 +17,7 @@ class Mutant(NamedTuple):
     file: str  # of the repository
     before: str  # occurs exactly once in the file
     after: str
-    tests: str = ""  # of the library: arguments of pytest, which runs in the folder of the tests
-    types: tuple[str, ...] = ("float",)  # of a CUDA kernel: those that are built
+    tests: str  # what must notice it; the head of the text says in which form
 
     def breaks(self, folder: pathlib.Path) -> pathlib.Path:
         """Puts the mutant into the copy of the repository in `folder`, and returns the file that it changed."""

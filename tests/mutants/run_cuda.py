@@ -1,6 +1,6 @@
 """Breaks the CUDA kernels on purpose, in one place at a time, and demands that a check notices each mutant. No GPU.
 
-    python tests/mutants/run_cuda.py         # all of cuda_mutants.py
+    python tests/mutants/run_cuda.py         # all of cuda.txt
     python tests/mutants/run_cuda.py short:  # those with one of these words in their file or name
 
 Each mutant is built watched (tests/cuda_on_cpu/build.py) and runs in three orders of threads until something catches
@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from cuda_mutants import BY_CHECK, BY_NVCC, BY_SUITE
-from mutant import ROOT, Mutant, chosen, judge
+from mutant import ROOT, Mutant, chosen, judge, listed
 
 sys.path.extend(str(ROOT / "tests" / folder) for folder in ("cuda_on_cpu", "nvcc"))
 from build import (
@@ -67,6 +66,12 @@ def sources(folder: pathlib.Path, types: tuple[str, ...], mutant: Mutant | None 
     return cuda
 
 
+def caught_by(mutant: Mutant) -> tuple[str, tuple[str, ...]]:
+    """The check that must notice the mutant, and the types of the kernels that are built for it."""
+    how, *types = mutant.tests.split()
+    return how, tuple(types or ["float"])
+
+
 def operation(mutant: Mutant) -> str:
     """The operation whose part of the check shows the mutant."""
     if "hidden_rows" in mutant.file or mutant.file.endswith(HIDDEN_FILES):
@@ -98,7 +103,7 @@ class Check:
         self.whole: dict[tuple[str, tuple[str, ...]], dict[str, str]] = {}
         objects = folder / "objects"
         objects.mkdir()
-        for key in sorted({(operation(m), m.types) for m in mutants}):
+        for key in sorted({(operation(m), caught_by(m)[1]) for m in mutants}):
             of, types = key
             tests = [*reference_jobs(None), *runtime_jobs(True), *check_jobs(of, types)]
             cuda = sources(folder / f"{of}-{'-'.join(types)}", types)
@@ -109,8 +114,8 @@ class Check:
             self.whole[key] = dict(zip([j.source.name for j in kernels], compiled(kernels, of_kernels), strict=True))
 
     def catcher(self, mutant: Mutant, folder: pathlib.Path) -> str | None:
-        key = operation(mutant), mutant.types
-        jobs = kernel_jobs(sources(folder, mutant.types, mutant), operation(mutant), watched=True)
+        key = of, types = operation(mutant), caught_by(mutant)[1]
+        jobs = kernel_jobs(sources(folder, types, mutant), of, watched=True)
         jobs = [Job(source, [*flags, "-w"]) for source, flags in jobs]  # what is broken may leave something unused
         jobs = [j for j in jobs if pathlib.Path(mutant.file).name in files_of(j.source)]  # the others are not touched
         objects = {**self.whole[key], **dict(zip([j.source.name for j in jobs], compiled(jobs, folder), strict=True))}
@@ -143,7 +148,7 @@ def caught_by_suite(mutant: Mutant, folder: pathlib.Path) -> str | None:
 
 
 def caught_by_nvcc(mutant: Mutant, folder: pathlib.Path) -> str | None:
-    cuda, ptx = sources(folder, mutant.types, mutant), folder / "kernels.ptx"
+    cuda, ptx = sources(folder, caught_by(mutant)[1], mutant), folder / "kernels.ptx"
     for source in (p for p in kernels(cuda, operation(mutant)) if p.suffix == ".cu"):
         command = ["nvcc", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-I", str(ROOT / "cpp"), "-ptx"]
         subprocess.run([*command, "-arch=sm_90", "-o", str(ptx), str(source)], check=True)
@@ -153,18 +158,18 @@ def caught_by_nvcc(mutant: Mutant, folder: pathlib.Path) -> str | None:
 
 
 def main() -> None:
-    mutants, jobs = chosen((*BY_CHECK, *BY_SUITE, *BY_NVCC), __doc__, jobs=os.cpu_count())
+    mutants, jobs = chosen(listed("cuda.txt"), __doc__, jobs=os.cpu_count())
     if not shutil.which("nvcc"):
         print("mutants that only nvcc shows are not made: there is no nvcc")
-        mutants = [m for m in mutants if m not in BY_NVCC]
+        mutants = [m for m in mutants if caught_by(m)[0] != "nvcc"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
-        check = Check(folder, [m for m in mutants if m in BY_CHECK])
+        check = Check(folder, [m for m in mutants if caught_by(m)[0] == "check"])
+        hows = {"check": check.catcher, "suite": caught_by_suite, "nvcc": caught_by_nvcc}
 
         def catcher(mutant: Mutant) -> str | None:
             own = folder / re.sub(r"\W", "_", mutant.name)
-            how = caught_by_suite if mutant in BY_SUITE else caught_by_nvcc if mutant in BY_NVCC else check.catcher
-            return how(mutant, own)
+            return hows[caught_by(mutant)[0]](mutant, own)
 
         judge(mutants, catcher, jobs)
 
